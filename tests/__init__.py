@@ -1,0 +1,1 @@
+"""Tests of Tezio Signer; run them with `trial tests`."""

@@ -1,0 +1,1 @@
+"""Tests of the HSM's packets and of the simulated HSM."""

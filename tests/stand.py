@@ -1,0 +1,143 @@
+"""A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback."""
+
+from collections.abc import Callable
+from http.client import HTTPResponse
+from io import BytesIO
+from typing import TypeVar, cast
+
+from attrs import evolve, frozen
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from tests.vectors import TZ3
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.httpsite import SignerSite
+from tezio_signer.reactors import Reactor
+from tezio_signer.resource import SignerResource
+from tezio_signer.serialhsm import HsmPool
+from tezio_signer.settings import Settings
+from tezio_signer.signer import Signer
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.watermarks.claims import Watermarks, WatermarkStore
+from tezio_signer.watermarks.sqlite import SqliteStore
+
+reactor = cast(Reactor, installed)
+_Result = TypeVar("_Result")
+
+
+class ImmediateWriter:
+    """Does the work of a watermark store at once, in this thread."""
+
+    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
+        return succeed(None).addCallback(lambda _: work())
+
+    def stop(self) -> None:
+        """Nothing to wait for."""
+
+
+@frozen
+class Answer:
+    """What came back over one connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Collector(Protocol):
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed.callback(self.received)
+
+
+class _Socket:
+    def __init__(self, received: bytes) -> None:
+        self._received = received
+
+    def makefile(self, _: str) -> BytesIO:
+        return BytesIO(self._received)
+
+
+def parse_response(received: bytes, method: str = "GET") -> Answer:
+    """Read one HTTP response with Python's own parser."""
+    response = HTTPResponse(cast("object", _Socket(received)), method=method)  # type: ignore[arg-type]
+    response.begin()
+    return Answer(
+        response.status, {name.lower(): v for name, v in response.getheaders()}, response.read()
+    )
+
+
+class Stand:
+    """Started by `start`, and stopped when the test ends.
+
+    :ivar written: every byte that was written to the HSM.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        firmware: Firmware | None = None,
+        store: Callable[[], WatermarkStore] | None = None,
+        latency: float | None = 0,
+    ) -> None:
+        self.settings = evolve(settings or built_in_settings(), http=())
+        self.firmware = firmware or Firmware()
+        self.simulator = Simulator(reactor, self.firmware, latency)
+        self.written = bytearray()
+        self.hsms = HsmPool(reactor, self.simulator.boards)
+        self.watermarks = Watermarks(
+            store or (lambda: SqliteStore(None)), ImmediateWriter, self.settings.floors
+        )
+        self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
+        self.site = SignerSite(SignerResource(self.signer).app.resource())
+
+    async def start(self, test: TestCase) -> None:
+        """Start all services, and wait until the HSM has said its keys."""
+        self.simulator.startService()
+        test.addCleanup(self.simulator.stopService)
+        self.simulator.observer = self.written.extend
+        self.watermarks.startService()
+        test.addCleanup(self.watermarks.stopService)
+        self.hsms.startService()
+        test.addCleanup(self.hsms.stopService)
+        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        test.addCleanup(port.stopListening)
+        self.port: int = port.getHost().port
+        await self.hsms.connected(TZ3)
+        self.written.clear()
+
+    async def raw(self, data: bytes) -> bytes:
+        """Write bytes to a new connection; all that comes until the server closes it."""
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
+        protocol = await connectProtocol(endpoint, _Collector())
+        assert protocol.transport is not None
+        protocol.transport.write(data)
+        received: bytes = await protocol.closed
+        return received
+
+    async def request(
+        self, method: str, path: str, body: bytes | None = None, headers: str = ""
+    ) -> Answer:
+        """One request on a connection of its own, with a Content-Length if it has a body."""
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Connection: close\r\n{length}{headers}\r\n"
+        )
+        return parse_response(await self.raw(head.encode("latin-1") + (body or b"")), method)
+
+    async def sign(self, key: object, payload: bytes, query: str = "?version=3") -> Answer:
+        """Ask for a signature as a client does."""
+        body = b'"%b"' % payload.hex().encode()
+        return await self.request("POST", f"/keys/{key}{query}", body)

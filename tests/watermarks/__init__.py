@@ -1,0 +1,1 @@
+"""Tests of the watermark rule, the claims and the stores."""

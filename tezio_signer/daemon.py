@@ -1,0 +1,62 @@
+"""The whole service tree, started and stopped in the right order."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from tezio_signer.errors import StartupError
+from tezio_signer.signer import Signer
+
+STOP_TIMEOUT = 3.0
+"""Seconds that requests in progress get when the daemon stops."""
+_FLUSH_TIME = 0.05
+
+
+class Daemon(MultiService):
+    """Inner services first, then the doors; on the way down the doors close first.
+
+    :param inner: what requests are served with, in the order of starting.
+    :param doors: where requests come in.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        signer: Signer,
+        inner: Iterable[IService],
+        doors: Iterable[IService],
+    ) -> None:
+        super().__init__()
+        self._clock = clock
+        self._signer = signer
+        self._inner, self._doors = MultiService(), MultiService()
+        for group, services in ((self._inner, inner), (self._doors, doors)):
+            group.setServiceParent(self)
+            for service in services:
+                service.setServiceParent(group)
+
+    def privilegedStartService(self) -> None:
+        """Open the doors' ports; raises StartupError."""
+        try:
+            super().privilegedStartService()
+        except (CannotListenError, OSError) as error:
+            raise StartupError(str(error)) from error
+
+    def stopService(self) -> Deferred[None]:
+        """Take no more requests, finish those in progress, then stop the rest."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await maybeDeferred(self._doors.stopService)
+        with suppress(defer.TimeoutError):
+            await self._signer.drained().addTimeout(STOP_TIMEOUT, self._clock)
+        # The last answers are with their connections, which write in the next rounds.
+        await deferLater(self._clock, _FLUSH_TIME)
+        await maybeDeferred(self._inner.stopService)

@@ -1,0 +1,67 @@
+"""What a client may be told: every refusal is a `Refused` of one kind.
+
+The kinds carry the HTTP status of the design document and a short `reason`,
+bounded in number, by which refusals are counted and logged.
+"""
+
+from typing import ClassVar
+
+
+class Refused(Exception):
+    """A request that is not served; `str()` is one sentence for the client."""
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "refused"
+
+
+class Malformed(Refused):
+    """The request cannot be read: bad JSON, hex, Base58Check or payload."""
+
+    status = 400
+    reason = "malformed"
+
+
+class Unauthenticated(Refused):
+    """The authentication signature is missing or does not verify."""
+
+    status = 401
+    reason = "unauthenticated"
+
+
+class Forbidden(Refused):
+    """The policy does not allow this peer, key, chain or operation."""
+
+    status = 403
+    reason = "forbidden"
+
+
+class UnknownKey(Refused):
+    """No signing key of the configuration has this public key hash."""
+
+    status = 404
+    reason = "unknown_key"
+
+
+class Conflict(Refused):
+    """A watermark stands against it: the host's or the device's own."""
+
+    status = 409
+    reason = "watermark"
+
+
+class TooLarge(Refused):
+    """The body or the payload is larger than can be served."""
+
+    status = 413
+    reason = "too_large"
+
+
+class Unavailable(Refused):
+    """The HSM or the watermark store is away; trying again may help."""
+
+    status = 502
+    reason = "unavailable"
+
+
+class StartupError(Exception):
+    """The daemon cannot start; `str()` is one line for the operator."""

@@ -1,0 +1,1 @@
+"""The Tezio HSM: its packets, and a device in software."""

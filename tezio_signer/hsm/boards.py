@@ -1,0 +1,42 @@
+"""Where the Tezio boards are plugged in."""
+
+from attrs import frozen
+from serial.tools.list_ports import comports
+
+ARDUINO_VENDOR = 0x2341
+# MKR WiFi 1010 and Nano 33 IoT while they run a sketch (Arduino SAMD boards.txt);
+# in their boot loader they have other product ids, and are left alone.
+BOARD_PRODUCTS = frozenset({0x8054, 0x8057})
+
+
+@frozen
+class Board:
+    """A serial port with an HSM behind it."""
+
+    port: str
+    serial_number: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.serial_number} at {self.port}" if self.serial_number else self.port
+
+
+@frozen
+class BoardSelector:
+    """Which boards to use: that at a port, that of a serial number, or every one (neither)."""
+
+    port: str | None = None
+    serial_number: str | None = None
+
+
+def find_boards(selectors: tuple[BoardSelector, ...]) -> list[Board]:
+    """The boards to open: ports of the configuration as they are, others if plugged in."""
+    chosen = {Board(selector.port) for selector in selectors if selector.port is not None}
+    searched = [selector for selector in selectors if selector.port is None]
+    for found in comports() if searched else ():
+        is_board = found.vid == ARDUINO_VENDOR and found.pid in BOARD_PRODUCTS
+        for selector in searched:
+            if found.serial_number == selector.serial_number or (
+                is_board and selector.serial_number is None
+            ):
+                chosen.add(Board(found.device, found.serial_number))
+    return sorted(chosen, key=lambda board: board.port)

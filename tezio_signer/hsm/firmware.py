@@ -1,0 +1,396 @@
+"""The firmware of a Tezio HSM in software, faults included, without I/O.
+
+It follows the published sources of the API sketch, and is held to exchanges
+recorded from them. Where the device reads or writes outside an array, this
+does the same in a model of the memory around it, as far as a reply depends
+on it; what would crash the device leaves this one silent until it is power-cycled.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import base58
+from attrs import frozen
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    Prehashed,
+    decode_dss_signature,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey
+
+from tezio_signer.hsm.framing import (
+    FRAME_BUFFER,
+    SIGNATURE_LENGTH,
+    KeyFormat,
+    MessageMode,
+    Opcode,
+    Slot,
+    Status,
+    crc16,
+    reply,
+)
+from tezio_signer.hsm.slots import CURVES
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.keys import (
+    KEY_TYPES,
+    SIGNATURE_TYPES,
+    Curve,
+    PublicKeyHash,
+    Signature,
+    digest,
+)
+
+TEST_KEYS = {
+    Slot.AUTH: "p2sk3L2vGwCwq3XttfCdb3vLpSqEU6eMrdwUumnSi9Qe5WHgAqrVMA",
+    Slot.TZ1: "edsk3HngJGEZXTXzdP7MWLNowGFyi1amRiEZyU5ctFVxGNXxkpAZD1",
+    Slot.TZ2: "spsk22qp66ANUTMpXy52ZETW7sx25PCKVafh75JDHQYccSHibPFNox",
+    Slot.TZ3: "p2sk3QRdMLDkzvGCqcVyc3CZfnzESS2BJ5ocpHAqNJdSDXbKJW9RUB",
+}
+"""Secret keys for tests, from a published mnemonic: never for funds."""
+SKETCH_POLICY = {
+    Slot.AUTH: (0x03,),
+    Slot.TZ1: (0x03,),
+    Slot.TZ2: (0x03,),
+    Slot.TZ3: (0x03, 0x11, 0x12, 0x13),
+}
+"""The magic bytes that the published sketch enables for each key."""
+BAKING_MAGIC = (0x11, 0x12, 0x13)
+
+# The device's memory from the message on, in the order of its declarations.
+_DATA = 0
+_MARKS = _DATA + FRAME_BUFFER + 8  # behind the lengths
+_MARKS_SIZE = 2 * len(BAKING_MAGIC) * 4
+_POLICY = _MARKS + len(Slot) * _MARKS_SIZE
+_TEZOS_OPERATIONS = 0x13
+_POLICY_SIZE = _TEZOS_OPERATIONS + 0x22
+_BUFFER = _POLICY + len(Slot) * _POLICY_SIZE
+_MEMORY = _BUFFER + FRAME_BUFFER
+_FATAL_FITNESS_LENGTH = 0x8000
+
+_ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+_DIGEST_GIVEN = ec.ECDSA(Prehashed(SHA256()))
+
+
+class _Refusal(Exception):
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+
+class _Crash(Exception):
+    """The device reads or writes memory that is not there: silence until power-cycled."""
+
+
+@frozen
+class Answer:
+    """A reply packet, with what the chip printed ahead of it, and the time that it takes."""
+
+    packet: bytes
+    seconds: float
+
+
+class SoftKey:
+    """A secret key and what the device does with it, on 32-byte digests."""
+
+    def __init__(self, curve: Curve, secret: bytes) -> None:
+        self.curve = curve
+        self._ed25519 = SigningKey(secret)
+        kind = ec.SECP256K1() if curve is Curve.SECP256K1 else ec.SECP256R1()
+        self._elliptic = ec.derive_private_key(int.from_bytes(secret, "big"), kind)
+
+    @classmethod
+    def parse(cls, text: str) -> "SoftKey":
+        """Read an unencrypted `edsk…` (seed), `spsk…` or `p2sk…`."""
+        kind, secret = base58check.decode(text)
+        return cls({v: k for k, v in _SECRET_TYPES.items()}[kind], secret)
+
+    @property
+    def public(self) -> bytes:
+        """The raw public key: 32 bytes, or 64 for an uncompressed point."""
+        if self.curve is Curve.ED25519:
+            return bytes(self._ed25519.verify_key)
+        point = self._elliptic.public_key()
+        return point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+
+    @property
+    def compressed(self) -> bytes:
+        """The public key as addresses are made of it: 32 bytes, or a 33-byte point."""
+        return _compressed(self.curve, self.public)
+
+    def sign(self, hashed: bytes) -> bytes:
+        """64 bytes; ECDSA with a random nonce, low-s for secp256k1 only."""
+        if self.curve is Curve.ED25519:
+            return self._ed25519.sign(hashed).signature
+        r, s = decode_dss_signature(self._elliptic.sign(hashed, _DIGEST_GIVEN))
+        raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        return Signature(self.curve, raw).low_s().data
+
+    def verifies(self, hashed: bytes, raw: bytes) -> bool:
+        """As lenient as the device: any s of an ECDSA signature, S + L of Ed25519."""
+        if self.curve is Curve.ED25519:
+            scalar = int.from_bytes(raw[32:], "little") % _ED25519_ORDER
+            try:
+                self._ed25519.verify_key.verify(hashed, raw[:32] + scalar.to_bytes(32, "little"))
+            except BadSignatureError:
+                return False
+            return True
+        signature = Signature(self.curve, raw)
+        der = encode_dss_signature(signature.r, signature.s)
+        try:
+            self._elliptic.public_key().verify(der, hashed, _DIGEST_GIVEN)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def _compressed(curve: Curve, raw: bytes) -> bytes:
+    return raw if curve is Curve.ED25519 else bytes([2 + raw[-1] % 2]) + raw[:32]
+
+
+_SECRET_TYPES = {
+    Curve.ED25519: base58check.Base58Type.EDSK,
+    Curve.SECP256K1: base58check.Base58Type.SPSK,
+    Curve.P256: base58check.Base58Type.P2SK,
+}
+
+# Seconds of the host build of the firmware; a board is no faster.
+_GET_PK_SECONDS = 0.028
+_ADDRESS_SECONDS = 0.128
+_SIGN_SECONDS = {Slot.AUTH: 0.150, Slot.TZ1: 0.152, Slot.TZ2: 0.215, Slot.TZ3: 0.150}
+_VERIFY_SECONDS = {Slot.AUTH: 0.142, Slot.TZ1: 0.023, Slot.TZ2: 0.032, Slot.TZ3: 0.142}
+_STATUS_SECONDS = 0.003
+
+
+class Firmware:
+    """The device behind its serial port: one packet in, one answer out.
+
+    `failing` names the calls to the secure element that fail: `begin`,
+    `read_slot`, `session_key`, `encrypted_read`, `decrypt`, `sign`, `random`.
+    With `noisy`, such a failure also prints `15` and a line end, as the
+    library of the chip does.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[Slot, str] = TEST_KEYS,
+        enabled: Mapping[Slot, Iterable[int]] = SKETCH_POLICY,
+        disabled: Iterable[tuple[Slot, Opcode]] = (),
+        marks: Mapping[tuple[Slot, int], tuple[int, int]] | None = None,
+    ) -> None:
+        self.failing: set[str] = set()
+        self.noisy = False
+        self.keys = {slot: SoftKey.parse(text) for slot, text in keys.items()}
+        self._enabled = {slot: tuple(magic) for slot, magic in enabled.items()}
+        self._disabled = tuple(disabled)
+        self._initial_marks = dict(marks or {})
+        self.power_cycle()
+
+    def power_cycle(self) -> None:
+        """Forget everything in RAM: the watermarks, and whatever went wrong."""
+        self.crashed = False
+        self._printed = b""
+        self._param3 = 0
+        self._data_length = 0
+        memory = self._memory = bytearray(_MEMORY)
+        for slot in Slot:
+            at = _POLICY + slot * _POLICY_SIZE
+            for magic in self._enabled[slot]:
+                memory[at + magic - 1] = 1
+            memory[at + _TEZOS_OPERATIONS : at + _POLICY_SIZE] = b"\x01" * 0x22
+        for slot, opcode in self._disabled:
+            memory[_POLICY + slot * _POLICY_SIZE + _TEZOS_OPERATIONS + opcode - 1] = 0
+        for (slot, magic), mark in self._initial_marks.items():
+            self._set_mark(slot, magic, *mark)
+
+    def execute(self, packet: bytes) -> Answer | None:
+        """Answer what was read from the port behind a start byte; None if the device crashed.
+
+        :param packet: from the length bytes on, as far as they came.
+        """
+        if self.crashed:
+            return None
+        self._printed = b""
+        try:
+            self._store(_BUFFER, packet[:FRAME_BUFFER])
+            if len(packet) > FRAME_BUFFER:
+                # What lies behind the buffer is overwritten: one refusal, then silence.
+                self.crashed = True
+                raise _Refusal(Status.WRONG_CRC)
+            body, seconds = self._run(packet)
+        except _Refusal as refusal:
+            body, seconds = bytes([refusal.status]), _STATUS_SECONDS
+        except _Crash:
+            self.crashed = True
+            return None
+        return Answer(self._printed + reply(body), seconds)
+
+    def _run(self, packet: bytes) -> tuple[bytes, float]:
+        if len(packet) < 5:
+            raise _Refusal(Status.FRAME_TOO_SHORT)
+        if crc16(packet[:-2]) != int.from_bytes(packet[-2:], "little"):
+            raise _Refusal(Status.WRONG_CRC)
+        if int.from_bytes(packet[:2], "little") != len(packet):
+            raise _Refusal(Status.WRONG_LENGTH)
+        opcode = packet[2]
+        param1 = packet[3] if len(packet) > 5 else 0
+        param2 = packet[4] if len(packet) > 6 else 0
+        if len(packet) > 8:  # else it keeps the value of an earlier packet
+            self._param3 = int.from_bytes(packet[5:7], "little")
+        data = packet[7:-2]
+        self._data_length = len(data)
+        self._store(_DATA, data.ljust(FRAME_BUFFER, b"\x00"))
+        match opcode:
+            case Opcode.GET_PK:
+                slot = self._slot(param1, Opcode.GET_PK)
+                return self._get_pk(slot, param2)
+            case Opcode.SIGN:
+                slot = self._slot(param1, Opcode.SIGN)
+                return self._sign(slot, param2, data), _SIGN_SECONDS[slot]
+            case Opcode.VERIFY:
+                slot = self._slot(param1, Opcode.VERIFY)
+                return self._verify(slot, param2, data), _VERIFY_SECONDS[slot]
+            case _:
+                raise _Refusal(Status.UNKNOWN_OPCODE)
+
+    def _slot(self, param1: int, opcode: Opcode) -> Slot:
+        if param1 not in set(Slot):
+            raise _Refusal(Status.NO_SUCH_SLOT)
+        at = _POLICY + param1 * _POLICY_SIZE + _TEZOS_OPERATIONS + opcode - 1
+        if self._memory[at] == 0:
+            raise _Refusal(Status.OPERATION_DISABLED)
+        return Slot(param1)
+
+    def _get_pk(self, slot: Slot, key_format: int) -> tuple[bytes, float]:
+        if key_format not in set(KeyFormat):
+            raise _Refusal(Status.NO_SUCH_MODE)
+        self._chip("begin", Status.CHIP_FAILED)
+        curve, raw = CURVES[slot], self.keys[slot].public
+        if "read_slot" in self.failing:  # not noticed: what is in the buffer passes for a key
+            raw = self._load(_BUFFER, len(raw))
+        compressed = _compressed(curve, raw)
+        match key_format:
+            case KeyFormat.RAW:
+                return raw, _GET_PK_SECONDS
+            case KeyFormat.COMPRESSED:
+                return compressed, _GET_PK_SECONDS
+            case KeyFormat.BASE58CHECK:
+                text = base58check.encode(KEY_TYPES[curve], compressed)
+                return text.encode("ascii"), _GET_PK_SECONDS
+            case _:
+                return str(PublicKeyHash.of_key(curve, compressed)).encode(), _ADDRESS_SECONDS
+
+    def _sign(self, slot: Slot, mode: int, data: bytes) -> bytes:
+        if mode not in set(MessageMode):
+            raise _Refusal(Status.NO_SUCH_MODE)
+        raw = bytes(SIGNATURE_LENGTH)
+        if mode != MessageMode.CONSTANT:
+            if not data:
+                raise _Refusal(Status.WRONG_DATA)
+            hashed = self._hashed(mode, data, Status.NOT_A_HASH)
+            magic = data[0]
+            if magic in BAKING_MAGIC:
+                self._move_mark(slot, magic)
+            # No bounds check: magic bytes outside the table read what lies around it.
+            if self._memory[_POLICY + slot * _POLICY_SIZE + magic - 1] != 1:
+                raise _Refusal(Status.NOT_ENABLED)
+            raw = self._chip_signature(slot, hashed)
+        if mode % 2:
+            return raw
+        return base58check.encode(SIGNATURE_TYPES[CURVES[slot]], raw).encode("ascii")
+
+    def _hashed(self, mode: int, message: bytes, otherwise: Status) -> bytes:
+        """The digest that is signed; it also lands in the buffer, over the packet."""
+        if mode in (MessageMode.RAW, MessageMode.BASE58CHECK):
+            message = digest(message)
+        elif len(message) != 32:
+            raise _Refusal(otherwise)
+        self._store(_BUFFER, message)
+        return message
+
+    def _chip_signature(self, slot: Slot, hashed: bytes) -> bytes:
+        self._chip("begin", Status.CHIP_FAILED)
+        if CURVES[slot] is Curve.P256:
+            self._chip("sign", Status.SIGNING_FAILED)
+        else:
+            self._chip("session_key", Status.SESSION_KEY_FAILED)
+            self._chip("encrypted_read", Status.ENCRYPTED_READ_FAILED)
+            self._chip("decrypt", Status.DECRYPTION_FAILED)
+        if slot is Slot.TZ1:
+            self._chip("read_slot", Status.KEY_UNREADABLE)
+        if slot is Slot.TZ2 and "random" in self.failing:  # not noticed: stack bytes
+            return self._load(_BUFFER, SIGNATURE_LENGTH)
+        return self.keys[slot].sign(hashed)
+
+    def _chip(self, call: str, status: Status) -> None:
+        if call in self.failing:
+            if self.noisy:
+                self._printed = b"15\r\n"
+            raise _Refusal(status)
+
+    def _move_mark(self, slot: Slot, magic: int) -> None:
+        """The RAM watermark: no chain id, and moved before the policy is asked."""
+        if magic == 0x11:
+            fitness_length = self._uint32(_DATA + 83)
+            if fitness_length >= _FATAL_FITNESS_LENGTH:
+                raise _Crash
+            level, round_ = self._uint32(_DATA + 5), self._uint32(_DATA + 87 + fitness_length - 4)
+        else:
+            level, round_ = self._uint32(_DATA + 40), self._uint32(_DATA + 44)
+        if (level, round_) <= self._mark(slot, magic):
+            raise _Refusal(Status.WATERMARK)
+        self._set_mark(slot, magic, level, round_)
+
+    def _mark_places(self, slot: int, magic: int) -> tuple[int, int]:
+        level = _MARKS + slot * _MARKS_SIZE + (magic - 0x11) * 4
+        return level, level + len(BAKING_MAGIC) * 4
+
+    def _mark(self, slot: int, magic: int) -> tuple[int, int]:
+        level, round_ = (
+            int.from_bytes(self._load(at, 4), "little") for at in self._mark_places(slot, magic)
+        )
+        return level, round_
+
+    def _set_mark(self, slot: int, magic: int, *mark: int) -> None:
+        for at, value in zip(self._mark_places(slot, magic), mark, strict=True):
+            self._store(at, value.to_bytes(4, "little"))
+
+    def _verify(self, slot: Slot, mode: int, data: bytes) -> bytes:
+        if mode not in set(MessageMode) - {MessageMode.CONSTANT}:
+            raise _Refusal(Status.NO_SUCH_MODE)
+        if len(data) <= SIGNATURE_LENGTH:
+            raise _Refusal(Status.WRONG_DATA)
+        if mode % 2:  # raw signature at the end; param3 is not looked at
+            message, raw = data[:-SIGNATURE_LENGTH], data[-SIGNATURE_LENGTH:]
+        elif self._param3 == 0:
+            raise _Refusal(Status.MISSING_LENGTH)
+        elif self._param3 > len(data):
+            raise _Crash
+        else:
+            message = data[: self._param3]
+            raw = _signature_from_text(data[self._param3 :], CURVES[slot])
+        hashed = self._hashed(mode, message, Status.NO_SUCH_MODE)
+        self._chip("begin", Status.CHIP_FAILED)
+        self._chip("read_slot", Status.KEY_UNREADABLE)
+        return bytes([self.keys[slot].verifies(hashed, raw)])
+
+    def _store(self, at: int, data: bytes) -> None:
+        self._memory[at : at + len(data)] = data
+
+    def _load(self, at: int, size: int) -> bytes:
+        return bytes(self._memory[at : at + size]).ljust(size, b"\x00")
+
+    def _uint32(self, at: int) -> int:
+        return int.from_bytes(self._load(at, 4), "big")
+
+
+def _signature_from_text(text: bytes, curve: Curve) -> bytes:
+    """Base58 as the device reads it: neither alphabet, prefix nor checksum is checked."""
+    known = bytes(c if c in base58.BITCOIN_ALPHABET else base58.BITCOIN_ALPHABET[0] for c in text)
+    prefix = 4 if curve is Curve.P256 else 5
+    raw = base58.b58decode(known)[prefix:-4]
+    if not 0 < len(raw) <= SIGNATURE_LENGTH:
+        raise _Crash
+    return raw.ljust(SIGNATURE_LENGTH, b"\x00")

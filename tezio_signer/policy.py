@@ -1,0 +1,214 @@
+"""Who may have what signed: a chain of rules, each a function on the signing request.
+
+A rule returns the request, or a Deferred of it, or raises what is refused. To add
+one, write a function and name it in `rules_for`.
+"""
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred, succeed
+
+from tezio_signer.errors import (
+    Forbidden,
+    Malformed,
+    TooLarge,
+    Unauthenticated,
+    UnknownKey,
+)
+from tezio_signer.hsm.framing import MAX_MESSAGE
+from tezio_signer.settings import Settings
+from tezio_signer.tezos import payload as payloads
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
+from tezio_signer.tezos.payload import Consensus, Generic, Payload
+from tezio_signer.watermarks.claims import Claim, Watermarks
+
+_LOCALHOST = ip_address("127.0.0.1")
+_AUTHENTICATION_PREFIX = b"\x04\x01"
+
+
+@frozen
+class Peer:
+    """Who asks. Someone on a Unix socket is on this machine, and counts as 127.0.0.1."""
+
+    address: IPv4Address | IPv6Address = _LOCALHOST
+
+    @classmethod
+    def at(cls, host: str) -> "Peer":
+        """The peer of an IP address; IPv4 mapped into IPv6 is IPv4."""
+        address = ip_address(host.partition("%")[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return cls(address)
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+@frozen
+class SigningRequest:
+    """A request to sign, decoded completely.
+
+    :ivar data: the payload as it came, magic byte first.
+    :ivar claim: the watermark's claim, once the rules have made it.
+    """
+
+    key: PublicKeyHash
+    data: bytes
+    payload: Payload
+    peer: Peer
+    authentication: Signature | None = None
+    claim: Claim | None = None
+
+    @classmethod
+    def read(
+        cls, key: PublicKeyHash, data: bytes, peer: Peer, authentication: Signature | None = None
+    ) -> "SigningRequest":
+        """Decode a payload; raises Malformed, or Forbidden for what is never signed."""
+        try:
+            payload = payloads.decode(data)
+        except payloads.NeverSigned as error:
+            raise Forbidden(str(error)) from error
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+        if isinstance(payload, Consensus) and payload.slot is None:
+            raise Malformed(
+                f"the {payload.operation} has the form for tz4 keys, which a Tezio HSM has not"
+            )
+        return cls(key, data, payload, peer, authentication)
+
+    @property
+    def authenticated_bytes(self) -> bytes:
+        """What an authentication signature has to be of (Octez `Sign.Request.to_sign`)."""
+        return _AUTHENTICATION_PREFIX + bytes(self.key) + self.data
+
+
+Rule = Callable[[SigningRequest], SigningRequest | Deferred[SigningRequest]]
+
+
+def rules_for(
+    settings: Settings, public_key: Callable[[PublicKeyHash], PublicKey], watermarks: Watermarks
+) -> list[Rule]:
+    """The rules of a configuration, in the order in which they are asked."""
+    security = settings.security
+    rules: list[tuple[bool, Rule]] = [
+        (security.remote_ip_check, allowed_peer(settings.allowed_ips)),
+        (True, known_key(settings)),
+        (security.auth_check, authenticated(settings, public_key)),
+        (True, allowed_chain(settings)),
+        (security.signing_policy_check, allowed_operation(settings)),
+        (True, fitting_the_device),
+        (security.high_water_mark_check, claimed(watermarks)),
+    ]
+    return [rule for switched_on, rule in rules if switched_on]
+
+
+def decide(rules: Iterable[Rule], request: SigningRequest) -> Deferred[SigningRequest]:
+    """Ask all rules in turn; fails with the `Refused` of the first that refuses."""
+    deciding = succeed(request)
+    for rule in rules:
+        deciding.addCallback(rule)
+    return deciding
+
+
+def check_peer(peer: Peer, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
+    """Raises Forbidden unless the peer is in one of the networks."""
+    if not any(peer.address in network for network in allowed):
+        raise Forbidden(f"address {peer} is not among allowed_ips")
+
+
+def allowed_peer(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Rule:
+    """Only from the addresses and networks of `allowed_ips`."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        check_peer(request.peer, allowed)
+        return request
+
+    return rule
+
+
+def known_key(settings: Settings) -> Rule:
+    """Only for keys of the configuration."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        if request.key not in settings.signing_keys:
+            raise UnknownKey(f"no keys for the source contract {request.key}")
+        return request
+
+    return rule
+
+
+def authenticated(settings: Settings, public_key: Callable[[PublicKeyHash], PublicKey]) -> Rule:
+    """Only with the authentication signature of an authorized key, if the key asks for it."""
+
+    def candidates() -> Iterable[PublicKey]:
+        yield from settings.authorized_keys
+        if settings.auth_key is not None:
+            yield public_key(settings.auth_key)
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        if not settings.signing_keys[request.key].auth_req:
+            return request
+        if request.authentication is None:
+            raise Unauthenticated("missing authentication signature field")
+        for key in candidates():
+            if key.verifies(request.authenticated_bytes, request.authentication):
+                return request
+        raise Unauthenticated("invalid authentication signature")
+
+    return rule
+
+
+def allowed_chain(settings: Settings) -> Rule:
+    """Only for the chains of the key; a generic operation names none."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        chains = settings.signing_keys[request.key].chains
+        payload = request.payload
+        if chains is None or isinstance(payload, Generic) or payload.chain_id in chains:
+            return request
+        raise Forbidden(
+            f"chain {payload.chain_id} is not allowed for {request.key}; "
+            f"allowed: {', '.join(sorted(chains))}"
+        )
+
+    return rule
+
+
+def allowed_operation(settings: Settings) -> Rule:
+    """Only the operations in `allowed_ops` of the key."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        allowed = settings.signing_keys[request.key].allowed_ops
+        operation = request.payload.operation
+        if operation in allowed:
+            return request
+        names = ", ".join(str(o) for o in sorted(allowed, key=lambda o: o.value)) or "none"
+        raise Forbidden(
+            f"magic byte 0x{operation.value:02X} ({operation}) not allowed for {request.key}; "
+            f"allowed: {names}"
+        )
+
+    return rule
+
+
+def fitting_the_device(request: SigningRequest) -> SigningRequest:
+    """Only what the frame buffer of the HSM can take."""
+    if len(request.data) > MAX_MESSAGE:
+        raise TooLarge(
+            f"the payload has {len(request.data)} bytes; a Tezio HSM signs {MAX_MESSAGE} at most"
+        )
+    return request
+
+
+def claimed(watermarks: Watermarks) -> Rule:
+    """Only above the watermark, which moves with it; generic operations have none."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        if isinstance(request.payload, Generic):
+            return request
+        claim = watermarks.claim(request.key, request.payload, request.data)
+        return evolve(request, claim=claim)
+
+    return rule

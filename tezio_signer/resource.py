@@ -1,0 +1,177 @@
+"""The Octez HTTP signer API: bytes to values and back, no decision.
+
+Routes and bodies are those of Octez (`src/lib_signer_services/signer_services.ml`),
+with status codes that say more than its 500.
+"""
+
+import json
+import re
+
+from klein import Klein
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from tezio_signer import __version__
+from tezio_signer.errors import Forbidden, Malformed, Refused
+from tezio_signer.httpsite import SignerRequest
+from tezio_signer.octezjson import Json, encode, error_list
+from tezio_signer.policy import Peer, SigningRequest
+from tezio_signer.signer import Signer, Submission
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
+
+_VERSIONS = (b"0", b"1", b"2", b"3")
+_HEX = re.compile("(?:[0-9a-fA-F]{2})+")
+
+
+class SignerResource:
+    """The routes of the signer."""
+
+    app = Klein()
+    _log = Logger()
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    @app.route("/")
+    def greeting(self, request: SignerRequest) -> bytes:
+        """Name and version, for a person with a browser."""
+        self._signer.admit(_peer(request))
+        return _respond(request, f"Tezio Signer {__version__}\n".encode("ascii"), b"text/plain")
+
+    @app.route("/authorized_keys")
+    def authorized_keys(self, request: SignerRequest) -> bytes:
+        """Whose authentication is accepted; exactly `{}` when none is needed."""
+        self._signer.admit(_peer(request))
+        keys = self._signer.authorized_keys()
+        return _answer(request, {} if keys is None else {"authorized_keys": list(map(str, keys))})
+
+    @app.route("/known_keys")
+    def known_keys(self, request: SignerRequest) -> bytes:
+        """All signing keys, if the configuration lists them."""
+        self._signer.admit(_peer(request))
+        return _answer(request, {"known_keys": list(map(str, self._signer.known_keys()))})
+
+    @app.route("/keys/<key>", methods=["GET"])
+    def public_key(self, request: SignerRequest, key: str) -> bytes:
+        """The public key of a signing key."""
+        self._signer.admit(_peer(request))
+        return _answer(request, {"public_key": str(self._signer.public_key(_hash(key)))})
+
+    @app.route("/keys/<key>", methods=["POST"])
+    async def sign(self, request: SignerRequest, key: str) -> bytes:
+        """Sign the hexadecimal bytes in the body, a JSON string."""
+        peer = _peer(request)
+
+        def read() -> SigningRequest:
+            key_hash = _hash(key)
+            authentication = _authentication(request)
+            _check_version(request)
+            return SigningRequest.read(key_hash, _payload(request), peer, authentication)
+
+        signature = await self._signer.submit(Submission(peer, key, read))
+        return _answer(request, {"signature": str(signature)})
+
+    @app.route("/bls_prove_possession/<key>")
+    def bls_prove_possession(self, request: SignerRequest, key: str) -> bytes:
+        """Refused: a Tezio HSM holds no BLS key."""
+        self._signer.admit(_peer(request))
+        _hash(key)
+        raise Forbidden("Proof of possession can only be requested for BLS keys.")
+
+    @app.handle_errors(Refused)  # type: ignore[arg-type]
+    def refused(self, request: SignerRequest, failure: Failure) -> bytes:
+        """An Octez error list, with the status of the refusal."""
+        refused = failure.value
+        assert isinstance(refused, Refused)
+        request.setResponseCode(refused.status)
+        return _respond(request, error_list(refused))
+
+    @app.handle_errors(HTTPException)  # type: ignore[arg-type]
+    def no_route(self, request: SignerRequest, failure: Failure) -> bytes:
+        """No such path, or not with this method."""
+        error = failure.value
+        assert isinstance(error, HTTPException)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            request.setHeader(b"Allow", ", ".join(error.valid_methods).encode("ascii"))
+        request.setResponseCode(error.code or Malformed.status)
+        sentence = f"{error.name}: no such route or method; see GET /keys/<address>"
+        return _respond(request, error_list(Refused(sentence)))
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]
+    def fault(self, request: SignerRequest, failure: Failure) -> bytes:
+        """A fault of ours: the traceback is for the log."""
+        self._log.failure("fault in a route", failure)
+        request.setResponseCode(Refused.status)
+        return _respond(request, error_list(Refused("internal error of the signer, see its log")))
+
+
+def _respond(
+    request: SignerRequest, body: bytes, content_type: bytes = b"application/json"
+) -> bytes:
+    request.setHeader(b"Content-Type", content_type)
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def _answer(request: SignerRequest, value: Json) -> bytes:
+    return _respond(request, encode(value))
+
+
+def _peer(request: SignerRequest) -> Peer:
+    """Of the connection itself: headers that name another client are never believed."""
+    address = request.getClientAddress()
+    if isinstance(address, IPv4Address | IPv6Address):
+        return Peer.at(address.host)
+    return Peer()
+
+
+def _hash(key: str) -> PublicKeyHash:
+    try:
+        return PublicKeyHash.parse(key)
+    except ValueError as error:
+        raise Malformed(
+            f"the key in the path is no public key hash (tz1… to tz5…): {error}"
+        ) from error
+
+
+def _argument(request: SignerRequest, name: bytes) -> bytes | None:
+    values = request.args.get(name, [])
+    if len(values) > 1:
+        raise Malformed(f"Duplicate argument '{name.decode('ascii')}' in the query")
+    return values[0] if values else None
+
+
+def _authentication(request: SignerRequest) -> Signature | None:
+    text = _argument(request, b"authentication")
+    if text is None:
+        return None
+    try:
+        return Signature.parse(text.decode("ascii"))
+    except ValueError as error:
+        raise Malformed(
+            f"the argument 'authentication' is no signature (edsig…, spsig1…, p2sig… or sig…): "
+            f"{error}"
+        ) from error
+
+
+def _check_version(request: SignerRequest) -> None:
+    if _argument(request, b"version") not in (None, *_VERSIONS):
+        raise Malformed("the argument 'version' is not 0, 1, 2 or 3")
+
+
+def _payload(request: SignerRequest) -> bytes:
+    expected = 'the body has to be a JSON string of hexadecimal bytes, such as "03ab…"'
+    body = request.content.read()
+    try:
+        text = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"{expected}; this is {'no JSON' if body.strip() else 'empty'}") from error
+    if not isinstance(text, str):
+        raise Malformed(f"{expected}; this is JSON of another type")
+    if text == "":
+        raise Malformed("can't sign empty data")
+    if not _HEX.fullmatch(text):
+        raise Malformed(f"{expected}: an even number of digits, no 0x prefix")
+    return bytes.fromhex(text)

@@ -1,0 +1,65 @@
+"""What a configuration says, as frozen values."""
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from attrs import Factory, frozen
+
+from tezio_signer.hsm.boards import BoardSelector
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
+from tezio_signer.tezos.payload import Operation
+
+DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
+
+
+@frozen
+class Security:
+    """The four protections; each can be switched off."""
+
+    remote_ip_check: bool = True
+    auth_check: bool = True
+    signing_policy_check: bool = True
+    high_water_mark_check: bool = True
+
+
+@frozen
+class SigningKey:
+    """What may be signed with a key.
+
+    :ivar chains: chain ids, or None for any.
+    """
+
+    key: PublicKeyHash
+    allowed_ops: frozenset[Operation]
+    auth_req: bool = True
+    chains: frozenset[str] | None = None
+
+
+@frozen
+class Settings:
+    """A whole configuration.
+
+    :ivar floors: level and round at or below which nothing is signed.
+    :ivar store: the SQLite file of the watermarks; None for one in memory.
+    """
+
+    signing_keys: dict[PublicKeyHash, SigningKey]
+    security: Security = Security()
+    verbose: bool = False
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
+    auth_key: PublicKeyHash | None = None
+    authorized_keys: tuple[PublicKey, ...] = ()
+    list_known_keys: bool = False
+    floors: dict[Operation, tuple[int, int]] = Factory(dict)
+    hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
+    http: tuple[str, ...] = (DEFAULT_HTTP,)
+    store: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def authorized(self) -> tuple[PublicKeyHash, ...] | None:
+        """The hashes of the keys that may authenticate; None if no key asks for it."""
+        if not self.security.auth_check or not any(k.auth_req for k in self.signing_keys.values()):
+            return None
+        own = () if self.auth_key is None else (self.auth_key,)
+        return own + tuple(key.hash for key in self.authorized_keys)

@@ -1,0 +1,127 @@
+"""`twistd tezio-signer`: reads the options and settings, and composes the services."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from attrs import evolve
+from twisted.application.service import IService
+from twisted.application.strports import service as listening_service
+from twisted.logger import Logger
+from twisted.python import usage
+
+from tezio_signer import config
+from tezio_signer.daemon import Daemon
+from tezio_signer.errors import StartupError
+from tezio_signer.hsm.boards import find_boards
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.httpsite import SignerSite
+from tezio_signer.reactors import Reactor
+from tezio_signer.resource import SignerResource
+from tezio_signer.serialhsm import HsmPool
+from tezio_signer.settings import Settings
+from tezio_signer.signer import Signer
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.watermarks.claims import ThreadWriter, Watermarks
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.yamlfields import ConfigError
+
+CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
+DEFAULT_CONFIG = "config.yaml"
+_log = Logger()
+
+
+class Options(usage.Options):
+    """The options behind `twistd tezio-signer`."""
+
+    synopsis = "[options]"
+    longdesc = "Answers Octez signing requests with signatures of a Tezio HSM."
+    optParameters = [
+        [
+            "config",
+            "c",
+            None,
+            f"Configuration file [default: ${CONFIG_VARIABLE} or {DEFAULT_CONFIG}]",
+        ],
+    ]
+    optFlags = [
+        [
+            "simulate",
+            None,
+            "Sign with a simulated HSM, its public test keys and no lasting watermarks",
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["http"] = []
+
+    def opt_http(self, endpoint: str) -> None:
+        """Where the Octez HTTP API listens, as tcp:6732:interface=127.0.0.1; repeatable."""
+        self["http"].append(endpoint)
+
+
+def config_path(chosen: str | None) -> Path:
+    """The configuration file to read: the chosen one, else of the environment, else here."""
+    return Path(chosen or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+
+
+def load_settings(chosen: str | None, simulate: bool) -> Settings:
+    """The settings to run with; raises StartupError with one line that says what is wrong."""
+    path = config_path(chosen)
+    named = chosen is not None or CONFIG_VARIABLE in os.environ
+    try:
+        if simulate and not named and not path.exists():
+            return built_in_settings()
+        settings = config.load(path)
+    except ConfigError as error:
+        raise StartupError(str(error)) from error
+    return evolve(settings, store=None) if simulate else settings
+
+
+def makeService(options: Options) -> Daemon:
+    """Compose the daemon; raises StartupError."""
+    from twisted.internet import reactor as installed
+
+    reactor = cast(Reactor, installed)
+    _say_startup_errors_in_one_line()
+    settings = load_settings(options["config"], options["simulate"])
+    for warning in settings.warnings:
+        _log.warn("{warning}", warning=warning)
+    simulator = Simulator(reactor, Firmware()) if options["simulate"] else None
+    find = simulator.boards if simulator else partial(find_boards, settings.hsms)
+    if simulator:
+        _log.warn("SIMULATED HSM: public test keys, throw-away watermarks. Never for funds.")
+    hsms = HsmPool(reactor, find, verbose=settings.verbose)
+    watermarks = Watermarks(
+        partial(SqliteStore, settings.store), partial(ThreadWriter, reactor), settings.floors
+    )
+    signer = Signer(settings, hsms, watermarks, reactor)
+    site = SignerSite(SignerResource(signer).app.resource())
+    doors = [_door(endpoint, site) for endpoint in options["http"] or settings.http]
+    return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
+
+
+def _door(endpoint: str, site: SignerSite) -> IService:
+    try:
+        return listening_service(endpoint, site)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+
+
+def _say_startup_errors_in_one_line() -> None:
+    """An operator's mistake wants a sentence, not a traceback; twistd lets both through."""
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, StartupError):
+            print(f"tezio-signer: {error}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, traceback)
+
+    sys.excepthook = hook

@@ -1,0 +1,1 @@
+"""Tezos values without I/O: Base58Check, keys, signatures and payloads."""

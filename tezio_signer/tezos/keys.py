@@ -1,0 +1,195 @@
+"""Public key hashes, public keys and signatures of the three curves of a Tezio HSM.
+
+Signatures are over the BLAKE2b-256 digest of the message (Octez
+`src/lib_crypto/signature_v2.ml`); r and s are 32 bytes each, big-endian.
+"""
+
+from enum import Enum
+from hashlib import blake2b
+from typing import Self, TypeVar
+
+from attrs import frozen
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
+
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.base58check import Base58Type
+
+SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+class Curve(Enum):
+    """The signature schemes of Tezos; the value is the tag of the binary encoding."""
+
+    ED25519 = 0
+    SECP256K1 = 1
+    P256 = 2
+    BLS12_381 = 3
+    ML_DSA_44 = 4
+
+
+HASH_TYPES = {
+    Curve.ED25519: Base58Type.TZ1,
+    Curve.SECP256K1: Base58Type.TZ2,
+    Curve.P256: Base58Type.TZ3,
+    Curve.BLS12_381: Base58Type.TZ4,
+    Curve.ML_DSA_44: Base58Type.TZ5,
+}
+KEY_TYPES = {
+    Curve.ED25519: Base58Type.EDPK,
+    Curve.SECP256K1: Base58Type.SPPK,
+    Curve.P256: Base58Type.P2PK,
+}
+SIGNATURE_TYPES = {
+    Curve.ED25519: Base58Type.EDSIG,
+    Curve.SECP256K1: Base58Type.SPSIG,
+    Curve.P256: Base58Type.P2SIG,
+    None: Base58Type.SIG,
+}
+_ELLIPTIC = {Curve.SECP256K1: ec.SECP256K1, Curve.P256: ec.SECP256R1}
+# Prehashed() wants an algorithm of the digest's size; the digest itself is BLAKE2b.
+_DIGEST_GIVEN = ec.ECDSA(Prehashed(SHA256()))
+
+
+def digest(message: bytes) -> bytes:
+    """The 32-byte BLAKE2b digest that Tezos signs and identifies a payload by."""
+    return blake2b(message, digest_size=32).digest()
+
+
+_Tag = TypeVar("_Tag")
+
+
+def _decode(text: str, types: dict[_Tag, Base58Type], what: str) -> tuple[_Tag, bytes]:
+    kind, data = base58check.decode(text)
+    for tag, its_type in types.items():
+        if its_type is kind:
+            return tag, data
+    raise ValueError(f"{what} expected, not a text of kind {kind.name.lower()}")
+
+
+@frozen(order=True)
+class PublicKeyHash:
+    """A tz1 to tz5 address: the 20-byte BLAKE2b hash of a public key."""
+
+    text: str
+    curve: Curve
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `tz1…`; raises ValueError for anything else than an address."""
+        curve, data = _decode(text, HASH_TYPES, "a tz address")
+        return cls(text, curve, data)
+
+    @classmethod
+    def of_key(cls, curve: Curve, public_key: bytes) -> Self:
+        """The address of a public key in its compressed form."""
+        data = blake2b(public_key, digest_size=20).digest()
+        return cls(base58check.encode(HASH_TYPES[curve], data), curve, data)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __bytes__(self) -> bytes:
+        """The 21-byte binary form: curve tag and hash."""
+        return bytes([self.curve.value]) + self.data
+
+
+@frozen
+class Signature:
+    """64 bytes, and the curve that they claim to be of (None for a generic `sig…`)."""
+
+    curve: Curve | None
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `edsig…`, `spsig1…`, `p2sig…` or `sig…`; raises ValueError for anything else."""
+        curve, data = _decode(text, SIGNATURE_TYPES, "a signature")
+        return cls(curve, data)
+
+    def __str__(self) -> str:
+        return base58check.encode(SIGNATURE_TYPES[self.curve], self.data)
+
+    @property
+    def r(self) -> int:
+        """The first half of an ECDSA signature."""
+        return int.from_bytes(self.data[:32], "big")
+
+    @property
+    def s(self) -> int:
+        """The second half of an ECDSA signature."""
+        return int.from_bytes(self.data[32:], "big")
+
+    def low_s(self) -> Self:
+        """The same signature in the form that Octez accepts.
+
+        secp256k1 has to have the lower of its two s; the others stay as they are.
+        """
+        if self.curve is Curve.SECP256K1 and SECP256K1_ORDER // 2 < self.s < SECP256K1_ORDER:
+            low = SECP256K1_ORDER - self.s
+            return type(self)(self.curve, self.data[:32] + low.to_bytes(32, "big"))
+        return self
+
+
+@frozen
+class PublicKey:
+    """A public key: 32 bytes for Ed25519, a 33-byte compressed point for the others."""
+
+    curve: Curve
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `edpk…`, `sppk…` or `p2pk…`; raises ValueError for anything else."""
+        return cls.of(*_decode(text, KEY_TYPES, "a public key"))
+
+    @classmethod
+    def of(cls, curve: Curve, data: bytes) -> Self:
+        """The key of these bytes; raises ValueError if they are no point of the curve."""
+        if curve in _ELLIPTIC:
+            ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[curve](), data)
+        elif len(data) != 32:
+            raise ValueError("an Ed25519 public key has 32 bytes")
+        return cls(curve, data)
+
+    def __str__(self) -> str:
+        return base58check.encode(KEY_TYPES[self.curve], self.data)
+
+    @property
+    def hash(self) -> PublicKeyHash:
+        """The address of this key."""
+        return PublicKeyHash.of_key(self.curve, self.data)
+
+    def verifies(self, message: bytes, signature: Signature) -> bool:
+        """Whether this key signed the message, by the rules that Octez applies.
+
+        A typed signature is only good for a key of its type, and secp256k1 has
+        to be in low-s form, as libsecp256k1 demands.
+        """
+        if signature.curve not in (None, self.curve):
+            return False
+        if self.curve is Curve.ED25519:
+            return self._verifies_ed25519(digest(message), signature)
+        if self.curve is Curve.SECP256K1 and signature.s > SECP256K1_ORDER // 2:
+            return False
+        return self._verifies_ecdsa(digest(message), signature)
+
+    def _verifies_ed25519(self, hashed: bytes, signature: Signature) -> bool:
+        try:
+            VerifyKey(self.data).verify(hashed, signature.data)
+        except (BadSignatureError, ValueError):
+            return False
+        return True
+
+    def _verifies_ecdsa(self, hashed: bytes, signature: Signature) -> bool:
+        point = ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[self.curve](), self.data)
+        try:
+            point.verify(encode_dss_signature(signature.r, signature.s), hashed, _DIGEST_GIVEN)
+        except InvalidSignature:
+            return False
+        return True

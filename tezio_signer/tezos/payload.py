@@ -1,0 +1,260 @@
+"""What a client asks to have signed, decoded completely by its magic byte.
+
+Layouts: Octez `src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`.
+All integers are big-endian. A payload that is too short, too long or contradicts
+itself is a ValueError: nothing half read may reach the HSM.
+"""
+
+from enum import Enum
+from typing import ClassVar
+
+from attrs import frozen
+
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.base58check import Base58Type
+
+
+class Operation(Enum):
+    """The operations that a magic byte names; the value is that byte."""
+
+    LEGACY_BLOCK = 0x01
+    LEGACY_ENDORSEMENT = 0x02
+    GENERIC = 0x03
+    AUTHENTICATION = 0x04
+    MICHELSON = 0x05
+    BLOCK = 0x11
+    PREATTESTATION = 0x12
+    ATTESTATION = 0x13
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class NeverSigned(ValueError):
+    """A payload of a known kind that this signer signs for nobody."""
+
+
+@frozen
+class Block:
+    """A Tenderbake block header; the round is that of the fitness, not of the payload."""
+
+    operation: ClassVar[Operation] = Operation.BLOCK
+    chain_id: str
+    level: int
+    round: int
+    payload_round: int
+
+
+@frozen
+class Consensus:
+    """A preattestation or attestation, DAL content included or not.
+
+    The form for tz4 keys (BLS mode) has no slot.
+    """
+
+    operation: Operation
+    chain_id: str
+    level: int
+    round: int
+    slot: int | None
+    branch: bytes
+    block_payload_hash: bytes
+    dal_content: bytes | None
+
+
+@frozen
+class Generic:
+    """A generic operation: the branch, and the contents as they stand."""
+
+    operation: ClassVar[Operation] = Operation.GENERIC
+    branch: bytes
+    contents: bytes
+
+
+Baking = Block | Consensus
+Payload = Block | Consensus | Generic
+
+# Operation kinds of consensus, which are signed with their own magic bytes only.
+_CONSENSUS_KINDS = {0x14, 0x15, 0x16, 0x17, 0x1E, 0x1F, 0x28, 0x29}
+_KINDS = {
+    0x14: Operation.PREATTESTATION,
+    0x15: Operation.ATTESTATION,
+    0x17: Operation.ATTESTATION,
+    0x28: Operation.PREATTESTATION,
+    0x29: Operation.ATTESTATION,
+}
+_WITH_DAL = 0x17
+_BLS_KINDS = {0x28, 0x29}
+
+
+class _Cursor:
+    """Reads fields from left to right; a field that does not fit is a ValueError."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._at = 0
+        self._what = what
+
+    def take(self, size: int, field: str) -> bytes:
+        taken = self._data[self._at : self._at + size]
+        if len(taken) < size:
+            raise ValueError(f"{self._what} is cut off in its {field}")
+        self._at += size
+        return taken
+
+    def byte(self, field: str) -> int:
+        return self.take(1, field)[0]
+
+    def uint16(self, field: str) -> int:
+        return int.from_bytes(self.take(2, field), "big")
+
+    def int32(self, field: str) -> int:
+        return int.from_bytes(self.take(4, field), "big", signed=True)
+
+    def natural32(self, field: str) -> int:
+        value = self.int32(field)
+        if value < 0:
+            raise ValueError(f"{self._what} has a negative {field}: {value}")
+        return value
+
+    def rest(self) -> bytes:
+        rest = self._data[self._at :]
+        self._at = len(self._data)
+        return rest
+
+    def end(self) -> None:
+        left = len(self._data) - self._at
+        if left:
+            raise ValueError(f"{self._what} has {left} trailing byte{'s' * (left > 1)}")
+
+
+def decode(data: bytes) -> Payload:
+    """Decode a payload, magic byte first.
+
+    :raises NeverSigned: for a magic byte that is known but signed for nobody.
+    :raises ValueError: for any other payload that is not exactly well-formed.
+    """
+    if not data:
+        raise ValueError("can't sign empty data")
+    try:
+        operation = Operation(data[0])
+    except ValueError as error:
+        raise ValueError(f"unknown magic byte 0x{data[0]:02X}; {_ACCEPTED}") from error
+    match operation:
+        case Operation.BLOCK:
+            return _block(_Cursor(data[1:], "the block"))
+        case Operation.PREATTESTATION | Operation.ATTESTATION:
+            return _consensus(_Cursor(data[1:], f"the {operation}"), operation)
+        case Operation.GENERIC:
+            return _generic(_Cursor(data[1:], "the generic operation"))
+        case _:
+            raise NeverSigned(
+                f"magic byte 0x{data[0]:02X} ({operation}) not allowed: never signed; {_ACCEPTED}"
+            )
+
+
+_ACCEPTED = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
+
+
+def _chain_id(cursor: _Cursor) -> str:
+    return base58check.encode(Base58Type.CHAIN_ID, cursor.take(4, "chain id"))
+
+
+def _block(cursor: _Cursor) -> Block:
+    chain_id = _chain_id(cursor)
+    level = cursor.natural32("level")
+    cursor.byte("protocol")
+    cursor.take(32, "predecessor")
+    cursor.take(8, "timestamp")
+    cursor.byte("validation pass")
+    cursor.take(32, "operations hash")
+    fitness = cursor.take(cursor.natural32("fitness length"), "fitness")
+    round_ = _fitness_round(fitness, level)
+    cursor.take(32, "context")
+    cursor.take(32, "payload hash")
+    payload_round = cursor.natural32("payload round")
+    if payload_round > round_:
+        raise ValueError(f"the block's payload round {payload_round} is above its round {round_}")
+    cursor.take(8, "proof of work nonce")
+    match cursor.byte("seed nonce flag"):
+        case 0x00:
+            pass
+        case 0xFF:
+            cursor.take(32, "seed nonce hash")
+        case flag:
+            raise ValueError(f"the block has an invalid seed nonce flag 0x{flag:02X}")
+    cursor.byte("votes")  # the votes in it differ by protocol
+    cursor.end()
+    return Block(chain_id, level, round_, payload_round)
+
+
+def _fitness_round(fitness: bytes, header_level: int) -> int:
+    """The round of a Tenderbake fitness, which has to agree with the header and itself."""
+    cursor = _Cursor(fitness, "the block's fitness")
+
+    def element(name: str, sizes: tuple[int, ...]) -> bytes:
+        size = cursor.natural32(f"{name} length")
+        if size not in sizes:
+            raise ValueError(f"the block's fitness has a {name} of {size} bytes")
+        return cursor.take(size, name)
+
+    version = element("version", (1,))
+    if version != b"\x02":
+        raise ValueError(f"the block's fitness has version {version[0]}, not 2 (Tenderbake)")
+    level = int.from_bytes(element("level", (4,)), "big", signed=True)
+    locked_round = element("locked round", (0, 4))
+    predecessor_round = int.from_bytes(element("predecessor round", (4,)), "big", signed=True)
+    round_ = int.from_bytes(element("round", (4,)), "big", signed=True)
+    cursor.end()
+    if level != header_level:
+        raise ValueError(f"the block's level is {header_level} in its header, {level} in fitness")
+    if round_ < 0:
+        raise ValueError(f"the block has a negative round: {round_}")
+    if predecessor_round >= 0:
+        raise ValueError("the block's fitness has a predecessor round that is not -round - 1")
+    if locked_round:
+        locked = int.from_bytes(locked_round, "big", signed=True)
+        if not 0 <= locked < round_:
+            raise ValueError(f"the block's locked round {locked} is not below its round {round_}")
+    return round_
+
+
+def _consensus(cursor: _Cursor, operation: Operation) -> Consensus:
+    chain_id = _chain_id(cursor)
+    branch = cursor.take(32, "branch")
+    kind = cursor.byte("kind")
+    if _KINDS.get(kind) is not operation:
+        raise ValueError(f"kind 0x{kind:02X} does not belong under the magic byte of {operation}")
+    slot = None if kind in _BLS_KINDS else cursor.uint16("slot")
+    level = cursor.natural32("level")
+    round_ = cursor.natural32("round")
+    block_payload_hash = cursor.take(32, "block payload hash")
+    dal_content = _dal_content(cursor) if kind == _WITH_DAL else None
+    cursor.end()
+    return Consensus(
+        operation, chain_id, level, round_, slot, branch, block_payload_hash, dal_content
+    )
+
+
+def _dal_content(cursor: _Cursor) -> bytes:
+    """One canonical, non-negative signed zarith number: a set of slots."""
+    content = bytearray([cursor.byte("DAL content")])
+    if content[0] & 0x40:
+        raise ValueError("the attestation has a negative DAL content")
+    while content[-1] & 0x80:
+        content.append(cursor.byte("DAL content"))
+    if len(content) > 1 and content[-1] == 0:
+        raise ValueError("the attestation's DAL content ends in a superfluous zero")
+    return bytes(content)
+
+
+def _generic(cursor: _Cursor) -> Generic:
+    branch = cursor.take(32, "branch")
+    contents = cursor.rest()
+    if not contents:
+        raise ValueError("the generic operation has no contents")
+    if contents[0] in _CONSENSUS_KINDS:
+        raise ValueError(
+            f"a consensus operation (kind 0x{contents[0]:02X}) is not signed as a generic one"
+        )
+    return Generic(branch, contents)

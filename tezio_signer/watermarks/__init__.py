@@ -1,0 +1,1 @@
+"""Watermarks: what was signed last, so that nothing is signed against it."""

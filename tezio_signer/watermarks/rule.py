@@ -1,0 +1,69 @@
+"""The watermark rule, pure: what was signed before decides what may be signed now."""
+
+from attrs import frozen
+
+from tezio_signer.errors import Conflict
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
+from tezio_signer.tezos.payload import Baking, Operation
+
+BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
+
+
+@frozen
+class MarkId:
+    """What a mark is kept for. An attestation is one kind, with DAL content or without."""
+
+    chain_id: str
+    key: PublicKeyHash
+    operation: Operation
+
+    @classmethod
+    def of(cls, key: PublicKeyHash, payload: Baking) -> "MarkId":
+        """The mark that a payload of this key moves."""
+        return cls(payload.chain_id, key, payload.operation)
+
+
+@frozen
+class Mark:
+    """The highest position claimed, and for what.
+
+    :ivar payload_hash: BLAKE2b-256 of the payload, 32 bytes.
+    :ivar signature: None until the signature of that payload is known.
+    """
+
+    level: int
+    round: int
+    payload_hash: bytes
+    signature: Signature | None = None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Level and round, in the order in which marks move."""
+        return self.level, self.round
+
+
+def judge(
+    mark_id: MarkId, standing: Mark | None, asked: Mark, floor: tuple[int, int] = (0, 0)
+) -> Mark:
+    """The mark to keep so that `asked` may be signed.
+
+    This is `standing` itself when its payload is asked for again: its signature, if
+    it has one, is then the answer.
+
+    :param floor: level and round at or below which nothing is signed; (0, 0) is no floor.
+    :raises Conflict: if it must not be signed.
+    """
+    what = f"{mark_id.operation} at level {asked.level} round {asked.round}"
+    if floor != (0, 0) and asked.position <= floor:
+        raise Conflict(
+            f"{what} is not above the configured floor, level {floor[0]} round {floor[1]}"
+        )
+    if standing is None or asked.position > standing.position:
+        return asked
+    if asked.position < standing.position:
+        raise Conflict(
+            f"{what} is not above the high watermark, level {standing.level} round {standing.round}"
+        )
+    if asked.payload_hash != standing.payload_hash:
+        raise Conflict(f"{what} is already signed with different data")
+    return standing

@@ -1,0 +1,198 @@
+"""Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.rule import Mark, MarkId
+
+APPLICATION_ID = 0x54455A49
+"""Written into the file's header, so that no other program's database is taken for ours."""
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE marks (
+    chain_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    level INTEGER NOT NULL,
+    round INTEGER NOT NULL,
+    payload_hash BLOB NOT NULL,
+    signature TEXT,
+    PRIMARY KEY (chain_id, key, operation)
+) STRICT, WITHOUT ROWID
+"""
+_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, NULL)"
+_KEEP_SIGNATURE = """
+UPDATE marks SET signature = ? WHERE chain_id = ? AND key = ? AND operation = ?
+AND level = ? AND round = ? AND payload_hash = ?
+"""
+
+
+class StoreError(Exception):
+    """The store cannot be opened, read or written; `str()` says why and what to do."""
+
+
+@contextmanager
+def _errors(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"watermark store {path or 'in memory'}: {error}") from error
+
+
+def create(path: Path) -> None:
+    """Make an empty store in a new file; raises StoreError if there is a file already."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError as error:
+        raise StoreError(f"watermark store {path} exists already, and is left as it is") from error
+    except OSError as error:
+        raise StoreError(f"watermark store {path} cannot be created: {error.strerror}") from error
+    with _errors(path):
+        connection = _connect(path)
+        _lay_out(connection)
+        connection.close()
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,  # opened in one thread, used by one writer thread
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _lay_out(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_SCHEMA)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != APPLICATION_ID:
+        raise StoreError(f"{path} is not a watermark store of Tezio Signer")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}"
+        )
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise StoreError(f"watermark store {path} is damaged: {found}")
+
+
+def read(path: Path) -> dict[MarkId, Mark]:
+    """The marks of a store, also of one that a daemon is using; raises StoreError."""
+    store = SqliteStore(path, shared=True)
+    try:
+        return store.load()
+    finally:
+        store.close()
+
+
+class SqliteStore:
+    """An open store, locked against a second daemon.
+
+    :param path: an existing file; None for a store in memory that is gone when closed.
+    :param shared: take no lock; for reading only.
+    :raises StoreError: if it is missing, in use, damaged or something else.
+    """
+
+    def __init__(self, path: Path | None, shared: bool = False) -> None:
+        self._path = path
+        self._lock: int | None = None
+        if path is None:
+            self._connection = sqlite3.connect(
+                ":memory:", isolation_level=None, check_same_thread=False
+            )
+            _lay_out(self._connection)
+            return
+        if not path.exists():
+            raise StoreError(
+                f"watermark store {path} does not exist; create it with: "
+                "tezio-signer watermarks init"
+            )
+        if not shared:
+            self._lock = _lock(path)
+        with _errors(path):
+            self._connection = _connect(path)
+            _check(self._connection, path)
+
+    def load(self) -> dict[MarkId, Mark]:
+        """All marks of the store."""
+        with _errors(self._path):
+            rows = self._connection.execute("SELECT * FROM marks").fetchall()
+            try:
+                return {
+                    MarkId(chain_id, PublicKeyHash.parse(key), Operation[operation.upper()]): Mark(
+                        level, round_, payload_hash, signature and Signature.parse(signature)
+                    )
+                    for chain_id, key, operation, level, round_, payload_hash, signature in rows
+                }
+            except (ValueError, KeyError) as error:
+                raise StoreError(f"watermark store {self._path} is damaged: {error}") from error
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> None:
+        """Write the position of a mark; it is on the disk when this returns."""
+        self._write(_KEEP, *_columns(mark_id), *_position(mark))
+
+    def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
+        """Add the signature to a mark, unless the mark has moved on meanwhile.
+
+        It survives a crash of the process, but is not synced: after a power cut the
+        signature may be missing, never the position, and the same payload is signed anew.
+        """
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            self._write(_KEEP_SIGNATURE, str(mark.signature), *_columns(mark_id), *_position(mark))
+        finally:
+            self._connection.execute("PRAGMA synchronous = FULL")
+
+    def _write(self, statement: str, *values: str | int | bytes) -> None:
+        with _errors(self._path):
+            self._connection.execute(statement, values)
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _columns(mark_id: MarkId) -> tuple[str, str, str]:
+    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
+
+
+def _position(mark: Mark) -> tuple[int, int, bytes]:
+    return mark.level, mark.round, mark.payload_hash
+
+
+def _lock(path: Path) -> int:
+    """Lock a file beside the store; SQLite's own locks would go with any closed descriptor."""
+    beside = path.with_name(f"{path.name}.lock")
+    try:
+        lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"watermark store {path}: {beside}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StoreError(f"watermark store {path} is in use by another daemon") from error
+    return lock

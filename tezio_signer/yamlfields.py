@@ -1,0 +1,119 @@
+"""YAML read field by field, so that every error names its file, line and key."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from attrs import evolve, frozen
+
+_Value = TypeVar("_Value", bool, int, str)
+_NAMES = {bool: "True or False", int: "a number", str: "a text in quotes"}
+
+
+class ConfigError(Exception):
+    """What is wrong in a configuration: `file:line: key: what, and what is allowed`."""
+
+
+@frozen
+class Field:
+    """A value of the file, and where it stands."""
+
+    node: yaml.Node
+    source: str
+    path: str = ""
+
+    def error(self, sentence: str) -> ConfigError:
+        """An error at this place, to be raised."""
+        where = f"{self.source}:{self.node.start_mark.line + 1}"
+        return ConfigError(
+            f"{where}: {self.path}: {sentence}" if self.path else f"{where}: {sentence}"
+        )
+
+    def entries(self) -> dict[str, "Field"]:
+        """The entries of a mapping under their keys as they are written."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error("a mapping (key: value) is expected here")
+        entries: dict[str, Field] = {}
+        for key, value in self.node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+            at = Field(key, self.source, f"{self.path}.{name}" if self.path else name)
+            if name in entries:
+                raise at.error("this key stands here twice")
+            entries[name] = evolve(at, node=value)
+        return entries
+
+    def mapping(self, known: Collection[str], required: Collection[str] = ()) -> dict[str, "Field"]:
+        """The entries of a mapping that takes these keys only."""
+        entries = self.entries()
+        for name, field in entries.items():
+            if name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0)
+                raise field.error(f"unknown key; did you mean {near[0]}? Known: {', '.join(known)}")
+        for name in required:
+            if name not in entries:
+                raise self.error(f"{name} is missing")
+        return entries
+
+    def items(self) -> list["Field"]:
+        """The values of a list."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error("a list is expected here")
+        return [
+            Field(node, self.source, f"{self.path}[{index}]")
+            for index, node in enumerate(self.node.value)
+        ]
+
+    def boolean(self) -> bool:
+        """True or False."""
+        return self._scalar(bool)
+
+    def integer(self) -> int:
+        """A number, decimal or 0x…"""
+        return self._scalar(int)
+
+    def text(self) -> str:
+        """A text."""
+        return self._scalar(str)
+
+    def _scalar(self, kind: type[_Value]) -> _Value:
+        value = self.value()
+        if type(value) is not kind:
+            raise self.error(f"{_NAMES[kind]} is expected here, not {value!r:.60}")
+        return value
+
+    def value(self) -> object:
+        """A single value of whatever type YAML takes it for."""
+        if not isinstance(self.node, yaml.ScalarNode):
+            raise self.error("a single value is expected here")
+        return scalar(self.node)
+
+
+def scalar(node: yaml.ScalarNode) -> object:
+    """What a scalar says in YAML 1.1."""
+    return yaml.SafeLoader("").construct_object(node)
+
+
+def read(path: Path) -> Field:
+    """The root of a file; raises ConfigError if it cannot be read or is no YAML."""
+    try:
+        return parse(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+
+
+def parse(text: str, source: str) -> Field:
+    """The root of a document; raises ConfigError."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
+    if node is None:
+        raise ConfigError(f"{source}:1: the file is empty")
+    return Field(node, source)
