@@ -1,9 +1,10 @@
 """A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http.client import HTTPResponse
 from io import BytesIO
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from attrs import evolve, frozen
 from twisted.internet import reactor as installed
@@ -16,18 +17,36 @@ from twisted.trial.unittest import TestCase
 from tests.vectors import TZ3
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import HsmPool
-from tezio_signer.settings import Settings
+from tezio_signer.serialhsm import open_port
+from tezio_signer.settings import Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks, WatermarkStore
 from tezio_signer.watermarks.sqlite import SqliteStore
 
 reactor = cast(Reactor, installed)
 _Result = TypeVar("_Result")
+
+
+def settings_with(
+    operations: Iterable[Operation] = tuple(Operation),
+    auth_req: bool = False,
+    chains: Iterable[str] | None = None,
+    **changes: Any,
+) -> Settings:
+    """The built-in settings of the simulated HSM, with these for each of its keys."""
+    allowed = None if chains is None else frozenset(chains)
+    built_in = built_in_settings()
+    keys = {
+        key: SigningKey(key, frozenset(operations), auth_req, allowed)
+        for key in built_in.signing_keys
+    }
+    return evolve(built_in, signing_keys=keys, **changes)
 
 
 class ImmediateWriter:
@@ -78,44 +97,11 @@ def parse_response(received: bytes, method: str = "GET") -> Answer:
     )
 
 
-class Stand:
-    """Started by `start`, and stopped when the test ends.
+class Client:
+    """Talks HTTP to a signer on loopback, as other programs do."""
 
-    :ivar written: every byte that was written to the HSM.
-    """
-
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        firmware: Firmware | None = None,
-        store: Callable[[], WatermarkStore] | None = None,
-        latency: float | None = 0,
-    ) -> None:
-        self.settings = evolve(settings or built_in_settings(), http=())
-        self.firmware = firmware or Firmware()
-        self.simulator = Simulator(reactor, self.firmware, latency)
-        self.written = bytearray()
-        self.hsms = HsmPool(reactor, self.simulator.boards)
-        self.watermarks = Watermarks(
-            store or (lambda: SqliteStore(None)), ImmediateWriter, self.settings.floors
-        )
-        self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
-        self.site = SignerSite(SignerResource(self.signer).app.resource())
-
-    async def start(self, test: TestCase) -> None:
-        """Start all services, and wait until the HSM has said its keys."""
-        self.simulator.startService()
-        test.addCleanup(self.simulator.stopService)
-        self.simulator.observer = self.written.extend
-        self.watermarks.startService()
-        test.addCleanup(self.watermarks.stopService)
-        self.hsms.startService()
-        test.addCleanup(self.hsms.stopService)
-        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
-        test.addCleanup(port.stopListening)
-        self.port: int = port.getHost().port
-        await self.hsms.connected(TZ3)
-        self.written.clear()
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     async def raw(self, data: bytes) -> bytes:
         """Write bytes to a new connection; all that comes until the server closes it."""
@@ -141,3 +127,50 @@ class Stand:
         """Ask for a signature as a client does."""
         body = b'"%b"' % payload.hex().encode()
         return await self.request("POST", f"/keys/{key}{query}", body)
+
+
+class Stand(Client):
+    """Started by `start`, and stopped when the test ends.
+
+    :ivar written: every byte that was written to the HSM.
+    :param device_reactor: what the simulated HSM runs on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        firmware: Firmware | None = None,
+        store: Callable[[], WatermarkStore] | None = None,
+        latency: float | None = 0,
+        device_reactor: Reactor = reactor,
+    ) -> None:
+        self.settings = evolve(settings or built_in_settings(), http=())
+        self.firmware = firmware or Firmware()
+        self.simulator = Simulator(device_reactor, self.firmware, latency)
+        self.written = bytearray()
+        self.hsms = HsmPool(
+            reactor,
+            self.simulator.boards,
+            partial(open_port, reactor),
+            patience=self.settings.hsm_wait_seconds,
+        )
+        self.watermarks = Watermarks(
+            store or (lambda: SqliteStore(None)), ImmediateWriter, self.settings.floors
+        )
+        self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
+        self.site = SignerSite(SignerResource(self.signer).app.resource())
+
+    async def start(self, test: TestCase) -> None:
+        """Start all services, and wait until the HSM has said its keys."""
+        self.simulator.startService()
+        test.addCleanup(self.simulator.stopService)
+        self.simulator.observer = self.written.extend
+        self.watermarks.startService()
+        test.addCleanup(self.watermarks.stopService)
+        self.hsms.startService()
+        test.addCleanup(self.hsms.stopService)
+        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        test.addCleanup(port.stopListening)
+        super().__init__(port.getHost().port)
+        await self.hsms.public_key(TZ3)
+        self.written.clear()

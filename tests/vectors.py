@@ -48,3 +48,9 @@ def consensus(name: str, level: int, round_: int, payload_byte: int = 0x40) -> b
         recorded[at : at + 4] = value.to_bytes(4, "big")
     recorded[48] = payload_byte
     return bytes(recorded)
+
+
+def transfer(number: int) -> bytes:
+    """The recorded transfer on another branch; another one for each number below 2**64."""
+    recorded = PAYLOADS["transfer"]
+    return recorded[:1] + number.to_bytes(32, "big") + recorded[33:]

@@ -4,19 +4,21 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
 from tezio_signer import __version__
 from tezio_signer.errors import StartupError, Unavailable
-from tezio_signer.hsm.boards import find_boards
+from tezio_signer.hsm.boards import Board, find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmdevice import HsmDevice
 from tezio_signer.reactors import Reactor
-from tezio_signer.serialhsm import HsmDevice, read_device
+from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.tap import load_settings
 from tezio_signer.watermarks import sqlite
@@ -108,7 +110,9 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    names = list(rows[0]) if rows else []
+    if not rows:
+        return
+    names = list(rows[0])
     table = [names, *([_text(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
@@ -168,7 +172,7 @@ def _run(main: Callable[[Reactor], Deferred[None]]) -> None:
             failure.trap(CommandError, OSError)
             failed.append(failure.getErrorMessage())
 
-        return main(reactor).addErrback(failure)
+        return maybeDeferred(main, reactor).addErrback(failure)
 
     try:
         react(started)
@@ -194,7 +198,7 @@ async def _list_keys(reactor: Reactor, settings: Settings | None, as_json: bool)
     rows, troubles = [], []
     for board in boards:
         try:
-            rows += _rows(await read_device(reactor, board))
+            rows += _rows(await _read_device(reactor, board))
         except Unavailable as error:
             troubles.append(f"{board}: {error}")
     if settings is None:
@@ -204,6 +208,20 @@ async def _list_keys(reactor: Reactor, settings: Settings | None, as_json: bool)
         print(f"tezio-signer: {trouble}", file=sys.stderr)
     if not rows:
         raise CommandError("no Tezio HSM found" if not troubles else "no HSM could be read")
+
+
+async def _read_device(reactor: Reactor, board: Board) -> HsmDevice:
+    """A device that has said its keys and is closed again; raises Unavailable."""
+    changed: Deferred[None] = Deferred()
+    device = HsmDevice(reactor, board, partial(open_port, reactor), lambda: changed.callback(None))
+    device.plugged_in(board)
+    if device.connection is not None:
+        await changed
+    changed = Deferred()  # closing it is a change too
+    device.close()
+    if not device.keys:
+        raise Unavailable(device.trouble)
+    return device
 
 
 def _rows(device: HsmDevice) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.settings import DEFAULT_HTTP, Security, Settings, SigningKey
+from tezio_signer.settings import DEFAULT_HTTP, DEFAULT_PATIENCE, Security, Settings, SigningKey
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
@@ -31,6 +31,7 @@ _TOP = (
     "authorized_keys",
     "list_known_keys",
     "hsms",
+    "hsm_wait_seconds",
     "listen",
     "watermarks",
 )
@@ -60,6 +61,9 @@ def settings_from(root: Field, directory: Path) -> Settings:
         list_known_keys=top["list_known_keys"].boolean() if "list_known_keys" in top else False,
         floors=_floors(top["high_water_marks"]) if "high_water_marks" in top else {},
         hsms=_hsms(top["hsms"]) if "hsms" in top else (BoardSelector(),),
+        hsm_wait_seconds=(
+            _seconds(top["hsm_wait_seconds"]) if "hsm_wait_seconds" in top else DEFAULT_PATIENCE
+        ),
         http=_endpoints(listen["http"]) if "http" in listen else (DEFAULT_HTTP,),
         store=_store(top.get("watermarks"), directory),
         warnings=(*_switched_off(security), *warnings),
@@ -146,7 +150,7 @@ def _check_alias(entries: dict[str, Field], slot: Slot) -> None:
 def _operation(field: Field, allowed: Collection[Operation]) -> Operation:
     value = field.value()
     for operation in allowed:
-        if value in (operation.value, str(operation)):
+        if type(value) in (int, str) and value in (operation.value, str(operation)):
             return operation
     names = ", ".join(f"{operation} (0x{operation.value:02x})" for operation in allowed)
     raise field.error(f"{value!r} is no operation here; allowed: {names}")
@@ -187,18 +191,22 @@ def _auth_key(field: Field) -> PublicKeyHash:
 
 
 def _floors(field: Field) -> dict[Operation, tuple[int, int]]:
-    parts = {
-        part: {
-            _operation_named(name, value): _natural(value)
-            for name, value in entry.entries().items()
-        }
-        for part, entry in field.mapping(("level", "round")).items()
-    }
+    parts = {part: _numbers(entry) for part, entry in field.mapping(("level", "round")).items()}
     levels, rounds = parts.get("level", {}), parts.get("round", {})
     return {
         operation: (levels.get(operation, 0), rounds.get(operation, 0))
         for operation in BAKING_OPERATIONS
     }
+
+
+def _numbers(field: Field) -> dict[Operation, int]:
+    numbers: dict[Operation, int] = {}
+    for name, value in field.entries().items():
+        operation = _operation_named(name, value)
+        if operation in numbers:
+            raise value.error(f"{operation} stands here twice")
+        numbers[operation] = _natural(value)
+    return numbers
 
 
 def _operation_named(name: str, field: Field) -> Operation:
@@ -229,6 +237,13 @@ def _hsms(field: Field) -> tuple[BoardSelector, ...]:
     if not selectors:
         raise field.error("no HSM; leave hsms out to use every board that is plugged in")
     return tuple(selectors)
+
+
+def _seconds(field: Field) -> float:
+    value = field.value()
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 60:
+        raise field.error(f"seconds from 0 to 60 are expected, not {value!r:.60}")
+    return float(value)
 
 
 def _endpoints(field: Field) -> tuple[str, ...]:

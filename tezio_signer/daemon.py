@@ -1,7 +1,6 @@
 """The whole service tree, started and stopped in the right order."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet import defer
@@ -13,8 +12,8 @@ from twisted.internet.task import deferLater
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
 
-STOP_TIMEOUT = 3.0
-"""Seconds that requests in progress get when the daemon stops."""
+STOP_TIMEOUT = 2.5
+"""Seconds that requests in progress get when the daemon stops; then they are refused."""
 _FLUSH_TIME = 0.05
 
 
@@ -45,7 +44,7 @@ class Daemon(MultiService):
         """Open the doors' ports; raises StartupError."""
         try:
             super().privilegedStartService()
-        except (CannotListenError, OSError) as error:
+        except (CannotListenError, OSError, OverflowError) as error:  # a port above 65535
             raise StartupError(str(error)) from error
 
     def stopService(self) -> Deferred[None]:
@@ -55,8 +54,10 @@ class Daemon(MultiService):
 
     async def _stop(self) -> None:
         await maybeDeferred(self._doors.stopService)
-        with suppress(defer.TimeoutError):
+        try:
             await self._signer.drained().addTimeout(STOP_TIMEOUT, self._clock)
+        except defer.TimeoutError:
+            self._signer.refuse_all("the signer is stopping")
         # The last answers are with their connections, which write in the next rounds.
         await deferLater(self._clock, _FLUSH_TIME)
         await maybeDeferred(self._inner.stopService)

@@ -2,6 +2,7 @@
 
 import re
 from io import BytesIO
+from urllib.parse import quote, unquote_to_bytes
 
 from twisted.internet.interfaces import ITCPTransport
 from twisted.web import http
@@ -42,7 +43,14 @@ class SignerRequest(Request):
     def _refuse(self) -> None:
         """Answer at once; the connection closes when the client has sent its body."""
         self._discarded = 0
+        peer = self.getClientAddress()
         refused = TooLarge(f"the request body is larger than {MAX_BODY} bytes")
+        self._log.warn(
+            "refused a request from {peer}: {status} {sentence}",
+            peer=getattr(peer, "host", peer),
+            status=refused.status,
+            sentence=refused,
+        )
         body = error_list(refused)
         self.transport.write(
             b"HTTP/1.1 %d Content Too Large\r\nContent-Type: application/json\r\n"
@@ -56,8 +64,10 @@ class SignerRequest(Request):
             self.channel.loseConnection()
 
     def process(self) -> None:
-        # octez-client makes `//keys/…` of a base URL that ends in a slash.
-        self.path = re.sub(rb"/+", b"/", self.path)
+        # octez-client makes `//keys/…` of a base URL that ends in a slash. What is no UTF-8
+        # would not reach the routes: Klein answers and logs it in its own way.
+        path = unquote_to_bytes(self.path).decode("utf-8", "replace")
+        self.path = quote(re.sub("/+", "/", path), safe="/*").encode("ascii")
         super().process()
 
     def getRequestHostname(self) -> bytes:

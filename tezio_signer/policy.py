@@ -4,7 +4,7 @@ A rule returns the request, or a Deferred of it, or raises what is refused. To a
 one, write a function and name it in `rules_for`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from attrs import evolve, frozen
@@ -87,9 +87,10 @@ class SigningRequest:
 Rule = Callable[[SigningRequest], SigningRequest | Deferred[SigningRequest]]
 
 
-def rules_for(
-    settings: Settings, public_key: Callable[[PublicKeyHash], PublicKey], watermarks: Watermarks
-) -> list[Rule]:
+FindKey = Callable[[PublicKeyHash], Awaitable[PublicKey]]
+
+
+def rules_for(settings: Settings, public_key: FindKey, watermarks: Watermarks) -> list[Rule]:
     """The rules of a configuration, in the order in which they are asked."""
     security = settings.security
     rules: list[tuple[bool, Rule]] = [
@@ -139,25 +140,26 @@ def known_key(settings: Settings) -> Rule:
     return rule
 
 
-def authenticated(settings: Settings, public_key: Callable[[PublicKeyHash], PublicKey]) -> Rule:
+def authenticated(settings: Settings, public_key: FindKey) -> Rule:
     """Only with the authentication signature of an authorized key, if the key asks for it."""
 
-    def candidates() -> Iterable[PublicKey]:
-        yield from settings.authorized_keys
+    async def candidates() -> AsyncIterator[PublicKey]:
+        for key in settings.authorized_keys:
+            yield key
         if settings.auth_key is not None:
-            yield public_key(settings.auth_key)
+            yield await public_key(settings.auth_key)
 
-    def rule(request: SigningRequest) -> SigningRequest:
+    async def check(request: SigningRequest) -> SigningRequest:
         if not settings.signing_keys[request.key].auth_req:
             return request
         if request.authentication is None:
             raise Unauthenticated("missing authentication signature field")
-        for key in candidates():
+        async for key in candidates():
             if key.verifies(request.authenticated_bytes, request.authentication):
                 return request
         raise Unauthenticated("invalid authentication signature")
 
-    return rule
+    return lambda request: Deferred.fromCoroutine(check(request))
 
 
 def allowed_chain(settings: Settings) -> Rule:

@@ -34,30 +34,30 @@ class SignerResource:
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
-    @app.route("/")
+    @app.route("/", methods=["GET"])
     def greeting(self, request: SignerRequest) -> bytes:
         """Name and version, for a person with a browser."""
         self._signer.admit(_peer(request))
         return _respond(request, f"Tezio Signer {__version__}\n".encode("ascii"), b"text/plain")
 
-    @app.route("/authorized_keys")
+    @app.route("/authorized_keys", methods=["GET"])
     def authorized_keys(self, request: SignerRequest) -> bytes:
         """Whose authentication is accepted; exactly `{}` when none is needed."""
         self._signer.admit(_peer(request))
         keys = self._signer.authorized_keys()
         return _answer(request, {} if keys is None else {"authorized_keys": list(map(str, keys))})
 
-    @app.route("/known_keys")
+    @app.route("/known_keys", methods=["GET"])
     def known_keys(self, request: SignerRequest) -> bytes:
         """All signing keys, if the configuration lists them."""
         self._signer.admit(_peer(request))
         return _answer(request, {"known_keys": list(map(str, self._signer.known_keys()))})
 
     @app.route("/keys/<key>", methods=["GET"])
-    def public_key(self, request: SignerRequest, key: str) -> bytes:
+    async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
         self._signer.admit(_peer(request))
-        return _answer(request, {"public_key": str(self._signer.public_key(_hash(key)))})
+        return _answer(request, {"public_key": str(await self._signer.public_key(_hash(key)))})
 
     @app.route("/keys/<key>", methods=["POST"])
     async def sign(self, request: SignerRequest, key: str) -> bytes:
@@ -73,7 +73,7 @@ class SignerResource:
         signature = await self._signer.submit(Submission(peer, key, read))
         return _answer(request, {"signature": str(signature)})
 
-    @app.route("/bls_prove_possession/<key>")
+    @app.route("/bls_prove_possession/<key>", methods=["GET"])
     def bls_prove_possession(self, request: SignerRequest, key: str) -> bytes:
         """Refused: a Tezio HSM holds no BLS key."""
         self._signer.admit(_peer(request))
@@ -148,7 +148,7 @@ def _authentication(request: SignerRequest) -> Signature | None:
     if text is None:
         return None
     try:
-        return Signature.parse(text.decode("ascii"))
+        return Signature.parse(text.decode("ascii", "replace"))
     except ValueError as error:
         raise Malformed(
             f"the argument 'authentication' is no signature (edsig…, spsig1…, p2sig… or sig…): "

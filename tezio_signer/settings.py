@@ -9,6 +9,7 @@ from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
+DEFAULT_PATIENCE = 2.0
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
 
 
@@ -40,6 +41,7 @@ class Settings:
     """A whole configuration.
 
     :ivar floors: level and round at or below which nothing is signed.
+    :ivar hsm_wait_seconds: how long a request waits for an HSM to be plugged in again.
     :ivar store: the SQLite file of the watermarks; None for one in memory.
     """
 
@@ -53,6 +55,7 @@ class Settings:
     floors: dict[Operation, tuple[int, int]] = Factory(dict)
     hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
     http: tuple[str, ...] = (DEFAULT_HTTP,)
+    hsm_wait_seconds: float = DEFAULT_PATIENCE
     store: Path | None = None
     warnings: tuple[str, ...] = ()
 

@@ -1,22 +1,34 @@
 """The path of a request: rules, claim, HSM, verification, release."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
-from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable, UnknownKey
 from tezio_signer.hsm.framing import Status, StatusReply
+from tezio_signer.hsmdevice import Priority
+from tezio_signer.hsmpool import HsmPool, Signing
 from tezio_signer.policy import Peer, SigningRequest, check_peer, decide, rules_for
-from tezio_signer.serialhsm import HsmPool
 from tezio_signer.settings import Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Generic
+from tezio_signer.tezos.payload import Generic, Operation
 from tezio_signer.watermarks.claims import Watermarks
+
+DEADLINE = 6.0
+"""Seconds after which a client is told that its signature is not there; a block's time."""
+_PRIORITIES = {
+    Operation.BLOCK: Priority.BLOCK,
+    Operation.PREATTESTATION: Priority.CONSENSUS,
+    Operation.ATTESTATION: Priority.CONSENSUS,
+    Operation.GENERIC: Priority.OTHER,
+}
+_Result = TypeVar("_Result")
 
 
 @frozen(eq=False)
@@ -31,6 +43,39 @@ class Submission:
     read: Callable[[], SigningRequest]
 
 
+@define(eq=False)
+class _Flight:
+    """A signature on its way, and who waits for it.
+
+    :ivar forget: called when nobody can wait for it any more.
+    """
+
+    forget: Callable[[], object] = bool
+    signing: Signing | None = None
+    waiters: list[Deferred[Signature]] = field(factory=list)
+
+    def board(self, clock: IReactorTime) -> Deferred[Signature]:
+        """Wait for the signature; cancelled when a client goes, or when it takes too long."""
+        waiting: Deferred[Signature] = Deferred(self._leave)
+        self.waiters.append(waiting)
+        return waiting.addTimeout(DEADLINE, clock, _too_late)
+
+    def _leave(self, waiting: Deferred[Signature]) -> None:
+        self.waiters.remove(waiting)
+        if not self.waiters and self.signing is not None and self.signing.withdraw():
+            self.forget()
+
+    def land(self, result: Signature | Failure) -> None:
+        """Give everybody the result."""
+        waiters, self.waiters = self.waiters, []
+        for waiting in waiters:
+            waiting.callback(result)
+
+
+def _too_late(result: object, seconds: float) -> NoReturn:  # noqa: ARG001
+    raise Unavailable(f"the HSM has not signed within {seconds:g} s")
+
+
 class Signer:
     """What all doors ask. Every failure that they see is a `Refused`."""
 
@@ -43,7 +88,7 @@ class Signer:
         self._hsms = hsms
         self._clock = clock
         self._rules = rules_for(settings, hsms.public_key, watermarks)
-        self._waiters: dict[tuple[PublicKeyHash, bytes], list[Deferred[Signature]]] = {}
+        self._flights: dict[tuple[PublicKeyHash, bytes], _Flight] = {}
         self._open = 0
         self._idle: list[Deferred[None]] = []
 
@@ -62,40 +107,40 @@ class Signer:
             raise Forbidden("List known keys request not allowed.")
         return tuple(self._settings.signing_keys)
 
-    def public_key(self, key: PublicKeyHash) -> PublicKey:
+    async def public_key(self, key: PublicKeyHash) -> PublicKey:
         """The public key of a signing key; raises UnknownKey, or Unavailable."""
         if key not in self._settings.signing_keys:
             raise UnknownKey(f"no keys for the source contract {key}")
-        return self._hsms.public_key(key)
+        return await self._hsms.public_key(key)
 
     def submit(self, submission: Submission) -> Deferred[Signature]:
         """Decide, sign, verify; one line in the log for each.
 
-        Cancelling the Deferred means that the client has gone. What has begun goes on
-        to its end: the device must not be left in the middle of an exchange.
+        Cancelling the Deferred means that the client has gone. A request that waits for
+        the HSM is then dropped, one that has reached it goes on to its end.
         """
-        released: Deferred[Signature] = Deferred(lambda _: None)
-
-        def deliver(result: Signature | Failure) -> None:
-            if not released.called:
-                released.callback(result)
-
         self._open += 1
-        Deferred.fromCoroutine(self._serve(submission)).addBoth(deliver).addBoth(self._closed)
-        return released
+        return Deferred.fromCoroutine(self._serve(submission)).addBoth(self._closed)
 
     def drained(self) -> Deferred[None]:
         """Fires when no request is being served."""
         idle: Deferred[None] = Deferred(lambda _: None)
-        if self._open == 0:
-            idle.callback(None)
-        else:
-            self._idle.append(idle)
+        self._idle.append(idle)
+        self._tell_if_idle()
         return idle
 
-    def _closed(self, _: object) -> None:
+    def refuse_all(self, why: str) -> None:
+        """Tell everybody who still waits for a signature that there will be none."""
+        for flight in list(self._flights.values()):
+            flight.land(Failure(Unavailable(why)))
+
+    def _closed(self, result: _Result) -> _Result:
         self._open -= 1
-        if self._open == 0:
+        self._tell_if_idle()
+        return result
+
+    def _tell_if_idle(self) -> None:
+        if self._open == 0 and not self._flights:
             idle, self._idle = self._idle, []
             for waiting in idle:
                 if not waiting.called:
@@ -120,8 +165,21 @@ class Signer:
                 reason=refused.reason,
             )
             raise
+        except CancelledError:
+            self._log.warn(
+                "client {peer} went away after {milliseconds} ms: {what}",
+                what=_described(submission, request),
+                peer=submission.peer,
+                milliseconds=self._milliseconds(began),
+            )
+            raise
         except Exception:
-            self._log.failure("fault while serving {key}", key=ascii(submission.key))
+            self._log.failure(
+                "fault while serving {what} from {peer} in {milliseconds} ms",
+                what=_described(submission, request),
+                peer=submission.peer,
+                milliseconds=self._milliseconds(began),
+            )
             raise Refused("internal error of the signer, see its log") from None
         self._log.info(
             "signed {what} from {peer} in {milliseconds} ms",
@@ -144,36 +202,49 @@ class Signer:
         if claim is not None and claim.signature is not None:
             return succeed(claim.signature)
         asked = request.key, request.data
-        waiting: Deferred[Signature] = Deferred()
-        if asked in self._waiters:
-            if claim is not None:  # the first request waits for its own, which is the same
+        flight = self._flights.get(asked)
+        if flight is not None:
+            if claim is not None:  # the first request waits for its own claim, which is the same
                 claim.durable.addErrback(lambda _: None)
-            self._waiters[asked].append(waiting)
-            return waiting
-        self._waiters[asked] = [waiting]
-
-        def deliver(result: Signature | Failure) -> None:
-            for waiter in self._waiters.pop(asked):
-                waiter.callback(result)
-
-        Deferred.fromCoroutine(self._sign(request)).addBoth(deliver)
+            return flight.board(self._clock)
+        flight = self._flights[asked] = _Flight()
+        flight.forget = partial(self._forget, asked, flight)
+        waiting = flight.board(self._clock)
+        signing = Deferred.fromCoroutine(self._sign(request, flight))
+        signing.addBoth(flight.land).addBoth(lambda _: flight.forget())
         return waiting
 
-    async def _sign(self, request: SigningRequest) -> Signature:
+    def _forget(self, asked: tuple[PublicKeyHash, bytes], flight: _Flight) -> None:
+        if self._flights.get(asked) is flight:
+            del self._flights[asked]
+        self._tell_if_idle()
+
+    async def _sign(self, request: SigningRequest, flight: "_Flight") -> Signature:
         claim = request.claim
         durable = succeed(None) if claim is None else claim.durable
-        signing = maybeDeferred(self._hsms.sign, request.key, request.data)
-        # Both have to be done: the mark on the disk, and the signature made.
-        await DeferredList(list[Deferred[Any]]((durable, signing)))
+        committed = False
+
+        def late(signature: Signature) -> None:
+            if committed and claim is not None:  # a repeated request will get it
+                claim.complete(signature)
+
+        flight.signing = self._hsms.sign(
+            request.key, request.data, _PRIORITIES[request.payload.operation], late
+        )
+        both = list[Deferred[Any]]((durable, flight.signing.result))
+        # The mark has to be on the disk, and the signature made.
+        (committed, commit), (signed, result) = await DeferredList(both, consumeErrors=True)
         try:
-            await durable
-            signature = (await signing).low_s()
+            if not committed:
+                commit.raiseException()
+            if not signed:
+                result.raiseException()
         except StatusReply as status:
             raise _refusal(status) from status
-        if not self._hsms.public_key(request.key).verifies(request.data, signature):
-            self._log.critical(
-                "the HSM's signature for {key} does not verify and is not released", key=request.key
-            )
+        signature: Signature = result
+        key = self._hsms.known_key(request.key)
+        if key is None or not key.verifies(request.data, signature):
+            self._log.critical("a signature for {key} does not verify", key=request.key)
             raise Unavailable("the HSM's signature does not verify and is not released")
         if claim is not None:
             await claim.complete(signature)
@@ -193,7 +264,7 @@ def _refusal(reply: StatusReply) -> Refused:
 
 def _described(submission: Submission, request: SigningRequest | None) -> str:
     if request is None:
-        return f"a request for {ascii(submission.key)[1:61]}"
+        return f"a request for {ascii(submission.key)[1:-1][:60]}"
     payload = request.payload
     if isinstance(payload, Generic):
         return f"{payload.operation} for {request.key}"

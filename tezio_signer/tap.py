@@ -19,10 +19,12 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import HsmPool
+from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
@@ -91,12 +93,19 @@ def makeService(options: Options) -> Daemon:
     _say_startup_errors_in_one_line()
     settings = load_settings(options["config"], options["simulate"])
     for warning in settings.warnings:
-        _log.warn("{warning}", warning=warning)
+        _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     simulator = Simulator(reactor, Firmware()) if options["simulate"] else None
     find = simulator.boards if simulator else partial(find_boards, settings.hsms)
     if simulator:
         _log.warn("SIMULATED HSM: public test keys, throw-away watermarks. Never for funds.")
-    hsms = HsmPool(reactor, find, verbose=settings.verbose)
+    hsms = HsmPool(
+        reactor,
+        find,
+        partial(open_port, reactor),
+        partial(watch_ports, reactor, settings.hsms),
+        settings.hsm_wait_seconds,
+        verbose=settings.verbose,
+    )
     watermarks = Watermarks(
         partial(SqliteStore, settings.store), partial(ThreadWriter, reactor), settings.floors
     )

@@ -18,15 +18,19 @@ class ConfigError(Exception):
 
 @frozen
 class Field:
-    """A value of the file, and where it stands."""
+    """A value of the file, and where it stands.
+
+    :ivar key: the key in front of it, if it has one; errors give its line.
+    """
 
     node: yaml.Node
     source: str
     path: str = ""
+    key: yaml.Node | None = None
 
     def error(self, sentence: str) -> ConfigError:
         """An error at this place, to be raised."""
-        where = f"{self.source}:{self.node.start_mark.line + 1}"
+        where = f"{self.source}:{(self.key or self.node).start_mark.line + 1}"
         return ConfigError(
             f"{where}: {self.path}: {sentence}" if self.path else f"{where}: {sentence}"
         )
@@ -41,7 +45,7 @@ class Field:
             at = Field(key, self.source, f"{self.path}.{name}" if self.path else name)
             if name in entries:
                 raise at.error("this key stands here twice")
-            entries[name] = evolve(at, node=value)
+            entries[name] = evolve(at, node=value, key=key)
         return entries
 
     def mapping(self, known: Collection[str], required: Collection[str] = ()) -> dict[str, "Field"]:
@@ -87,7 +91,12 @@ class Field:
         """A single value of whatever type YAML takes it for."""
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error("a single value is expected here")
-        return scalar(self.node)
+        try:
+            value = scalar(self.node)
+            str(value)  # what has no text, a number of thousands of digits, fits no error either
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise self.error(f"{self.node.value!r:.60} is no value of its type") from error
+        return value
 
 
 def scalar(node: yaml.ScalarNode) -> object:
@@ -112,7 +121,7 @@ def parse(text: str, source: str) -> Field:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
     if node is None:
         raise ConfigError(f"{source}:1: the file is empty")

@@ -30,13 +30,12 @@ class BoardSelector:
 
 def find_boards(selectors: tuple[BoardSelector, ...]) -> list[Board]:
     """The boards to open: ports of the configuration as they are, others if plugged in."""
-    chosen = {Board(selector.port) for selector in selectors if selector.port is not None}
+    ports = {selector.port for selector in selectors if selector.port is not None}
+    chosen = {port: Board(port) for port in ports}
     searched = [selector for selector in selectors if selector.port is None]
     for found in comports() if searched else ():
         is_board = found.vid == ARDUINO_VENDOR and found.pid in BOARD_PRODUCTS
         for selector in searched:
-            if found.serial_number == selector.serial_number or (
-                is_board and selector.serial_number is None
-            ):
-                chosen.add(Board(found.device, found.serial_number))
-    return sorted(chosen, key=lambda board: board.port)
+            if is_board and selector.serial_number in (None, found.serial_number):
+                chosen[found.device] = Board(found.device, found.serial_number)
+    return sorted(chosen.values(), key=lambda board: board.port)

@@ -10,17 +10,6 @@ from collections.abc import Iterable, Mapping
 
 import base58
 from attrs import frozen
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import (
-    Prehashed,
-    decode_dss_signature,
-    encode_dss_signature,
-)
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey
 
 from tezio_signer.hsm.framing import (
     FRAME_BUFFER,
@@ -34,23 +23,16 @@ from tezio_signer.hsm.framing import (
     reply,
 )
 from tezio_signer.hsm.slots import CURVES
+from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey, compressed
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import (
     KEY_TYPES,
     SIGNATURE_TYPES,
     Curve,
     PublicKeyHash,
-    Signature,
     digest,
 )
 
-TEST_KEYS = {
-    Slot.AUTH: "p2sk3L2vGwCwq3XttfCdb3vLpSqEU6eMrdwUumnSi9Qe5WHgAqrVMA",
-    Slot.TZ1: "edsk3HngJGEZXTXzdP7MWLNowGFyi1amRiEZyU5ctFVxGNXxkpAZD1",
-    Slot.TZ2: "spsk22qp66ANUTMpXy52ZETW7sx25PCKVafh75JDHQYccSHibPFNox",
-    Slot.TZ3: "p2sk3QRdMLDkzvGCqcVyc3CZfnzESS2BJ5ocpHAqNJdSDXbKJW9RUB",
-}
-"""Secret keys for tests, from a published mnemonic: never for funds."""
 SKETCH_POLICY = {
     Slot.AUTH: (0x03,),
     Slot.TZ1: (0x03,),
@@ -70,9 +52,7 @@ _POLICY_SIZE = _TEZOS_OPERATIONS + 0x22
 _BUFFER = _POLICY + len(Slot) * _POLICY_SIZE
 _MEMORY = _BUFFER + FRAME_BUFFER
 _FATAL_FITNESS_LENGTH = 0x8000
-
-_ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
-_DIGEST_GIVEN = ec.ECDSA(Prehashed(SHA256()))
+_NONCE = 0x7E210  # of a random generator that has failed
 
 
 class _Refusal(Exception):
@@ -92,70 +72,6 @@ class Answer:
     seconds: float
 
 
-class SoftKey:
-    """A secret key and what the device does with it, on 32-byte digests."""
-
-    def __init__(self, curve: Curve, secret: bytes) -> None:
-        self.curve = curve
-        self._ed25519 = SigningKey(secret)
-        kind = ec.SECP256K1() if curve is Curve.SECP256K1 else ec.SECP256R1()
-        self._elliptic = ec.derive_private_key(int.from_bytes(secret, "big"), kind)
-
-    @classmethod
-    def parse(cls, text: str) -> "SoftKey":
-        """Read an unencrypted `edsk…` (seed), `spsk…` or `p2sk…`."""
-        kind, secret = base58check.decode(text)
-        return cls({v: k for k, v in _SECRET_TYPES.items()}[kind], secret)
-
-    @property
-    def public(self) -> bytes:
-        """The raw public key: 32 bytes, or 64 for an uncompressed point."""
-        if self.curve is Curve.ED25519:
-            return bytes(self._ed25519.verify_key)
-        point = self._elliptic.public_key()
-        return point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
-
-    @property
-    def compressed(self) -> bytes:
-        """The public key as addresses are made of it: 32 bytes, or a 33-byte point."""
-        return _compressed(self.curve, self.public)
-
-    def sign(self, hashed: bytes) -> bytes:
-        """64 bytes; ECDSA with a random nonce, low-s for secp256k1 only."""
-        if self.curve is Curve.ED25519:
-            return self._ed25519.sign(hashed).signature
-        r, s = decode_dss_signature(self._elliptic.sign(hashed, _DIGEST_GIVEN))
-        raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
-        return Signature(self.curve, raw).low_s().data
-
-    def verifies(self, hashed: bytes, raw: bytes) -> bool:
-        """As lenient as the device: any s of an ECDSA signature, S + L of Ed25519."""
-        if self.curve is Curve.ED25519:
-            scalar = int.from_bytes(raw[32:], "little") % _ED25519_ORDER
-            try:
-                self._ed25519.verify_key.verify(hashed, raw[:32] + scalar.to_bytes(32, "little"))
-            except BadSignatureError:
-                return False
-            return True
-        signature = Signature(self.curve, raw)
-        der = encode_dss_signature(signature.r, signature.s)
-        try:
-            self._elliptic.public_key().verify(der, hashed, _DIGEST_GIVEN)
-        except InvalidSignature:
-            return False
-        return True
-
-
-def _compressed(curve: Curve, raw: bytes) -> bytes:
-    return raw if curve is Curve.ED25519 else bytes([2 + raw[-1] % 2]) + raw[:32]
-
-
-_SECRET_TYPES = {
-    Curve.ED25519: base58check.Base58Type.EDSK,
-    Curve.SECP256K1: base58check.Base58Type.SPSK,
-    Curve.P256: base58check.Base58Type.P2SK,
-}
-
 # Seconds of the host build of the firmware; a board is no faster.
 _GET_PK_SECONDS = 0.028
 _ADDRESS_SECONDS = 0.128
@@ -168,7 +84,8 @@ class Firmware:
     """The device behind its serial port: one packet in, one answer out.
 
     `failing` names the calls to the secure element that fail: `begin`,
-    `read_slot`, `session_key`, `encrypted_read`, `decrypt`, `sign`, `random`.
+    `read_slot`, `session_key`, `encrypted_read`, `decrypt`, `sign`, `verify`, and, not
+    noticed by the device, `random` (no signature is made) and `nonce` (it repeats itself).
     With `noisy`, such a failure also prints `15` and a line end, as the
     library of the chip does.
     """
@@ -193,7 +110,6 @@ class Firmware:
         self.crashed = False
         self._printed = b""
         self._param3 = 0
-        self._data_length = 0
         memory = self._memory = bytearray(_MEMORY)
         for slot in Slot:
             at = _POLICY + slot * _POLICY_SIZE
@@ -240,7 +156,6 @@ class Firmware:
         if len(packet) > 8:  # else it keeps the value of an earlier packet
             self._param3 = int.from_bytes(packet[5:7], "little")
         data = packet[7:-2]
-        self._data_length = len(data)
         self._store(_DATA, data.ljust(FRAME_BUFFER, b"\x00"))
         match opcode:
             case Opcode.GET_PK:
@@ -270,17 +185,17 @@ class Firmware:
         curve, raw = CURVES[slot], self.keys[slot].public
         if "read_slot" in self.failing:  # not noticed: what is in the buffer passes for a key
             raw = self._load(_BUFFER, len(raw))
-        compressed = _compressed(curve, raw)
+        short = compressed(curve, raw)
         match key_format:
             case KeyFormat.RAW:
                 return raw, _GET_PK_SECONDS
             case KeyFormat.COMPRESSED:
-                return compressed, _GET_PK_SECONDS
+                return short, _GET_PK_SECONDS
             case KeyFormat.BASE58CHECK:
-                text = base58check.encode(KEY_TYPES[curve], compressed)
+                text = base58check.encode(KEY_TYPES[curve], short)
                 return text.encode("ascii"), _GET_PK_SECONDS
             case _:
-                return str(PublicKeyHash.of_key(curve, compressed)).encode(), _ADDRESS_SECONDS
+                return str(PublicKeyHash.of_key(curve, short)).encode(), _ADDRESS_SECONDS
 
     def _sign(self, slot: Slot, mode: int, data: bytes) -> bytes:
         if mode not in set(MessageMode):
@@ -322,7 +237,7 @@ class Firmware:
             self._chip("read_slot", Status.KEY_UNREADABLE)
         if slot is Slot.TZ2 and "random" in self.failing:  # not noticed: stack bytes
             return self._load(_BUFFER, SIGNATURE_LENGTH)
-        return self.keys[slot].sign(hashed)
+        return self.keys[slot].sign(hashed, _NONCE if "nonce" in self.failing else None)
 
     def _chip(self, call: str, status: Status) -> None:
         if call in self.failing:
@@ -374,6 +289,8 @@ class Firmware:
         hashed = self._hashed(mode, message, Status.NO_SUCH_MODE)
         self._chip("begin", Status.CHIP_FAILED)
         self._chip("read_slot", Status.KEY_UNREADABLE)
+        if "verify" in self.failing and CURVES[slot] is Curve.P256:
+            return b"\x00"  # the chip failed, which looks like a bad signature
         return bytes([self.keys[slot].verifies(hashed, raw)])
 
     def _store(self, at: int, data: bytes) -> None:

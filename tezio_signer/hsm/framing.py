@@ -178,10 +178,10 @@ def reply(body: bytes) -> bytes:
     return _packet(body)
 
 
-def parse_reply(data: bytes) -> bytes | None:
-    """The body of exactly one reply packet; None while bytes are missing.
+def split_reply(data: bytes) -> tuple[bytes, bytes] | None:
+    """The body of the first reply packet, and the bytes behind it; None while bytes are missing.
 
-    :raises FramingError: as soon as the bytes cannot be one packet and nothing else.
+    :raises FramingError: as soon as the bytes cannot begin with a packet.
     """
     if len(data) < 2:
         return None
@@ -190,11 +190,9 @@ def parse_reply(data: bytes) -> bytes | None:
         raise FramingError(f"a reply that announces {length} bytes")
     if len(data) < length:
         return None
-    if len(data) > length:
-        raise FramingError(f"{len(data) - length} bytes behind the reply")
-    if crc16(data[:-2]) != int.from_bytes(data[-2:], "little"):
+    if crc16(data[: length - 2]) != int.from_bytes(data[length - 2 : length], "little"):
         raise FramingError("a reply with a wrong CRC")
-    return data[2:-2]
+    return data[2 : length - 2], data[length:]
 
 
 def key_from(slot: Slot, body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import START
 from tezio_signer.reactors import Reactor
 
@@ -102,22 +102,31 @@ class SerialLine:
         self._cancel_timer()
         packet = bytes(self._packet)
         self._packet.clear()
-        answer = self._firmware.execute(packet)
+        self._step = self._busy
+        answer = self._perform(packet)
         if answer is None:
-            self._step = self._find_start
+            self._listen()
             return
         seconds = answer.seconds if self._latency is None else self._latency
 
         def answer_now() -> None:
-            self._write(answer.packet)
-            self._step = self._find_start
-            self._advance()
+            self._deliver(answer.packet)
+            self._listen()
 
-        self._step = self._busy
         if seconds:
             self._timer = self._clock.callLater(seconds, answer_now)
         else:
             answer_now()
+
+    def _perform(self, packet: bytes) -> Answer | None:
+        return self._firmware.execute(packet)
+
+    def _deliver(self, packet: bytes) -> None:
+        self._write(packet)
+
+    def _listen(self) -> None:
+        self._step = self._find_start
+        self._advance()
 
     def _limit(self, step: Callable[[], bool]) -> None:
         """Read on with `step`, and execute what has come when the time is over."""
@@ -181,7 +190,9 @@ class Simulator(Service):
         firmware: Firmware,
         latency: float | None = None,
         link: str | None = None,
+        serial_number: str = "simulated",
     ) -> None:
+        self.serial_number = serial_number
         self._reactor = reactor
         self.firmware = firmware
         self._latency = latency
@@ -191,18 +202,28 @@ class Simulator(Service):
 
     def startService(self) -> None:
         super().startService()
+        self.plug_in()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self.unplug()
+        if self._link is not None and os.path.islink(self._link):
+            os.unlink(self._link)
+
+    def plug_in(self) -> None:
+        """Appear, under another name than before."""
         master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
         self._pty = _Pty(self._reactor, master, self._received)
-        self._line = SerialLine(self.firmware, self._reactor, self._pty.write, self._latency)
+        self._line = self._make_line(self._pty.write)
         if self._link is not None:
             _replace_link(self.port, self._link)
 
-    def stopService(self) -> None:
-        super().stopService()
-        if self._link is not None and os.path.islink(self._link):
-            os.unlink(self._link)
+    def unplug(self) -> None:
+        """Vanish: the host gets a hang-up, and what was being done is not answered."""
+        if self.port is None:
+            return
         self._line.stop()
         self._pty.stopReading()
         self._pty.stopWriting()
@@ -213,7 +234,10 @@ class Simulator(Service):
 
     def boards(self) -> list[Board]:
         """Where this device is plugged in, if it is."""
-        return [] if self.port is None else [Board(self.port, "simulated")]
+        return [] if self.port is None else [Board(self.port, self.serial_number)]
+
+    def _make_line(self, write: Callable[[bytes], None]) -> SerialLine:
+        return SerialLine(self.firmware, self._reactor, write, self._latency)
 
     def _received(self, data: bytes) -> None:
         self.observer(data)

@@ -58,7 +58,8 @@ def decode(text: str) -> tuple[Base58Type, bytes]:
 
     :raises ValueError: if the alphabet, the checksum, the prefix or the length is wrong.
     """
-    if not text or len(text) > _LONGEST_TEXT or not text.isascii():
+    # base58 itself would take white space behind the text.
+    if not (text.isascii() and text.isalnum()) or len(text) > _LONGEST_TEXT:
         raise ValueError("not a Base58Check text")
     try:
         raw = base58.b58decode_check(text)

@@ -151,10 +151,10 @@ class PublicKey:
     @classmethod
     def of(cls, curve: Curve, data: bytes) -> Self:
         """The key of these bytes; raises ValueError if they are no point of the curve."""
+        if curve not in KEY_TYPES or len(data) != KEY_TYPES[curve].value.length:
+            raise ValueError(f"no {curve.name} public key: {len(data)} bytes")
         if curve in _ELLIPTIC:
             ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[curve](), data)
-        elif len(data) != 32:
-            raise ValueError("an Ed25519 public key has 32 bytes")
         return cls(curve, data)
 
     def __str__(self) -> str:
@@ -171,7 +171,7 @@ class PublicKey:
         A typed signature is only good for a key of its type, and secp256k1 has
         to be in low-s form, as libsecp256k1 demands.
         """
-        if signature.curve not in (None, self.curve):
+        if signature.curve not in (None, self.curve) or len(signature.data) != 64:
             return False
         if self.curve is Curve.ED25519:
             return self._verifies_ed25519(digest(message), signature)

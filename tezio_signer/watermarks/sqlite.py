@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
@@ -29,8 +29,15 @@ CREATE TABLE marks (
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, NULL)"
 _KEEP_SIGNATURE = """
 UPDATE marks SET signature = ? WHERE chain_id = ? AND key = ? AND operation = ?
-AND level = ? AND round = ? AND payload_hash = ?
+AND level = ? AND round = ? AND payload_hash = ? AND signature IS NULL
 """
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_RESCUE = (
+    "; set high_water_marks to the highest level that was signed, move the file away and run: "
+    "tezio-signer watermarks init"
+)
 
 
 class StoreError(Exception):
@@ -42,7 +49,8 @@ def _errors(path: Path | None) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"watermark store {path or 'in memory'}: {error}") from error
+        rescue = _RESCUE if getattr(error, "sqlite_errorcode", None) in _DAMAGE else ""
+        raise StoreError(f"watermark store {path or 'in memory'}: {error}{rescue}") from error
 
 
 def create(path: Path) -> None:
@@ -55,6 +63,7 @@ def create(path: Path) -> None:
         raise StoreError(f"watermark store {path} cannot be created: {error.strerror}") from error
     with _errors(path):
         connection = _connect(path)
+        connection.execute("PRAGMA journal_mode = WAL")
         _lay_out(connection)
         connection.close()
         directory = os.open(path.parent, os.O_RDONLY)
@@ -69,7 +78,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # opened in one thread, used by one writer thread
     )
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
@@ -86,14 +94,20 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != APPLICATION_ID:
-        raise StoreError(f"{path} is not a watermark store of Tezio Signer")
+        raise StoreError(
+            f"{path} is not a watermark store of Tezio Signer; name another in watermarks.store"
+        )
     if version != SCHEMA_VERSION:
         raise StoreError(
-            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}"
+            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}; "
+            "use the version of Tezio Signer that wrote it"
         )
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
+        found = "it is cut off"
     if found != "ok":
-        raise StoreError(f"watermark store {path} is damaged: {found}")
+        raise StoreError(f"watermark store {path} is damaged: {' '.join(found.split())}{_RESCUE}")
 
 
 def read(path: Path) -> dict[MarkId, Mark]:
@@ -122,16 +136,20 @@ class SqliteStore:
             )
             _lay_out(self._connection)
             return
-        if not path.exists():
-            raise StoreError(
-                f"watermark store {path} does not exist; create it with: "
-                "tezio-signer watermarks init"
-            )
-        if not shared:
-            self._lock = _lock(path)
-        with _errors(path):
+        with _errors(path), ExitStack() as undoing:
+            if not path.exists():
+                raise StoreError(
+                    f"watermark store {path} does not exist; create it with: "
+                    "tezio-signer watermarks init"
+                )
+            if not shared:
+                self._lock = _lock(path)
+                undoing.callback(os.close, self._lock)
             self._connection = _connect(path)
+            undoing.callback(self._connection.close)
             _check(self._connection, path)
+            self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
+            undoing.pop_all()
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
@@ -145,27 +163,28 @@ class SqliteStore:
                     for chain_id, key, operation, level, round_, payload_hash, signature in rows
                 }
             except (ValueError, KeyError) as error:
-                raise StoreError(f"watermark store {self._path} is damaged: {error}") from error
+                raise StoreError(
+                    f"watermark store {self._path} is damaged: {error}{_RESCUE}"
+                ) from error
 
     def keep(self, mark_id: MarkId, mark: Mark) -> None:
         """Write the position of a mark; it is on the disk when this returns."""
-        self._write(_KEEP, *_columns(mark_id), *_position(mark))
+        with _errors(self._path):
+            self._connection.execute(_KEEP, (*_columns(mark_id), *_position(mark)))
 
     def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
-        """Add the signature to a mark, unless the mark has moved on meanwhile.
+        """Add the signature to a mark, unless it has one or has moved on meanwhile.
 
         It survives a crash of the process, but is not synced: after a power cut the
         signature may be missing, never the position, and the same payload is signed anew.
         """
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        try:
-            self._write(_KEEP_SIGNATURE, str(mark.signature), *_columns(mark_id), *_position(mark))
-        finally:
-            self._connection.execute("PRAGMA synchronous = FULL")
-
-    def _write(self, statement: str, *values: str | int | bytes) -> None:
         with _errors(self._path):
-            self._connection.execute(statement, values)
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                values = str(mark.signature), *_columns(mark_id), *_position(mark)
+                self._connection.execute(_KEEP_SIGNATURE, values)
+            finally:
+                self._connection.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -185,7 +204,8 @@ def _position(mark: Mark) -> tuple[int, int, bytes]:
 
 def _lock(path: Path) -> int:
     """Lock a file beside the store; SQLite's own locks would go with any closed descriptor."""
-    beside = path.with_name(f"{path.name}.lock")
+    real = path.resolve()  # one lock, whatever links lead here
+    beside = real.with_name(f"{real.name}.lock")
     try:
         lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -194,5 +214,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise StoreError(f"watermark store {path} is in use by another daemon") from error
+        raise StoreError(
+            f"watermark store {path} is in use by another daemon; stop it first"
+        ) from error
     return lock

@@ -1,0 +1,101 @@
+"""A signer with any number of simulated HSMs, for the campaigns."""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from resource import getpagesize
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from tests.stand import Client, ImmediateWriter, reactor, settings_with
+from tests.vectors import TZ1, TZ2, TZ3
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.httpsite import SignerSite
+from tezio_signer.resource import SignerResource
+from tezio_signer.serialhsm import Timing, open_port
+from tezio_signer.signer import Signer
+from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.sqlite import SqliteStore
+
+_Result = TypeVar("_Result")
+
+
+class Rig:
+    """Simulated HSMs on pseudo-terminals, and a signer on loopback that uses them all."""
+
+    def __init__(
+        self, hsms: Sequence[Simulator], timing: Timing | None = None, patience: float = 2.0
+    ) -> None:
+        self.hsms = hsms
+        self.pool = HsmPool(
+            reactor,
+            self._boards,
+            partial(open_port, reactor),
+            patience=patience,
+            timing=timing or Timing(),
+        )
+        settings = settings_with()
+        watermarks = Watermarks(partial(SqliteStore, None), ImmediateWriter, settings.floors)
+        self._services = [*hsms, watermarks, self.pool]
+        self._signer = Signer(settings, self.pool, watermarks, reactor)
+
+    def _boards(self) -> list[Board]:
+        return [board for hsm in self.hsms for board in hsm.boards()]
+
+    async def start(self) -> Client:
+        """Start everything; a client of it."""
+        for service in self._services:
+            service.startService()
+        site = SignerSite(SignerResource(self._signer).app.resource())
+        self._port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.public_keys = {key: str(await self.pool.public_key(key)) for key in (TZ1, TZ2, TZ3)}
+        await self.all_ready()
+        return Client(self._port.getHost().port)
+
+    async def all_ready(self, seconds: float = 5.0) -> bool:
+        """Wait until all HSMs are in use; False if they are not in this time."""
+        until = reactor.seconds() + seconds
+        while len(self.pool.devices) < len(self.hsms) or not all(
+            device.ready for device in self.pool.devices.values()
+        ):
+            if reactor.seconds() > until:
+                return False
+            await self.pool.changed(0.1)
+        return True
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        await self._port.stopListening()
+        for service in reversed(self._services):
+            service.stopService()
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * getpagesize()
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def run(campaign: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Run a campaign in the reactor."""
+    results: list[_Result] = []
+
+    async def collect() -> None:
+        results.append(await campaign())
+
+    try:
+        react(lambda _: Deferred.fromCoroutine(collect()))
+    except SystemExit as ended:
+        if not results:
+            sys.exit(ended.code)
+    return results[0]

@@ -1,0 +1,112 @@
+"""Which serial ports are taken for boards."""
+
+from collections.abc import Iterable
+
+from serial.tools.list_ports_common import ListPortInfo
+from twisted.trial.unittest import SynchronousTestCase
+
+from tezio_signer.hsm import boards
+from tezio_signer.hsm.boards import Board, BoardSelector, find_boards
+
+MKR_WIFI_1010 = 0x8054
+NANO_33_IOT = 0x8057
+MKR_IN_BOOT_LOADER = 0x0054
+NANO_IN_BOOT_LOADER = 0x0057
+ARDUINO = 0x2341
+
+
+def port(
+    device: str, vendor: int | None, product: int | None, serial_number: str | None
+) -> ListPortInfo:
+    """A serial port as pyserial describes it."""
+    info = ListPortInfo(device, skip_link_detection=True)
+    info.vid, info.pid, info.serial_number = vendor, product, serial_number
+    return info
+
+
+MKR = port("/dev/ttyACM1", ARDUINO, MKR_WIFI_1010, "A1")
+NANO = port("/dev/ttyACM0", ARDUINO, NANO_33_IOT, "B2")
+OTHERS = (
+    port("/dev/ttyS0", None, None, None),  # of the machine's own board
+    port("/dev/ttyUSB0", 0x0403, 0x6001, "FT1"),  # an adapter
+    port("/dev/ttyUSB1", 0x1A86, 0x7523, None),  # an adapter without a serial number
+    port("/dev/ttyACM2", ARDUINO, 0x0043, "U3"),  # an Arduino Uno
+    port("/dev/ttyACM3", 0x239A, MKR_WIFI_1010, "X4"),  # the number of another vendor
+    port("/dev/ttyACM4", ARDUINO, MKR_IN_BOOT_LOADER, "A5"),
+    port("/dev/ttyACM5", ARDUINO, NANO_IN_BOOT_LOADER, "B6"),
+)
+
+
+class FindBoardsTests(SynchronousTestCase):
+    """Boards that are found, and ports that are left alone."""
+
+    def found(
+        self, ports: Iterable[ListPortInfo], *selectors: BoardSelector
+    ) -> list[tuple[str, str | None]]:
+        """The ports and serial numbers of the boards that are found among some ports."""
+        self.patch(boards, "comports", lambda: list(ports))
+        return [(board.port, board.serial_number) for board in find_boards(selectors)]
+
+    def test_every_board(self) -> None:
+        """Without a choice, every board is found, in the order of the ports."""
+        self.assertEqual(
+            self.found((MKR, NANO), BoardSelector()),
+            [("/dev/ttyACM0", "B2"), ("/dev/ttyACM1", "A1")],
+        )
+
+    def test_other_ports(self) -> None:
+        """Ports of other things, and boards in their boot loader, are left alone."""
+        self.assertEqual(self.found(OTHERS, BoardSelector()), [])
+
+    def test_nothing_plugged_in(self) -> None:
+        """Nothing is found where nothing is."""
+        selectors = (BoardSelector(), BoardSelector(serial_number="A1"))
+        self.assertEqual(self.found((), *selectors), [])
+
+    def test_serial_number(self) -> None:
+        """A serial number chooses its board, wherever it is plugged in."""
+        self.assertEqual(
+            self.found((MKR, NANO, *OTHERS), BoardSelector(serial_number="A1")),
+            [("/dev/ttyACM1", "A1")],
+        )
+        self.assertEqual(self.found((MKR, NANO), BoardSelector(serial_number="C3")), [])
+
+    def test_serial_number_in_boot_loader(self) -> None:
+        """A board in its boot loader is left alone, although its serial number is chosen."""
+        for serial_number in ("A5", "B6"):
+            self.assertEqual(self.found(OTHERS, BoardSelector(serial_number=serial_number)), [])
+
+    def test_board_without_serial_number(self) -> None:
+        """A board that says no serial number is found, but not by one."""
+        nameless = port("/dev/ttyACM0", ARDUINO, NANO_33_IOT, None)
+        self.assertEqual(self.found((nameless,), BoardSelector()), [("/dev/ttyACM0", None)])
+        self.assertEqual(self.found((nameless,), BoardSelector(serial_number="A1")), [])
+
+    def test_port(self) -> None:
+        """A port of the configuration is taken as it is, without a look at what is plugged in."""
+
+        def unwanted() -> list[ListPortInfo]:
+            raise AssertionError("ports were searched")
+
+        self.patch(boards, "comports", unwanted)
+        selectors = (BoardSelector(port="/dev/tezio"), BoardSelector(port="/dev/ttyACM7"))
+        self.assertEqual(find_boards(selectors), [Board("/dev/tezio"), Board("/dev/ttyACM7")])
+        self.assertEqual(find_boards(()), [])
+
+    def test_several_choices(self) -> None:
+        """Several choices add up, each board once."""
+        self.assertEqual(
+            self.found(
+                (MKR, NANO, *OTHERS),
+                BoardSelector(serial_number="B2"),
+                BoardSelector(port="/dev/tezio"),
+                BoardSelector(serial_number="A1"),
+                BoardSelector(),
+            ),
+            [("/dev/tezio", None), ("/dev/ttyACM0", "B2"), ("/dev/ttyACM1", "A1")],
+        )
+
+    def test_names(self) -> None:
+        """A board is named by its port, and its serial number if it has one."""
+        self.assertEqual(str(Board("/dev/ttyACM0", "B2")), "B2 at /dev/ttyACM0")
+        self.assertEqual(str(Board("/dev/tezio")), "/dev/tezio")

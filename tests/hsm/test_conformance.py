@@ -1,0 +1,34 @@
+"""The promises of a Tezio HSM, held against the simulated device and against a board."""
+
+import os
+
+from twisted.trial.unittest import TestCase
+
+from tests.hsm.conformance import Conversation, DeviceConformance
+from tests.stand import reactor
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+
+BOARD = os.environ.get("TEZIO_HSM_PORT")
+
+
+class SimulatorConformanceTests(DeviceConformance, TestCase):
+    """The simulated device."""
+
+    def setUp(self) -> None:
+        simulator = Simulator(reactor, Firmware(), 0)
+        simulator.startService()
+        self.addCleanup(simulator.stopService)
+        assert simulator.port is not None
+        self.conversation = Conversation(simulator.port)
+        self.addCleanup(self.conversation.close)
+
+
+if BOARD is not None:
+
+    class BoardConformanceTests(DeviceConformance, TestCase):
+        """The board at the port that TEZIO_HSM_PORT names."""
+
+        def setUp(self) -> None:
+            self.conversation = Conversation(str(BOARD))
+            self.addCleanup(self.conversation.close)

@@ -1,0 +1,44 @@
+"""PyTezos, another implementation of Tezos, verifies what the signer signs."""
+
+import json
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from tests.interop.processes import installed, run, start_simulated_signer
+from tests.vectors import PAYLOADS, TZ1, TZ2, TZ3
+from tezio_signer.tezos.keys import PublicKeyHash
+
+_VERIFY = Path(__file__).parent / "pytezos_verify.py"
+
+
+class PyTezosTests(TestCase):
+    """Signatures over HTTP, verified with libsodium, libsecp256k1 and fastecdsa."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.python = installed("pytezos", "bin", "python")
+
+    async def test_signatures_verify(self) -> None:
+        """PyTezos accepts our signatures with every curve, and none for a changed payload."""
+        cases: list[tuple[PublicKeyHash, str]] = [
+            (TZ1, "transfer"),
+            (TZ2, "transfer"),
+            (TZ3, "transfer"),
+            (TZ3, "block_unlocked_nononce_on"),
+            (TZ3, "preatt"),
+            (TZ3, "att"),
+        ]
+        signer = await start_simulated_signer(self)
+        asked, expected = [], []
+        for key, name in cases:
+            payload = PAYLOADS[name]
+            public_key = json.loads((await signer.request("GET", f"/keys/{key}")).body)
+            signature = json.loads((await signer.sign(key, payload)).body)
+            changed = payload[:-1] + bytes([payload[-1] ^ 1])
+            for data, verifies in ((payload, True), (changed, False)):
+                asked.append({**public_key, **signature, "payload": data.hex()})
+                expected.append({"key_hash": str(key), "verifies": verifies})
+        results = json.loads(await run(self, [self.python, str(_VERIFY), json.dumps(asked)]))
+        self.assertEqual(results, expected)

@@ -1,0 +1,164 @@
+"""The daemon under supervisord, with the configuration file that is shipped for it."""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import tempfile
+from configparser import RawConfigParser
+from pathlib import Path
+
+from twisted.internet import error
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from tests.interop.processes import (
+    PATIENCE,
+    ROOT,
+    command,
+    run,
+    start,
+    start_signer_command,
+    twistd_script,
+)
+from tests.stand import Answer, Client, reactor
+from tests.vectors import TZ3, block
+
+_SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"
+_PROGRAM = "program:tezio-signer"
+
+# Includes what is shipped as it is, and after it what differs on this machine.
+_SUPERVISORD = """
+[supervisord]
+nodaemon=true
+pidfile={root}/supervisord.pid
+logfile={root}/supervisord.log
+childlogdir={root}
+
+[unix_http_server]
+file={root}/supervisor.sock
+
+[supervisorctl]
+serverurl=unix://{root}/supervisor.sock
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[include]
+files = {shipped} {root}/tezio-signer.local.conf
+"""
+_CONFIGURATION = """
+policy: {{signing_keys: {{{key}: {{allowed_ops: [block], auth_req: False}}}}}}
+hsms: [{{port: {root}/hsm}}]
+listen: {{http: ["tcp:{port}:interface=127.0.0.1"]}}
+watermarks: {{store: "sqlite:{root}/var/lib/tezio-signer/watermarks.sqlite"}}
+"""
+
+
+def _local_lines(root: Path) -> str:
+    """The shipped lines with paths, moved below a directory, and the user of these tests."""
+    shipped = RawConfigParser()
+    shipped.read(_SHIPPED)
+    lines = [f"[{_PROGRAM}]", f"user={pwd.getpwuid(os.getuid()).pw_name}"]
+    for name, value in shipped[_PROGRAM].items():
+        moved = re.sub("/(opt|etc|var)/", rf"{root}/\1/", value)
+        if moved != value:
+            lines.append(f"{name}={moved}")
+    return "\n".join(lines)
+
+
+class SupervisorTests(TestCase):
+    """A signer under supervisord, with a simulated HSM in a process of its own."""
+
+    timeout = 60
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.supervisorctl = command("supervisorctl")
+        # Not in the directory of the test: the path of a Unix socket has to be short.
+        root = Path(tempfile.mkdtemp(prefix="tezio-"))
+        self.addCleanup(shutil.rmtree, root)
+        self.main_file = root / "supervisord.conf"
+        self.main_file.write_text(_SUPERVISORD.format(root=root, shipped=_SHIPPED))
+        (root / "tezio-signer.local.conf").write_text(_local_lines(root))
+        twistd = root / "opt" / "tezio-signer" / "bin" / "twistd"
+        config = root / "etc" / "tezio-signer" / "config.yaml"
+        for directory in (twistd.parent, config.parent, root / "var" / "lib" / "tezio-signer"):
+            directory.mkdir(parents=True)
+        self.log = root / "var" / "log" / "supervisor" / "tezio-signer.log"
+        self.log.parent.mkdir(parents=True)
+        twistd.write_text(twistd_script())
+        twistd.chmod(0o755)
+        self.client = Client(self.free_port())
+        config.write_text(_CONFIGURATION.format(root=root, key=TZ3, port=self.client.port))
+        hsm = start_signer_command(self, "simulate", "--latency", "0", "--link", f"{root}/hsm")
+        await hsm.says("simulated HSM at")
+        init = start_signer_command(self, "watermarks", "init", "--config", str(config))
+        await init.says("created ")
+        arguments = [command("supervisord"), "-c", str(self.main_file)]
+        if os.geteuid() == 0:  # with the rights of any other user, as where it is installed
+            arguments = [command("setpriv"), "--bounding-set=-all", *arguments]
+        self.supervisord = start(self, arguments)
+
+    def free_port(self) -> int:
+        """A port that nobody else gets while the test runs, but on which we can listen."""
+        bound = socket.socket()
+        self.addCleanup(bound.close)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+    async def running(self) -> int:
+        """The process id of the daemon that supervisord has started, once it serves its key.
+
+        This asks again and again, because supervisord knows that the process runs, and
+        not that it listens; what the daemon says goes into the log file.
+        """
+        spawned = await self.supervisord.says(r"spawned: 'tezio-signer' with pid (\d+)\n")
+        deadline = reactor.seconds() + PATIENCE
+        while reactor.seconds() < deadline:
+            try:
+                answer = await self.client.request("GET", f"/keys/{TZ3}")
+            except error.ConnectionRefusedError:
+                pass
+            else:
+                if answer.status == 200:
+                    return int(spawned[1])
+            await deferLater(reactor, 0.05)
+        raise AssertionError(f"the signer does not serve its key:\n{self.log.read_text()}")
+
+    async def sign_block(self, payload_byte: int) -> Answer:
+        """Ask for one of the blocks at one level and round."""
+        return await self.client.sign(TZ3, block(7_000_000, 0, payload_byte))
+
+    async def test_killed(self) -> None:
+        """The watermark survives SIGKILL: the same block, the same signature; no other block."""
+        first_process = await self.running()
+        before = await self.sign_block(0x41)
+        self.assertEqual(before.status, 200, before.body)
+        await self.supervisord.says("tezio-signer entered RUNNING state")
+        os.kill(first_process, signal.SIGKILL)
+        await self.supervisord.says("exited: tezio-signer .terminated by SIGKILL")
+        self.assertNotEqual(await self.running(), first_process)
+        again = await self.sign_block(0x41)
+        self.assertEqual((again.status, again.body), (200, before.body))
+        other = await self.sign_block(0x42)
+        self.assertEqual(other.status, 409)
+        self.assertIn(b"already signed with different data", other.body)
+
+    async def test_stopped(self) -> None:
+        """`supervisorctl stop` ends it by SIGTERM, in good order, and it stays stopped."""
+        await self.running()
+        said = await self.ask_supervisorctl("stop", "tezio-signer")
+        self.assertEqual(said, "tezio-signer: stopped\n")
+        # With this signal twistd ends itself, after all services have stopped.
+        await self.supervisord.says(r"stopped: tezio-signer \(terminated by SIGTERM\)\n")
+        self.assertIn("Server Shut Down.", self.log.read_text())
+        with self.assertRaises(error.ConnectionRefusedError):
+            await self.client.request("GET", "/")
+
+    async def ask_supervisorctl(self, *arguments: str) -> str:
+        """What a supervisorctl command says."""
+        return await run(self, [self.supervisorctl, "-c", str(self.main_file), *arguments])

@@ -1,0 +1,133 @@
+"""The HTTP server below the routes: bodies, paths and connections."""
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests import octezclient
+from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
+from tests.stand import Stand, parse_response
+from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
+
+LONGEST_BODY = 131_072
+PATH = b"/keys/%b" % str(TZ1).encode("ascii")
+TOO_LARGE = f"the request body is larger than {LONGEST_BODY} bytes"
+
+
+class ConnectionTests(SynchronousTestCase):
+    """One connection, whose bytes come and go as the test says."""
+
+    def setUp(self) -> None:
+        self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
+        channel = Stand().site.buildProtocol(self.transport.getPeer())
+        assert channel is not None
+        self.channel = channel
+        channel.makeConnection(self.transport)
+        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+
+    def _answers(self) -> bytes:
+        answers: bytes = self.transport.value()
+        return answers
+
+    def test_byte_by_byte(self) -> None:
+        """A request may come in as many pieces as it has bytes."""
+        for byte in octezclient.get("127.0.0.1", "/authorized_keys"):
+            self.assertEqual(self._answers(), b"")
+            self.channel.dataReceived(bytes([byte]))
+        self.assertEqual(parse_response(self._answers()).body, b"{}\n")
+        self.assertFalse(self.transport.disconnecting)
+
+    def test_one_after_the_other(self) -> None:
+        """Several requests on one connection are answered in order."""
+        self.channel.dataReceived(
+            octezclient.get("127.0.0.1", "/authorized_keys")
+            + octezclient.get("127.0.0.1", "/nowhere")
+            + octezclient.get("127.0.0.1", "/known_keys")
+        )
+        answers = self._answers()
+        starts = [answers.index(text) for text in (b"{}\n", b"404 Not Found", b'{"known_keys"')]
+        self.assertEqual(starts, sorted(starts))
+
+    def test_too_large_is_said_at_once(self) -> None:
+        """The refusal does not wait for the body, and the connection ends with it."""
+        body = b"1" * (LONGEST_BODY + 1)
+        head = b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PATH, len(body))
+        self.channel.dataReceived(head)
+        answer = parse_response(self._answers())
+        self.assertEqual((answer.status, message_in(answer.body)), (413, TOO_LARGE))
+        self.assertEqual(answer.headers["connection"], "close")
+        self.channel.dataReceived(body[:-1])
+        self.assertFalse(self.transport.disconnecting)
+        self.transport.clear()
+        self.channel.dataReceived(body[-1:] + octezclient.get("127.0.0.1", "/"))
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual(self._answers(), b"")
+
+    def test_chunks_add_up(self) -> None:
+        """Chunks are counted together, and a body that grows too large is refused once."""
+        self.channel.dataReceived(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH)
+        chunk = b"8000\r\n%b\r\n" % bytes(0x8000)
+        for _ in range(LONGEST_BODY // 0x8000):
+            self.channel.dataReceived(chunk)
+        self.assertEqual(self._answers(), b"")
+        self.channel.dataReceived(chunk * 2 + b"0\r\n\r\n")
+        answer = parse_response(self._answers())
+        self.assertEqual((answer.status, message_in(answer.body)), (413, TOO_LARGE))
+        self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_endless_body(self) -> None:
+        """Who goes on sending after a refusal is cut off at 16 MiB."""
+        self.channel.dataReceived(
+            b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PATH, 1 << 40)
+        )
+        for _ in range(16):
+            self.channel.dataReceived(bytes(1 << 20))
+        self.assertFalse(self.transport.disconnected)
+        self.channel.dataReceived(b"\x00")
+        self.assertTrue(self.transport.disconnected)
+
+
+class BodyLimitTests(TestCase):
+    """The longest body."""
+
+    async def test_longest_body(self) -> None:
+        """A body of exactly the limit is read, one of a byte more is not."""
+        stand = Stand()
+        await stand.start(self)
+        text = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
+        for length, status in ((LONGEST_BODY, 200), (LONGEST_BODY + 1, 413)):
+            body = text.ljust(length)
+            for head, sent in (
+                (b"Content-Length: %d" % length, body),
+                (b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (length, body)),
+            ):
+                received = await stand.raw(
+                    b"POST %b HTTP/1.1\r\nConnection: close\r\n%b\r\n\r\n%b" % (PATH, head, sent)
+                )
+                answer = parse_response(received)
+                self.assertEqual((head, answer.status), (head, status))
+                if status == 200:
+                    signature = text_in(answer.body, "signature")
+                    self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["noop"], signature))
+
+
+class AccessLogTests(TestCase):
+    """What an access log would give away."""
+
+    async def test_no_query_in_the_log(self) -> None:
+        """An authentication signature, which is good for ever, is in no event of the log."""
+        stand = Stand()
+        await stand.start(self)
+        signature = AUTHENTICATION["signature"]
+        body = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
+        with capturedLogs() as events:
+            for path, status in ((f"/keys/{TZ1}", 200), ("/nowhere", 404), ("/keys/%ff", 400)):
+                answer = await stand.request("POST", f"{path}?authentication={signature}", body)
+                self.assertEqual((path, answer.status), (path, status))
+        self.assertNotEqual(events, [])
+        for event in events:
+            self.assertNotIn(signature, f"{formatEvent(event)} {event!r}")

@@ -1,0 +1,49 @@
+"""The settings that need no configuration file."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.vectors import TZ1, TZ2, TZ3
+from tezio_signer import config
+from tezio_signer.settings import Security
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.tezos.payload import Operation
+
+
+class BuiltInSettingsTests(SynchronousTestCase):
+    """What the simulated HSM is used for."""
+
+    def setUp(self) -> None:
+        self.settings = built_in_settings()
+
+    def test_test_keys(self) -> None:
+        """It signs with the published test keys only, baking operations with tz3 only."""
+        self.assertEqual(
+            {key: policy.allowed_ops for key, policy in self.settings.signing_keys.items()},
+            {
+                TZ1: {Operation.GENERIC},
+                TZ2: {Operation.GENERIC},
+                TZ3: {
+                    Operation.GENERIC,
+                    Operation.BLOCK,
+                    Operation.PREATTESTATION,
+                    Operation.ATTESTATION,
+                },
+            },
+        )
+
+    def test_this_machine_only(self) -> None:
+        """It is for this machine, without authentication and with no lasting watermarks."""
+        loopback = (ip_network("127.0.0.1"), ip_network("::1"))
+        self.assertEqual(self.settings.allowed_ips, loopback)
+        self.assertIsNone(self.settings.authorized)
+        self.assertIsNone(self.settings.store)
+        self.assertEqual(self.settings.security, Security(True, True, True, True))
+
+    def test_as_the_shipped_configuration(self) -> None:
+        """The shipped `config.yaml` allows the same."""
+        shipped = config.load(Path(__file__).parent.parent / "config.yaml")
+        for name in ("signing_keys", "security", "allowed_ips", "list_known_keys", "http"):
+            self.assertEqual(getattr(self.settings, name), getattr(shipped, name), name)

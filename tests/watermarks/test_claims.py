@@ -1,0 +1,481 @@
+"""Claims: decided in memory at once, and on the disk before a signature may leave."""
+
+import threading
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.stand import ImmediateWriter, reactor
+from tests.vectors import TZ1, TZ3, block, consensus
+from tezio_signer.errors import Conflict, StartupError, Unavailable
+from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
+from tezio_signer.tezos.payload import Baking, Operation, decode
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.claims import Claim, ThreadWriter, Watermarks, Writer
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore, StoreError
+
+BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
+FIRST = Signature(Curve.P256, b"\x01" * 64)
+SECOND = Signature(Curve.P256, b"\x02" * 64)
+
+
+class RecordingStore:
+    """A store in memory that tells what is written, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.marks: dict[MarkId, Mark] = {}
+        self.written: list[tuple[str, int]] = []
+        self.failing: set[str] = set()
+        self.closed = False
+
+    def _write(self, what: str, mark_id: MarkId, mark: Mark) -> None:
+        if what in self.failing:
+            raise StoreError("disk full")
+        self.written.append((what, mark.level))
+        self.marks[mark_id] = mark
+
+    def load(self) -> dict[MarkId, Mark]:
+        if "load" in self.failing:
+            raise StoreError("store is damaged")
+        return dict(self.marks)
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> None:
+        self._write("keep", mark_id, mark)
+
+    def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
+        self._write("signature", mark_id, mark)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class SlowWriter(ImmediateWriter):
+    """A writer whose work is done when the test says so."""
+
+    def __init__(self) -> None:
+        self._work: list[Callable[[], object]] = []
+
+    def run(self, work: Callable[[], Any]) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self._work.append(lambda: done.callback(None))
+        return done.addCallback(lambda _: work())
+
+    def work(self) -> None:
+        """Do all that was given, in order."""
+        work, self._work = self._work, []
+        for step in work:
+            step()
+
+
+class ClaimsTestCase(SynchronousTestCase):
+    """Has watermarks on a recording store."""
+
+    floors: dict[Operation, tuple[int, int]] = {}
+
+    def setUp(self) -> None:
+        self.store = RecordingStore()
+        self.watermarks = self.started()
+
+    def started(self, make_writer: Callable[[], Writer] = ImmediateWriter) -> Watermarks:
+        """Running watermarks on the store, as after a restart."""
+        watermarks = Watermarks(lambda: self.store, make_writer, self.floors)
+        watermarks.startService()
+        return watermarks
+
+    def claim(self, data: bytes, key: PublicKeyHash = TZ3) -> Claim:
+        """Claim the position of a payload."""
+        return self.watermarks.claim(key, cast(Baking, decode(data)), data)
+
+    def conflict(self, data: bytes, key: PublicKeyHash = TZ3) -> str:
+        """Why a payload cannot be claimed."""
+        return str(self.assertRaises(Conflict, self.claim, data, key))
+
+
+class ClaimTests(ClaimsTestCase):
+    """What a claim does to memory and disk."""
+
+    def test_claim(self) -> None:
+        """A claim writes position and payload hash, and is durable when that is done."""
+        claim = self.claim(block(5_000_000, 1))
+        self.assertIsNone(self.successResultOf(claim.durable))
+        self.assertIsNone(claim.signature)
+        recorded = "5b7b7652af6627fba54ac4bece77e357bcd355e27c9f5981a5c722b468bbc872"
+        self.assertEqual(self.store.marks, {BLOCK: Mark(5_000_000, 1, bytes.fromhex(recorded))})
+
+    def test_memory_before_disk(self) -> None:
+        """A position is taken before anything is written."""
+        writer = SlowWriter()
+        self.watermarks = self.started(lambda: writer)
+        claim = self.claim(block(100, 0))
+        self.assertIn("different data", self.conflict(block(100, 0, 0x41)))
+        self.assertIn("not above", self.conflict(block(99, 0)))
+        self.assertNoResult(claim.durable)
+        self.assertEqual(self.store.written, [])
+        writer.work()
+        self.successResultOf(claim.durable)
+        self.assertEqual(self.store.written, [("keep", 100)])
+
+    def test_order_of_writes(self) -> None:
+        """Marks and signatures are written in the order in which they came about."""
+        writer = SlowWriter()
+        self.watermarks = self.started(lambda: writer)
+        first = self.claim(block(100, 0))
+        kept = first.complete(FIRST)
+        second = self.claim(block(101, 0))
+        third = self.claim(block(102, 0))
+        done = gatherResults([kept, second.durable, third.durable])
+        writer.work()
+        self.successResultOf(done)
+        self.assertEqual(
+            self.store.written, [("keep", 100), ("signature", 100), ("keep", 101), ("keep", 102)]
+        )
+
+    def test_again_after_the_signature(self) -> None:
+        """The same payload again has the stored signature, and writes nothing."""
+        self.successResultOf(self.claim(block(100, 0)).complete(FIRST))
+        self.store.written.clear()
+        again = self.claim(block(100, 0))
+        self.assertEqual(again.signature, FIRST)
+        self.successResultOf(again.durable)
+        self.assertEqual(self.store.written, [])
+
+    def test_again_before_the_signature(self) -> None:
+        """The same payload without a signature is claimed, and committed, once more."""
+        self.claim(block(100, 0))
+        again = self.claim(block(100, 0))
+        self.assertIsNone(again.signature)
+        self.successResultOf(again.durable)
+        self.assertEqual(self.store.written, [("keep", 100), ("keep", 100)])
+
+    def test_marks_are_independent(self) -> None:
+        """Kinds of operation, keys and chains do not stand in each other's way."""
+        other_chain = block(100, 0).replace(bytes.fromhex("7a06a770"), bytes(4))
+        for data in (block(100, 0), other_chain, consensus("preatt", 100, 0)):
+            for key in (TZ1, TZ3):
+                self.successResultOf(self.claim(data, key).durable)
+        self.successResultOf(self.claim(consensus("att", 100, 0)).durable)
+        self.assertIn("different data", self.conflict(consensus("att_dal_5", 100, 0)))
+        self.assertEqual(len(self.store.marks), 7)
+
+
+class FloorTests(ClaimsTestCase):
+    """The floors of the configuration."""
+
+    floors = {Operation.BLOCK: (100, 2)}
+
+    def test_floor(self) -> None:
+        """A floor holds for its operation only, and nothing below it is written."""
+        self.assertIn("floor", self.conflict(block(100, 2)))
+        self.successResultOf(self.claim(consensus("att", 1, 0)).durable)
+        self.successResultOf(self.claim(block(100, 3)).durable)
+        self.assertEqual(self.store.written, [("keep", 1), ("keep", 100)])
+
+
+class FailingStoreTests(ClaimsTestCase):
+    """When the store fails, no signature leaves, and no position is given away twice."""
+
+    def test_failed_commit(self) -> None:
+        """A claim that cannot be written fails as unavailable, and stays."""
+        self.store.failing = {"keep"}
+        failure = self.failureResultOf(self.claim(block(100, 0)).durable, Unavailable)
+        self.assertEqual(failure.value.status, 502)
+        self.assertIn("disk full", str(failure.value))
+        self.assertIn("different data", self.conflict(block(100, 0, 0x41)))
+        self.assertIn("not above", self.conflict(block(99, 9)))
+
+    def test_commit_again(self) -> None:
+        """When the store works again, the same payload can be claimed, and is written."""
+        self.store.failing = {"keep"}
+        self.failureResultOf(self.claim(block(100, 0)).durable, Unavailable)
+        self.failureResultOf(self.claim(block(100, 0)).durable, Unavailable)
+        self.store.failing = set()
+        again = self.claim(block(100, 0))
+        self.successResultOf(again.durable)
+        self.successResultOf(again.complete(FIRST))
+        self.assertEqual(self.store.marks[BLOCK].level, 100)
+        self.assertEqual(self.store.marks[BLOCK].signature, FIRST)
+
+    def test_failed_signature_write(self) -> None:
+        """A signature that cannot be written is logged, and may leave all the same."""
+        claim = self.claim(block(100, 0))
+        self.store.failing = {"signature"}
+        with capturedLogs() as events:
+            self.assertIsNone(self.successResultOf(claim.complete(FIRST)))
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
+        self.assertIn("disk full", str(events[0]["error"]))
+        self.assertEqual(self.claim(block(100, 0)).signature, FIRST)
+
+    def test_faults_are_not_swallowed(self) -> None:
+        """What is no error of the store is passed on as it is."""
+
+        def keep(*_: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(self.store, "keep", keep)
+        self.failureResultOf(self.claim(block(100, 0)).durable, ZeroDivisionError)
+
+
+class ServiceTests(ClaimsTestCase):
+    """Starting and stopping."""
+
+    def test_restart(self) -> None:
+        """The marks and signatures of the store hold after a restart."""
+        self.successResultOf(self.claim(block(100, 0)).complete(FIRST))
+        self.claim(consensus("att", 7, 0))
+        self.watermarks.stopService()
+        self.watermarks = self.started()
+        self.assertEqual(self.claim(block(100, 0)).signature, FIRST)
+        self.assertIsNone(self.claim(consensus("att", 7, 0)).signature)
+        self.assertIn("different data", self.conflict(consensus("att_dal_5", 7, 0)))
+
+    def test_no_store(self) -> None:
+        """A store that cannot be opened or read ends start-up with its sentence."""
+
+        def missing() -> RecordingStore:
+            raise StoreError("the store does not exist")
+
+        watermarks = Watermarks(missing, ImmediateWriter, {})
+        error = self.assertRaises(StartupError, watermarks.startService)
+        self.assertEqual(str(error), "the store does not exist")
+        self.store.failing = {"load"}
+        error = self.assertRaises(StartupError, self.started)
+        self.assertEqual(str(error), "store is damaged")
+
+    def test_stop(self) -> None:
+        """The store is closed when the writer has ended."""
+        order = []
+
+        class Writing(ImmediateWriter):
+            def stop(writer) -> None:  # noqa: N805
+                order.append(("stopped", self.store.closed))
+
+        self.watermarks = self.started(Writing)
+        self.watermarks.stopService()
+        self.assertEqual(order, [("stopped", False)])
+        self.assertTrue(self.store.closed)
+
+
+class SignatureTests(SynchronousTestCase):
+    """Which signature is kept in memory and in the SQLite store."""
+
+    def setUp(self) -> None:
+        self.store = SqliteStore(None)
+        self.watermarks = Watermarks(lambda: self.store, ImmediateWriter, {})
+        self.watermarks.startService()
+        self.addCleanup(self.watermarks.stopService)
+
+    def claim(self, data: bytes) -> Claim:
+        """Claim the position of a block."""
+        return self.watermarks.claim(TZ3, cast(Baking, decode(data)), data)
+
+    def test_late_signature(self) -> None:
+        """The signature of a lower mark that comes late never replaces a higher mark."""
+        low, high = self.claim(block(100, 0)), self.claim(block(100, 1))
+        self.successResultOf(low.complete(FIRST))
+        self.assertEqual(self.store.load()[BLOCK].position, (100, 1))
+        self.assertIsNone(self.store.load()[BLOCK].signature)
+        self.assertIsNone(self.claim(block(100, 1)).signature)
+        self.successResultOf(high.complete(SECOND))
+        self.successResultOf(low.complete(FIRST))
+        self.assertEqual(self.store.load()[BLOCK].signature, SECOND)
+        self.assertEqual(self.claim(block(100, 1)).signature, SECOND)
+        self.assertRaises(Conflict, self.claim, block(100, 0))
+
+    def test_first_signature_stays(self) -> None:
+        """Of two signatures of one payload the first is kept, in memory and on the disk."""
+        first, second = self.claim(block(100, 0)), self.claim(block(100, 0))
+        self.successResultOf(first.complete(FIRST))
+        self.successResultOf(second.complete(SECOND))
+        self.assertEqual(self.claim(block(100, 0)).signature, FIRST)
+        self.assertEqual(self.store.load()[BLOCK].signature, FIRST)
+
+
+class ThreadWriterTests(TestCase):
+    """The thread beside the reactor."""
+
+    def setUp(self) -> None:
+        self.writer = ThreadWriter(reactor)
+        self.stopped = False
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        """Stop the thread, once."""
+        if not self.stopped:
+            self.stopped = True
+            self.writer.stop()
+
+    async def test_thread_and_order(self) -> None:
+        """Work is done one after the other in one other thread, its results come back in ours."""
+        here = threading.current_thread()
+        order: list[int] = []
+        threads: set[threading.Thread] = set()
+
+        def work(number: int) -> int:
+            threads.add(threading.current_thread())
+            order.append(number)
+            return number
+
+        results = [self.writer.run(lambda n=n: work(n)) for n in range(50)]  # type: ignore[misc]
+        for result in results:
+            result.addCallback(lambda number: (number, threading.current_thread() is here))
+        self.assertEqual(await gatherResults(results), [(n, True) for n in range(50)])
+        self.assertEqual(order, list(range(50)))
+        self.assertEqual(len(threads), 1)
+        self.assertNotIn(here, threads)
+
+    async def test_errors_come_back(self) -> None:
+        """An error of the work is its result, and the next work is done."""
+
+        def fail() -> None:
+            raise StoreError("disk full")
+
+        failing = self.writer.run(fail)
+        self.assertEqual(await self.writer.run(lambda: 7), 7)
+        await self.assertFailure(failing, StoreError)
+
+    async def test_stop_waits(self) -> None:
+        """What was given before stopping is done when stopping returns."""
+        done: list[int] = []
+        results = [self.writer.run(lambda n=n: done.append(n)) for n in range(20)]  # type: ignore[misc]
+        self.stop()
+        self.assertEqual(done, list(range(20)))
+        await gatherResults(results)
+
+    async def test_watermarks_on_a_file(self) -> None:
+        """A claim through the thread is in the file when it is durable."""
+        path = Path(self.mktemp())
+        sqlite.create(path)
+        watermarks = Watermarks(lambda: SqliteStore(path), lambda: self.writer, {})
+        watermarks.startService()
+        data = block(100, 0)
+        claim = watermarks.claim(TZ3, cast(Baking, decode(data)), data)
+        await claim.durable
+        self.assertEqual(sqlite.read(path)[BLOCK].position, (100, 0))
+        await claim.complete(FIRST)
+        self.stopped = True
+        watermarks.stopService()
+        self.assertEqual(sqlite.read(path)[BLOCK].signature, FIRST)
+
+
+class Model:
+    """What the watermarks have to do, in a few lines: memory, and what a restart leaves of it."""
+
+    def __init__(self) -> None:
+        self.memory: dict[MarkId, Mark] = {}
+        self.disk: dict[MarkId, Mark] = {}
+
+    def claim(self, mark_id: MarkId, asked: Mark, failing: bool) -> Mark | None:
+        """The mark that stands then; None if it is refused."""
+        standing = self.memory.get(mark_id, asked)
+        if standing != asked and standing.position >= asked.position:
+            if standing != evolve(asked, signature=standing.signature):
+                return None
+            asked = standing
+        self.memory[mark_id] = asked
+        if asked.signature is None and not failing:
+            self.disk[mark_id] = asked
+        return asked
+
+    def complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> None:
+        """The first signature of what still stands is kept."""
+        for marks in (self.memory, self.disk):
+            if marks.get(mark_id) == mark:
+                marks[mark_id] = evolve(mark, signature=signature)
+
+    def restart(self) -> None:
+        """Only what is on the disk is left."""
+        self.memory = dict(self.disk)
+
+
+class FailingSqliteStore(SqliteStore):
+    """A store whose disk can be full."""
+
+    full = False
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> None:
+        if self.full:
+            raise StoreError("disk full")
+        super().keep(mark_id, mark)
+
+
+_PAYLOADS = [
+    make(level, round_, payload_byte)
+    for make in (block, lambda *where: consensus("att", *where))
+    for level in (1, 2)
+    for round_ in (0, 1)
+    for payload_byte in (0x40, 0x41)
+]
+_ACTIONS = st.sampled_from(["claim"] * 4 + ["complete"] * 2 + ["claim on a full disk", "restart"])
+
+
+class SequenceTests(SynchronousTestCase):
+    """Any sequence of claims, signatures, failing writes and restarts."""
+
+    def start(self) -> None:
+        """Open the store as a daemon does when it starts."""
+        self.store = FailingSqliteStore(self.path)
+        self.watermarks = Watermarks(lambda: self.store, ImmediateWriter, {})
+        self.watermarks.startService()
+
+    def claim(self, mark_id: MarkId, data: bytes, failing: bool) -> Claim | None:
+        """Claim a payload, and check the answer against the model."""
+        payload = cast(Baking, decode(data))
+        payload_hash = blake2b(data, digest_size=32).digest()
+        asked = Mark(payload.level, payload.round, payload_hash)
+        expected = self.model.claim(mark_id, asked, failing)
+        if expected is None:
+            self.assertRaises(Conflict, self.watermarks.claim, mark_id.key, payload, data)
+            return None
+        self.store.full = failing
+        claim = self.watermarks.claim(mark_id.key, payload, data)
+        self.assertEqual(claim.signature, expected.signature)
+        if failing and claim.signature is None:
+            self.failureResultOf(claim.durable, Unavailable)
+            return None
+        self.successResultOf(claim.durable)
+        self.claims.append((mark_id, expected, claim))
+        return claim
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(
+        st.lists(
+            st.tuples(_ACTIONS, st.sampled_from(_PAYLOADS), st.sampled_from([TZ1, TZ3])),
+            max_size=25,
+        )
+    )
+    def test_against_a_model(self, steps: list[tuple[str, bytes, PublicKeyHash]]) -> None:
+        """Memory and file agree with the model, and no position is signed for two payloads."""
+        self.path = Path(self.mktemp())
+        sqlite.create(self.path)
+        self.model = Model()
+        self.claims: list[tuple[MarkId, Mark, Claim]] = []
+        signed: dict[tuple[MarkId, tuple[int, int]], bytes] = {}
+        self.start()
+        for number, (action, data, key) in enumerate(steps):
+            payload = cast(Baking, decode(data))
+            if action == "restart":
+                self.watermarks.stopService()
+                self.model.restart()
+                self.claims.clear()
+                self.start()
+            elif action == "complete" and self.claims:
+                mark_id, mark, claim = self.claims.pop(number % len(self.claims))
+                signature = claim.signature or Signature(Curve.P256, bytes([number]) * 64)
+                self.model.complete(mark_id, mark, signature)
+                self.successResultOf(claim.complete(signature))
+                first = signed.setdefault((mark_id, mark.position), mark.payload_hash)
+                self.assertEqual(mark.payload_hash, first)
+            elif action.startswith("claim"):
+                mark_id = MarkId(payload.chain_id, key, payload.operation)
+                self.claim(mark_id, data, failing=action != "claim")
+            self.assertEqual(sqlite.read(self.path), self.model.disk)
+        self.watermarks.stopService()

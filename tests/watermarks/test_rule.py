@@ -1,0 +1,128 @@
+"""The watermark rule: what was signed before decides what may be signed now."""
+
+from typing import cast
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.vectors import PAYLOADS, TZ1, TZ3
+from tezio_signer.errors import Conflict
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Baking, Operation, decode
+from tezio_signer.watermarks.rule import Mark, MarkId, judge
+
+MAINNET = "NetXdQprcVkpaWU"
+BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
+ONE, OTHER = b"\x01" * 32, b"\x02" * 32
+SIGNED = Mark(100, 2, ONE, Signature(Curve.P256, bytes(64)))
+UNSIGNED = Mark(100, 2, ONE)
+NEW, STANDING = "the new mark", "the standing mark"
+
+# Octez's own table (`bin_signer/handler.ml`), with one difference: what was claimed for
+# a payload, but got no signature, may be claimed for that payload again.
+CASES: list[tuple[str, Mark | None, tuple[int, int, bytes], str]] = [
+    ("no entry", None, (0, 0, ONE), NEW),
+    ("no entry", None, (100, 2, ONE), NEW),
+    ("higher level", SIGNED, (101, 2, OTHER), NEW),
+    ("higher level, lower round", SIGNED, (101, 0, OTHER), NEW),
+    ("higher level, higher round", SIGNED, (2**31 - 1, 2**31 - 1, OTHER), NEW),
+    ("higher level, same payload", SIGNED, (101, 2, ONE), NEW),
+    ("higher round", SIGNED, (100, 3, OTHER), NEW),
+    ("higher round, same payload", SIGNED, (100, 3, ONE), NEW),
+    ("again", SIGNED, (100, 2, ONE), STANDING),
+    ("again, not signed", UNSIGNED, (100, 2, ONE), STANDING),
+    ("other payload", SIGNED, (100, 2, OTHER), "already signed with different data"),
+    ("other payload, not signed", UNSIGNED, (100, 2, OTHER), "different data"),
+    ("lower round", SIGNED, (100, 1, ONE), "not above the high watermark, level 100 round 2"),
+    ("lower round, not signed", UNSIGNED, (100, 1, ONE), "not above the high watermark"),
+    ("lower level", SIGNED, (99, 2, OTHER), "not above the high watermark, level 100 round 2"),
+    ("lower level, higher round", SIGNED, (99, 7, OTHER), "not above the high watermark"),
+    ("lower level, same payload", SIGNED, (99, 2, ONE), "not above the high watermark"),
+    ("lower level, not signed", UNSIGNED, (99, 7, ONE), "not above the high watermark"),
+    ("nothing but zero", SIGNED, (0, 0, ONE), "not above the high watermark"),
+]
+FLOORS: list[tuple[str, Mark | None, tuple[int, int], tuple[int, int, bytes], str]] = [
+    ("above in level", None, (100, 2), (101, 0, ONE), NEW),
+    ("above in round", None, (100, 2), (100, 3, ONE), NEW),
+    ("on it", None, (100, 2), (100, 2, ONE), "not above the configured floor, level 100 round 2"),
+    ("below in round", None, (100, 2), (100, 1, ONE), "not above the configured floor"),
+    ("below in level", None, (100, 2), (99, 9, ONE), "not above the configured floor"),
+    ("a level without a round", None, (100, 0), (100, 0, ONE), "not above the configured floor"),
+    ("a level without a round", None, (100, 0), (100, 1, ONE), NEW),
+    ("a round without a level", None, (0, 1), (0, 1, ONE), "not above the configured floor"),
+    ("a round without a level", None, (0, 1), (0, 2, ONE), NEW),
+    ("none", None, (0, 0), (0, 0, ONE), NEW),
+    ("below the mark", SIGNED, (50, 0), (99, 0, ONE), "not above the high watermark"),
+    ("below the mark", SIGNED, (50, 0), (101, 0, ONE), NEW),
+    ("over the mark", SIGNED, (150, 0), (120, 0, ONE), "not above the configured floor"),
+    ("over the mark, again", SIGNED, (150, 0), (100, 2, ONE), "not above the configured floor"),
+]
+
+
+class JudgeTests(SynchronousTestCase):
+    """Which mark is kept, or why none."""
+
+    def check(
+        self,
+        name: str,
+        standing: Mark | None,
+        floor: tuple[int, int],
+        position: tuple[int, int, bytes],
+        expected: str,
+    ) -> None:
+        """Judge one case of a table."""
+        asked = Mark(*position)
+        if expected in (NEW, STANDING):
+            mark = judge(BLOCK, standing, asked, floor)
+            self.assertIs(mark, asked if expected == NEW else standing, name)
+            return
+        error = self.assertRaises(Conflict, judge, BLOCK, standing, asked, floor)
+        level, round_, _ = position
+        self.assertIn(f"block at level {level} round {round_} is ", str(error))
+        self.assertIn(expected, str(error), name)
+
+    def test_table(self) -> None:
+        """Only what is above the mark may be signed, or the very same payload again."""
+        for name, standing, position, expected in CASES:
+            self.check(name, standing, (0, 0), position, expected)
+
+    def test_floors(self) -> None:
+        """Nothing at or below a floor is signed, whatever the mark says."""
+        for name, standing, floor, position, expected in FLOORS:
+            self.check(name, standing, floor, position, expected)
+
+    def test_conflict(self) -> None:
+        """A refusal is a conflict for the client, and says which operation it is about."""
+        for operation in ("block", "preattestation", "attestation"):
+            mark_id = evolve(BLOCK, operation=Operation[operation.upper()])
+            error = self.assertRaises(Conflict, judge, mark_id, SIGNED, Mark(1, 0, ONE))
+            self.assertEqual(error.status, 409)
+            self.assertTrue(str(error).startswith(f"{operation} at level 1 round 0"), error)
+
+
+class MarkIdTests(SynchronousTestCase):
+    """Which payloads share a mark."""
+
+    def of(self, name: str) -> MarkId:
+        """The mark that a recorded payload moves for tz3."""
+        return MarkId.of(TZ3, cast(Baking, decode(PAYLOADS[name])))
+
+    def test_kinds(self) -> None:
+        """Blocks, preattestations and attestations have marks of their own."""
+        self.assertEqual(self.of("block_locked_nonce_off"), BLOCK)
+        self.assertEqual(self.of("preatt"), MarkId(MAINNET, TZ3, Operation.PREATTESTATION))
+        self.assertEqual(self.of("att"), MarkId(MAINNET, TZ3, Operation.ATTESTATION))
+
+    def test_dal_content(self) -> None:
+        """An attestation with DAL content moves the mark of one without."""
+        for name in ("att_dal_0", "att_dal_5", "att_dal_big"):
+            self.assertEqual(self.of(name), self.of("att"))
+
+    def test_chains_and_keys(self) -> None:
+        """Another chain or another key is another mark."""
+        payload = cast(Baking, decode(PAYLOADS["att"]))
+        elsewhere = cast(
+            Baking, decode(PAYLOADS["att"].replace(bytes.fromhex("7a06a770"), bytes(4)))
+        )
+        ids = {MarkId.of(key, p) for key in (TZ1, TZ3) for p in (payload, elsewhere)}
+        self.assertEqual(len(ids), 4)

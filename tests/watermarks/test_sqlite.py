@@ -1,0 +1,416 @@
+"""The watermark store in one SQLite file."""
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.vectors import TZ1, TZ2, TZ3
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore, StoreError
+
+BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
+MARK = Mark(5_000_000, 2, b"\x01" * 32)
+SIGNATURE = Signature(Curve.P256, bytes(range(64)))
+
+
+def same(left: Path, right: Path) -> bool:
+    """Whether two files have the same content."""
+    return left.read_bytes() == right.read_bytes()
+
+
+class StoreTestCase(SynchronousTestCase):
+    """Has a directory of its own, and closes what it opens."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.path = self.directory / "marks.sqlite"
+
+    def open(self, path: Path | None = None) -> SqliteStore:
+        """An open store, closed when the test ends."""
+        store = SqliteStore(path or self.path)
+        self.addCleanup(store.close)
+        return store
+
+    def refused(self, path: Path) -> str:
+        """Why a store cannot be opened."""
+        error = str(self.assertRaises(StoreError, SqliteStore, path))
+        self.assertIn(str(path), error)
+        self.assertNotIn("\n", error)
+        return error
+
+    def execute(self, path: Path, *statements: str) -> None:
+        """Change a database behind the store's back."""
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+class KeepingTests(StoreTestCase):
+    """What was written is read again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        sqlite.create(self.path)
+
+    def test_new_store(self) -> None:
+        """A new store has no marks, and is for its owner only."""
+        self.assertEqual(self.open().load(), {})
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_everything_is_kept(self) -> None:
+        """Chain, key, operation, position, payload hash and signature outlive the process."""
+        marks = {
+            BLOCK: MARK,
+            MarkId("NetXdQprcVkpaWU", TZ1, Operation.PREATTESTATION): Mark(0, 0, bytes(32)),
+            MarkId("NetXnHfVqm9iesp", TZ3, Operation.BLOCK): Mark(
+                2**31 - 1, 2**31 - 1, b"\xff" * 32
+            ),
+        }
+        signatures = {
+            BLOCK: SIGNATURE,
+            MarkId("NetXdQprcVkpaWU", TZ2, Operation.ATTESTATION): evolve(
+                SIGNATURE, curve=Curve.SECP256K1
+            ),
+            MarkId("NetXdQprcVkpaWU", TZ1, Operation.ATTESTATION): evolve(
+                SIGNATURE, curve=Curve.ED25519
+            ),
+        }
+        store = self.open()
+        for mark_id in marks.keys() | signatures.keys():
+            store.keep(mark_id, marks.get(mark_id, MARK))
+        for mark_id, signature in signatures.items():
+            signed = evolve(marks.get(mark_id, MARK), signature=signature)
+            store.keep_signature(mark_id, signed)
+            marks[mark_id] = signed
+        self.assertEqual(store.load(), marks)
+        store.close()
+        self.assertEqual(self.open().load(), marks)
+
+    def test_mark_moves(self) -> None:
+        """A new position replaces the one before, and its signature."""
+        store = self.open()
+        store.keep(BLOCK, MARK)
+        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, round=3))
+        self.assertEqual(store.load(), {BLOCK: evolve(MARK, round=3)})
+
+    def test_late_signature(self) -> None:
+        """The signature of a mark that has moved on changes nothing."""
+        store = self.open()
+        store.keep(BLOCK, MARK)
+        for stale in (
+            evolve(MARK, level=MARK.level - 1),
+            evolve(MARK, round=1),
+            evolve(MARK, payload_hash=bytes(32)),
+        ):
+            store.keep_signature(BLOCK, evolve(stale, signature=SIGNATURE))
+        store.keep_signature(evolve(BLOCK, key=TZ1), evolve(MARK, signature=SIGNATURE))
+        self.assertEqual(store.load(), {BLOCK: MARK})
+
+    def test_in_memory(self) -> None:
+        """A store without a file keeps marks until it is closed, and no two are the same."""
+        first, second = SqliteStore(None), SqliteStore(None)
+        self.addCleanup(second.close)
+        first.keep(BLOCK, MARK)
+        self.assertEqual((first.load(), second.load()), ({BLOCK: MARK}, {}))
+        first.close()
+        self.assertIn("in memory", str(self.assertRaises(StoreError, first.load)))
+
+    def test_closed(self) -> None:
+        """Writing to a closed store is an error of the store, signature or not."""
+        store = self.open()
+        store.close()
+        signed = evolve(MARK, signature=SIGNATURE)
+        for write in (store.keep, store.keep_signature):
+            error = self.assertRaises(StoreError, write, BLOCK, signed)
+            self.assertIn(str(self.path), str(error))
+
+
+class DurabilityTests(StoreTestCase):
+    """How marks reach the disk."""
+
+    def trace(self) -> list[str]:
+        """Every statement that any connection executes from now on."""
+        statements: list[str] = []
+        connect = sqlite3.connect
+
+        def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = connect(*args, **kwargs)
+            connection.set_trace_callback(lambda text: statements.append(" ".join(text.split())))
+            return connection
+
+        self.patch(sqlite3, "connect", traced)
+        return statements
+
+    def test_positions_are_synced(self) -> None:
+        """A position is written by itself under FULL; only a signature goes without a sync."""
+        sqlite.create(self.path)
+        statements = self.trace()
+        store = self.open()
+        store.keep(BLOCK, MARK)
+        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, level=5_000_001))
+        synchronous = "the default"
+        written = []
+        for statement in statements:
+            words = statement.upper().replace("=", " = ").split()
+            if words[:3] == ["PRAGMA", "SYNCHRONOUS", "="]:
+                synchronous = words[3]
+            elif words[0] in ("INSERT", "UPDATE"):
+                written.append((words[0], synchronous))
+            self.assertNotIn(words[0], ("BEGIN", "SAVEPOINT", "COMMIT"))
+        self.assertEqual(written, [("INSERT", "FULL"), ("UPDATE", "NORMAL"), ("INSERT", "FULL")])
+        self.assertEqual(synchronous, "FULL")
+
+    def test_synced_again_after_a_failure(self) -> None:
+        """A signature that could not be written leaves no position unsynced."""
+        sqlite.create(self.path)
+        statements = self.trace()
+        store = self.open()
+        self.execute(self.path, "ALTER TABLE marks RENAME TO gone")
+        signed = evolve(MARK, signature=SIGNATURE)
+        self.assertRaises(StoreError, store.keep_signature, BLOCK, signed)
+        pragmas = [s.upper() for s in statements if "synchronous" in s]
+        self.assertEqual(pragmas[-1], "PRAGMA SYNCHRONOUS = FULL")
+
+    def test_write_ahead_log(self) -> None:
+        """The file is in WAL mode (bytes 18 and 19 of its header), and known as ours."""
+        sqlite.create(self.path)
+        header = self.path.read_bytes()[:100]
+        self.assertEqual(header[18:20], b"\x02\x02")
+        self.assertEqual(header[68:72], b"TEZI")
+
+    def test_survives_without_closing(self) -> None:
+        """What was kept is in the files at once, as a crash of the process would leave them."""
+        sqlite.create(self.path)
+        store = self.open()
+        store.keep(BLOCK, MARK)
+        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        copy = self.directory / "after-the-crash"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        self.assertEqual(self.open(copy).load(), {BLOCK: evolve(MARK, signature=SIGNATURE)})
+
+
+class CreatingTests(StoreTestCase):
+    """Where a store may be made."""
+
+    def test_refuses_what_exists(self) -> None:
+        """A file that is there already is left as it is, store or not, or a dangling link."""
+        sqlite.create(self.path)
+        foreign, empty, link = (self.directory / name for name in ("foreign", "empty", "link"))
+        foreign.write_text("not a database")
+        empty.touch()
+        link.symlink_to(self.directory / "nowhere")
+        for path in (self.path, foreign, empty, link, self.directory):
+            error = self.assertRaises(StoreError, sqlite.create, path)
+            self.assertIn(f"{path} exists already, and is left as it is", str(error))
+        self.assertEqual(foreign.read_text(), "not a database")
+        self.assertEqual(empty.stat().st_size, 0)
+        self.assertFalse((self.directory / "nowhere").exists())
+
+    def test_impossible_places(self) -> None:
+        """A store in no directory is refused with the reason of the system."""
+        self.path.touch()
+        for path, reason in [
+            (self.directory / "missing" / "a", "No such file or directory"),
+            (self.path / "a", "Not a directory"),
+        ]:
+            error = self.assertRaises(StoreError, sqlite.create, path)
+            self.assertEqual(str(error), f"watermark store {path} cannot be created: {reason}")
+
+    def test_disk_full(self) -> None:
+        """A store that cannot be written is an error of the store."""
+
+        def failing(*_: object, **__: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        self.patch(sqlite3, "connect", failing)
+        error = self.assertRaises(StoreError, sqlite.create, self.path)
+        self.assertEqual(str(error), f"watermark store {self.path}: database or disk is full")
+
+
+class OpeningTests(StoreTestCase):
+    """What is no store is never taken for one, least of all for an empty one."""
+
+    def kept(self, mark: Mark = MARK) -> bytes:
+        """The bytes of a closed store with one mark."""
+        sqlite.create(self.path)
+        store = SqliteStore(self.path)
+        store.keep(BLOCK, mark)
+        store.close()
+        return self.path.read_bytes()
+
+    def test_missing(self) -> None:
+        """A missing store is not made, and the command that makes it is named."""
+        for path in (self.path, self.directory / "missing" / "a"):
+            self.assertIn("does not exist", self.refused(path))
+            self.assertIn("tezio-signer watermarks init", self.refused(path))
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_foreign(self) -> None:
+        """A file of another kind is refused, and stays as it is."""
+        text = self.directory / "text"
+        text.write_text("level: 5000000\n" * 100)
+        empty = self.directory / "empty"
+        empty.touch()
+        other = self.directory / "other"
+        self.execute(other, "CREATE TABLE marks (level INTEGER)", "INSERT INTO marks VALUES (7)")
+        for path, words in [
+            (text, "file is not a database"),
+            (empty, "is not a watermark store of Tezio Signer"),
+            (other, "is not a watermark store of Tezio Signer"),
+        ]:
+            before = self.directory / "before"
+            shutil.copy(path, before)
+            self.assertIn(words, self.refused(path))
+            self.assertTrue(same(path, before), path)
+
+    def test_other_version(self) -> None:
+        """A store of another version is refused, with both versions."""
+        sqlite.create(self.path)
+        self.execute(self.path, "PRAGMA user_version = 2")
+        self.assertIn("has schema version 2, not 1", self.refused(self.path))
+
+    def test_directory(self) -> None:
+        """A directory is no store."""
+        self.path.mkdir()
+        self.assertIn("unable to open", self.refused(self.path))
+
+    def test_damaged(self) -> None:
+        """A store whose pages, or whose contents, make no sense is refused as damaged."""
+        data = self.kept()
+        self.path.write_bytes(data[:4096] + b"\xff" * 100 + data[4196:])
+        self.assertIn("damaged", self.refused(self.path))
+        for column, value in [
+            ("key", "'tz1'"),
+            ("operation", "'endorsement'"),
+            ("signature", "'p2sig'"),
+        ]:
+            self.path.unlink()
+            self.kept()
+            self.execute(self.path, f"UPDATE marks SET {column} = {value}")  # noqa: S608
+            with closing(SqliteStore(self.path)) as store:
+                error = self.assertRaises(StoreError, store.load)
+            self.assertIn(f"{self.path} is damaged", str(error), column)
+
+    def test_truncated(self) -> None:
+        """A store that was cut off anywhere is refused, or still says all it said."""
+        data = self.kept()
+        cut = self.directory / "cut"
+        for length in [*range(0, len(data) - 200, 97), *range(len(data) - 200, len(data))]:
+            for left_over in self.directory.glob("cut*"):
+                left_over.unlink()
+            cut.write_bytes(data[:length])
+            try:
+                with closing(SqliteStore(cut)) as store:
+                    marks = store.load()
+            except StoreError:
+                continue
+            self.assertEqual(marks, {BLOCK: MARK}, f"cut off after {length} bytes")
+
+    def test_unreadable_directory(self) -> None:
+        """A store in a directory without access is refused with the reason."""
+        sqlite.create(self.path)
+        if os.geteuid() == 0:  # whom no mode stops
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+        else:
+            self.addCleanup(self.directory.chmod, 0o700)
+            self.directory.chmod(0)
+        self.assertIn("Permission denied", self.refused(self.path))
+
+    def test_unwritable_lock(self) -> None:
+        """Without its lock a store is not used."""
+        sqlite.create(self.path)
+        lock = self.directory / "marks.sqlite.lock"
+        lock.mkdir()
+        self.assertIn(f"{lock}: Is a directory", self.refused(self.path))
+
+    def test_advice(self) -> None:
+        """A refusal says what to do about it."""
+        data = self.kept()
+        damaged, foreign, newer = (
+            self.directory / name for name in ("damaged", "foreign", "newer")
+        )
+        damaged.write_bytes(data[:4096] + bytes(100) + b"\xff" * 100)
+        self.execute(foreign, "CREATE TABLE a (b)")
+        newer.write_bytes(data)
+        self.execute(newer, "PRAGMA user_version = 2")
+        self.open()
+        for path, words in [
+            (damaged, ("high_water_marks", "tezio-signer watermarks init")),
+            (foreign, ("watermarks.store",)),
+            (newer, ("version of Tezio Signer",)),
+            (self.path, ("stop it first",)),
+        ]:
+            error = self.refused(path)
+            for word in words:
+                self.assertIn(word, error)
+
+
+class LockingTests(StoreTestCase):
+    """One daemon at a time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        sqlite.create(self.path)
+
+    def test_second_opener(self) -> None:
+        """An open store cannot be opened again until it is closed, and then it can."""
+        store = self.open()
+        self.assertIn("is in use by another daemon", self.refused(self.path))
+        store.close()
+        store.close()
+        self.open()
+
+    def test_under_another_name(self) -> None:
+        """The store is the same through a link and through another spelling of its path."""
+        link = self.directory / "link"
+        link.symlink_to(self.path)
+        self.open()
+        for path in (link, self.directory / ".." / self.directory.name / self.path.name):
+            self.assertIn("is in use by another daemon", self.refused(path))
+
+    def test_free_after_a_failure(self) -> None:
+        """A store that could not be opened is not locked by the try."""
+        self.execute(self.path, "PRAGMA user_version = 2")
+        self.refused(self.path)
+        self.execute(self.path, "PRAGMA user_version = 1")
+        self.open()
+
+    def test_reading_beside(self) -> None:
+        """The marks of an open store can be read, as they are at that moment."""
+        store = self.open()
+        self.assertEqual(sqlite.read(self.path), {})
+        store.keep(BLOCK, MARK)
+        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
+
+    def test_reading_locks_nothing(self) -> None:
+        """Reading leaves the store to the daemon, also when it fails."""
+        sqlite.read(self.path)
+        self.execute(self.path, "DROP TABLE marks")
+        self.assertRaises(StoreError, sqlite.read, self.path)
+        self.open()
+
+    def test_reading_beside_a_write(self) -> None:
+        """A write that is under way holds up no reader, and a reader no write."""
+        store = self.open()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM marks").fetchall()
+            store.keep(BLOCK, MARK)
+            self.assertEqual(reader.execute("SELECT * FROM marks").fetchall(), [])
+        self.assertEqual(store.load(), {BLOCK: MARK})

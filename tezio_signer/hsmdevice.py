@@ -1,0 +1,321 @@
+"""One Tezio HSM: its queue of commands, its keys, and its way through unplugging and faults."""
+
+import termios
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+from typing import Any
+
+from attrs import define, field
+from serial import SerialException
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from tezio_signer.errors import Unavailable
+from tezio_signer.hsm import framing
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
+from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
+from tezio_signer.serialhsm import (
+    ExclusiveSerialPort,
+    HsmProtocol,
+    NoAnswer,
+    Timing,
+    WrongAnswer,
+)
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
+
+MAX_WAITING = 64
+"""Commands that may wait for one device; at 150 ms each the last waits for ten seconds."""
+_READINGS = 4
+_TIMING = Timing()
+OpenPort = Callable[[HsmProtocol, str], ExclusiveSerialPort]
+
+
+class Priority(IntEnum):
+    """The order in which waiting commands are sent."""
+
+    BLOCK = 0
+    CONSENSUS = 1
+    OTHER = 2
+
+
+class NotSent(Unavailable):
+    """A command did not reach the device, and has no effect."""
+
+
+@define(eq=False)
+class Job:
+    """A command, who waits for it, and what to do with an answer that comes too late."""
+
+    priority: Priority
+    request: framing.Request
+    read: Callable[[bytes], Any]
+    late: Callable[[Any], object] = bool
+    result: Deferred[Any] = field(factory=Deferred)
+
+
+class HsmDevice:
+    """A board, plugged in or not. It is used while it is `ready`.
+
+    :param changed: called whenever the device became ready or was lost.
+    :ivar keys: the public keys that the device said it holds when it was asked last.
+    :ivar connection: the present connection; another object after each re-plugging.
+    :ivar trouble: what keeps the device from being used, if it is known.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        board: Board,
+        open_port: OpenPort,
+        changed: Callable[[], object],
+        timing: Timing = _TIMING,
+        verbose: bool = False,
+    ) -> None:
+        self.board = board
+        self.keys: dict[Slot, PublicKey] = {}
+        self.ready = False
+        self.connection: HsmProtocol | None = None
+        self._reactor = reactor
+        self._open_port = open_port
+        self._changed = changed
+        self._timing = timing
+        self._verbose = verbose
+        self._port: ExclusiveSerialPort | None = None
+        self._busy: Job | None = None
+        self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
+        self._failures = 0
+        self._rest_until = 0.0
+        self._leaving = False
+        self.trouble = ""
+
+    @property
+    def load(self) -> int:
+        """How many commands are waiting or in flight."""
+        return sum(map(len, self._waiting.values())) + (self._busy is not None)
+
+    def slot_of(self, key: PublicKeyHash) -> Slot | None:
+        """The slot that may sign for an address."""
+        for slot in SIGNING_SLOTS:
+            if slot in self.keys and self.keys[slot].hash == key:
+                return slot
+        return None
+
+    # -- commands ----------------------------------------------------------------------
+
+    def sign(
+        self,
+        slot: Slot,
+        message: bytes,
+        priority: Priority,
+        late: Callable[[Signature], object] = bool,
+    ) -> Job:
+        """Have a message signed; the result is verified, and in the form that Octez takes.
+
+        :param late: called with the signature when it comes after its job has failed.
+        :raises Unavailable: when too many commands wait.
+        :raises FramingError: for a message that must not be sent.
+        """
+        key = self.keys[slot]
+
+        def read(body: bytes) -> Signature:
+            signature = Signature(CURVES[slot], framing.signature_from(body)).low_s()
+            if not key.verifies(message, signature):
+                raise WrongAnswer(f"the HSM {self.board} gave a signature that does not verify")
+            return signature
+
+        return self._put(Job(priority, framing.sign(slot, message), read, late))
+
+    def verify(self, slot: Slot, message: bytes, signature: Signature) -> Job:
+        """What the device says of a signature; False also means that its chip failed."""
+        request = framing.verify(slot, message, signature.data)
+        return self._put(Job(Priority.OTHER, request, framing.verdict_from))
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a command back, unless it has been sent; its result then fails with NotSent."""
+        if job not in self._waiting[job.priority]:
+            return False
+        self._waiting[job.priority].remove(job)
+        job.result.errback(NotSent("withdrawn before it reached the HSM"))
+        return True
+
+    def _put(self, job: Job) -> Job:
+        job.request.frame()  # what cannot be framed does not even wait
+        if self.load >= MAX_WAITING:
+            raise Unavailable(f"{MAX_WAITING} requests wait for the HSM {self.board} already")
+        self._waiting[job.priority].append(job)
+        self._send_next()
+        return job
+
+    def _send_next(self) -> None:
+        if not self.ready or self._busy is not None or not any(self._waiting.values()):
+            return
+        assert self.connection is not None
+        job = next(filter(None, self._waiting.values())).popleft()
+        self._busy = job
+        answer = self.connection.exchange(job.request, job.read, job.late)
+        answer.addBoth(self._answered, job, self.connection)
+
+    def _answered(self, answer: object, job: Job, connection: HsmProtocol) -> None:
+        self._busy = None
+        if connection is self.connection and not connection.in_step:
+            self.ready = False
+            self._give_back(f"the HSM {self.board} has to be brought into step")
+            self._get_into_step(connection)
+        self._send_next()
+        job.result.callback(answer)
+
+    # -- connections -------------------------------------------------------------------
+
+    def plugged_in(self, board: Board) -> None:
+        """The board is there, perhaps under another name than before."""
+        if board.port != self.board.port:
+            self.close()
+            self.board = board
+        if self._port is None and self._reactor.seconds() >= self._rest_until:
+            self._connect()
+
+    def unplugged(self) -> None:
+        """The board is not there any more."""
+        self.close()
+        self._failures = 0
+        self._rest_until = 0.0
+
+    def close(self) -> None:
+        """Leave the port, whatever the device is doing."""
+        if self._port is not None:
+            self._leaving = True
+            self._port.abort()
+
+    def _connect(self) -> None:
+        connection = HsmProtocol(
+            self._reactor,
+            lambda: self._lost(connection),
+            str(self.board),
+            self._timing,
+            self._verbose,
+        )
+        try:
+            self._port = self._open_port(connection, self.board.port)
+        except (SerialException, OSError, termios.error) as error:
+            self._report(f"cannot be opened: {error}")
+            return
+        self.connection = connection
+        self._get_into_step(connection)
+
+    def _get_into_step(self, connection: HsmProtocol) -> None:
+        asking = Deferred.fromCoroutine(self._ask_for_keys(connection))
+        asking.addCallbacks(self._became_ready, self._gave_up, callbackArgs=(connection,))
+
+    async def _ask_for_keys(self, connection: HsmProtocol) -> dict[Slot, PublicKey]:
+        """The keys of all slots, whose replies also show that no older one is on its way.
+
+        They are believed when two readings agree, one of which may be an earlier one: the
+        firmware does not notice when it reads a key wrong. Asked once more if that fails:
+        the device may have been in the middle of something.
+        """
+        known, failed = self.keys, False
+        for _ in range(_READINGS):
+            try:
+                keys = await self._keys_of(connection)
+            except NoAnswer:
+                if failed or connection.gone:
+                    raise
+                failed = True
+            else:
+                if keys == known:
+                    return keys
+                known = keys
+        raise NoAnswer(f"the HSM {self.board} gives other public keys each time")
+
+    async def _keys_of(self, connection: HsmProtocol) -> dict[Slot, PublicKey]:
+        if not connection.in_step:
+            if self._port is not None and self._port.unsent:
+                # It would be sent some day, and be signed unasked.
+                raise NoAnswer(f"the HSM {self.board} does not take what is written to it")
+            await connection.quiet()
+            connection.in_step = True
+        keys = {}
+        for slot in Slot:
+            try:
+                keys[slot] = await connection.exchange(
+                    framing.get_public_key(slot), partial(_public_key_from, slot)
+                )
+            except StatusReply as status:
+                self._log.warn(
+                    "HSM {board}, slot {slot}: {why}", board=self.board, slot=slot, why=status
+                )
+        if not keys or not connection.in_step:
+            raise NoAnswer(f"the HSM {self.board} gives no public keys")
+        return keys
+
+    def _became_ready(self, keys: dict[Slot, PublicKey], connection: HsmProtocol) -> None:
+        for slot in self.keys.keys() & keys.keys():
+            if self.keys[slot] != keys[slot]:
+                self._log.critical(
+                    "HSM {board}: the key of slot {slot} has changed from {old} to {new}",
+                    board=self.board,
+                    slot=int(slot),
+                    old=self.keys[slot].hash,
+                    new=keys[slot].hash,
+                )
+        if keys != self.keys or self.trouble:
+            self._log.info(
+                "HSM {board} is ready: {keys}",
+                board=self.board,
+                keys=", ".join(f"slot {slot} {key.hash}" for slot, key in keys.items()),
+            )
+        self.keys = keys
+        self.ready = True
+        self.trouble = ""
+        self._failures = 0
+        self._send_next()
+        self._changed()
+
+    def _gave_up(self, failure: Failure) -> None:
+        failure.trap(Unavailable)
+        self._report(failure.getErrorMessage())
+        # Left alone for a while, then tried again: it may come to itself.
+        rest = min(self._timing.first_rest * 2**self._failures, self._timing.last_rest)
+        self._failures += 1
+        self._rest_until = self._reactor.seconds() + rest
+        self.close()
+
+    def _lost(self, connection: HsmProtocol) -> None:
+        was_ready, self.ready = self.ready, False
+        self.connection = self._port = None
+        if was_ready and not self._leaving:
+            self._report("was unplugged")
+        self._leaving = False
+        self._give_back(f"the HSM {self.board} was unplugged")
+        self._changed()
+
+    def _give_back(self, why: str) -> None:
+        """Let others serve the commands that wait here."""
+        waiting = [job for jobs in self._waiting.values() for job in jobs]
+        for jobs in self._waiting.values():
+            jobs.clear()
+        for job in waiting:
+            job.result.errback(NotSent(why))
+
+    def _report(self, trouble: str) -> None:
+        """Say what keeps the device from being used, once until it changes."""
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._log.error("HSM {board}: {trouble}", board=self.board, trouble=trouble)
+
+
+def _public_key_from(slot: Slot, body: bytes) -> PublicKey:
+    data = framing.key_from(slot, body)
+    try:
+        return PublicKey.of(CURVES[slot], data)
+    except ValueError as error:  # the firmware does not notice a failing read
+        raise FramingError(
+            f"a public key of slot {slot:d} that is no point of its curve"
+        ) from error
