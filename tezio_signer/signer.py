@@ -149,6 +149,14 @@ class Signer:
     async def _serve(self, submission: Submission) -> Signature:
         began = self._clock.seconds()
         request: SigningRequest | None = None
+
+        def facts() -> dict[str, object]:
+            return {
+                "what": _described(submission, request),
+                "peer": submission.peer,
+                "milliseconds": round((self._clock.seconds() - began) * 1000),
+            }
+
         try:
             self.admit(submission.peer)
             request = submission.read()
@@ -157,40 +165,22 @@ class Signer:
         except Refused as refused:
             self._log.warn(
                 "refused {what} from {peer} in {milliseconds} ms: {status} {sentence}",
-                what=_described(submission, request),
-                peer=submission.peer,
-                milliseconds=self._milliseconds(began),
                 status=refused.status,
                 sentence=refused,
                 reason=refused.reason,
+                **facts(),
             )
             raise
         except CancelledError:
-            self._log.warn(
-                "client {peer} went away after {milliseconds} ms: {what}",
-                what=_described(submission, request),
-                peer=submission.peer,
-                milliseconds=self._milliseconds(began),
-            )
+            self._log.warn("client {peer} went away after {milliseconds} ms: {what}", **facts())
             raise
         except Exception:
             self._log.failure(
-                "fault while serving {what} from {peer} in {milliseconds} ms",
-                what=_described(submission, request),
-                peer=submission.peer,
-                milliseconds=self._milliseconds(began),
+                "fault while serving {what} from {peer} in {milliseconds} ms", **facts()
             )
             raise Refused("internal error of the signer, see its log") from None
-        self._log.info(
-            "signed {what} from {peer} in {milliseconds} ms",
-            what=_described(submission, request),
-            peer=submission.peer,
-            milliseconds=self._milliseconds(began),
-        )
+        self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
         return signature
-
-    def _milliseconds(self, began: float) -> int:
-        return round((self._clock.seconds() - began) * 1000)
 
     def _signature(self, request: SigningRequest) -> Deferred[Signature]:
         """The signature of an allowed request.
