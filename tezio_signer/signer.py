@@ -150,7 +150,7 @@ class Signer:
         began = self._clock.seconds()
         request: SigningRequest | None = None
 
-        def facts() -> dict[str, object]:
+        def facts() -> dict[str, Any]:
             return {
                 "what": _described(submission, request),
                 "peer": submission.peer,
