@@ -22,7 +22,7 @@ run: $(INSTALLED)
 test: $(INSTALLED) $(VENV)/test.stamp
 	rm -rf $(BUILD)/run && mkdir -p $(BUILD)/run
 	cp -r tests deploy config.yaml README.md setup.cfg $(BUILD)/run/
-	cd $(BUILD)/run && $(if $(COVERAGE),$(BIN)/coverage run) $(BIN)/trial $(TRIAL_FLAGS) tests
+	cd $(BUILD)/run && $(BIN)/$(if $(COVERAGE),coverage run,python) -m twisted.trial $(TRIAL_FLAGS) tests
 
 coverage-report:
 	cd $(BUILD)/run && $(BIN)/coverage combine --quiet && $(BIN)/coverage report

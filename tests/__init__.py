@@ -1,1 +1,1 @@
-"""Tests of Tezio Signer; run them with `trial tests`."""
+"""Tests of Tezio Signer; run them with `make test` or `python -m twisted.trial tests`."""

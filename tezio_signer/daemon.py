@@ -1,5 +1,6 @@
 """The whole service tree, started and stopped in the right order."""
 
+import signal
 from collections.abc import Iterable
 
 from twisted.application.service import IService, MultiService, Service
@@ -8,6 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
@@ -15,6 +17,13 @@ from tezio_signer.signer import Signer
 STOP_TIMEOUT = 2.5
 """Seconds that requests in progress get when the daemon stops; then they are refused."""
 _FLUSH_TIME = 0.05
+
+
+_log = Logger()
+
+
+def _hung_up(number: int, frame: object) -> None:  # noqa: ARG001
+    _log.warn("SIGHUP changes nothing: restart the daemon to have it read its configuration")
 
 
 class Daemon(MultiService):
@@ -46,6 +55,11 @@ class Daemon(MultiService):
             super().privilegedStartService()
         except (CannotListenError, OSError, OverflowError) as error:  # a port above 65535
             raise StartupError(str(error)) from error
+
+    def startService(self) -> None:
+        """Start, and from now on survive SIGHUP, which would kill without a clean stop."""
+        super().startService()
+        signal.signal(signal.SIGHUP, _hung_up)
 
     def stopService(self) -> Deferred[None]:
         """Take no more requests, finish those in progress, then stop the rest."""

@@ -1,0 +1,123 @@
+"""The daemon and the command as real processes, on free loopback ports."""
+
+import os
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from tests.stand import Client, reactor
+
+FREE_PORT = "tcp:0:interface=127.0.0.1"
+_TWISTD = "from twisted.scripts.twistd import run; run()"
+_COMMAND = "from tezio_signer.cli import main; main()"
+
+
+class Process(ProcessProtocol):
+    """A process that ends with its test at the latest.
+
+    :ivar out: what it has written to its standard output so far.
+    :ivar log: the same with its standard error.
+    """
+
+    def __init__(self) -> None:
+        self.out = ""
+        self.log = ""
+        self._code: int | None = None
+        self._awaited: list[tuple[str, Deferred[re.Match[str]]]] = []
+        self._endings: list[Deferred[int]] = []
+
+    def says(self, pattern: str) -> Deferred[re.Match[str]]:
+        """Fires when its output matches, now or later; fails when it ends without."""
+        said: Deferred[re.Match[str]] = Deferred()
+        self._awaited.append((pattern, said))
+        self._listen()
+        return said
+
+    def exits(self) -> Deferred[int]:
+        """Fires with its exit code when it has ended; a signal that ended it is negative."""
+        ended: Deferred[int] = Deferred()
+        self._endings.append(ended)
+        self._tell_end()
+        return ended
+
+    def send(self, signal: str) -> None:
+        """Send it a signal by its name, TERM or KILL."""
+        assert self.transport is not None
+        self.transport.signalProcess(signal)
+
+    def kill(self) -> Deferred[int]:
+        """End it at once, if it still runs."""
+        with suppress(ProcessExitedAlready):
+            self.send("KILL")
+        return self.exits()
+
+    def outReceived(self, data: bytes) -> None:
+        self.out += data.decode()
+        self.errReceived(data)
+
+    def errReceived(self, data: bytes) -> None:
+        self.log += data.decode()
+        self._listen()
+
+    def processEnded(self, reason: Failure) -> None:
+        ended = reason.value
+        assert isinstance(ended, ProcessDone | ProcessTerminated)
+        self._code = -ended.signal if ended.signal else ended.exitCode
+        self._listen()
+        self._tell_end()
+
+    def _listen(self) -> None:
+        awaited, self._awaited = self._awaited, []
+        for pattern, said in awaited:
+            if found := re.search(pattern, self.log):
+                said.callback(found)
+            elif self._code is not None:
+                said.errback(AssertionError(f"ended without {pattern!r}:\n{self.log}"))
+            else:
+                self._awaited.append((pattern, said))
+
+    def _tell_end(self) -> None:
+        if self._code is not None:
+            endings, self._endings = self._endings, []
+            for ended in endings:
+                ended.callback(self._code)
+
+
+def _start(test: TestCase, program: str, arguments: tuple[str, ...], directory: Path) -> Process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TEZIO_SIGNER_CONFIG", None)
+    process = Process()
+    reactor.spawnProcess(  # type: ignore[attr-defined]
+        process,
+        sys.executable,
+        [sys.executable, "-c", program, *arguments],
+        environment,
+        str(directory),
+    )
+    test.addCleanup(process.kill)
+    return process
+
+
+def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:
+    """Run `twistd -n tezio-signer` with these options in a directory."""
+    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
+    return _start(test, _TWISTD, arguments, directory)
+
+
+def start_command(test: TestCase, directory: Path, *arguments: str) -> Process:
+    """Run `tezio-signer` with these arguments in a directory."""
+    return _start(test, _COMMAND, arguments, directory)
+
+
+async def serving(process: Process) -> Client:
+    """A client of a daemon that listens on FREE_PORT, when it has an HSM."""
+    port = await process.says(r"SignerSite starting on (\d+)\n")
+    await process.says(r"HSM .* is ready: .*\n")
+    return Client(int(port[1]))

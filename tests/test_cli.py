@@ -1,0 +1,455 @@
+"""The command `tezio-signer`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.daemonprocess import start_command
+from tests.stand import reactor
+from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tezio_signer import __version__, cli
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore
+
+SHIPPED = Path(__file__).parent.parent / "config.yaml"
+EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
+# The public keys of the published test keys, in the order of their slots.
+HELD = [
+    (0, AUTH, "p2pk66E8R1yCEMtvZGjYNQy35Tiz5Hi4e9egStrQERwnTgDhYc1TPcL"),
+    (1, TZ1, "edpkv1EQnd7cMykpzKuo8xEnioizPd3nP6YYoyoRyRmVK5Vg7TfsCB"),
+    (2, TZ2, "sppk7ck4y4RnCoX32fAZwoKQxrgjGKR9Efb5VzaqUfkHacbAPr1ifG4"),
+    (3, TZ3, "p2pk66e7HovJkSsM2LdS5pn8DfxG53qRWifpn92PbbcLkD1YwYbaJ7a"),
+]
+
+
+@frozen
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandTestCase(SynchronousTestCase):
+    """Runs commands in a directory of its own, with a configuration in it."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.config = self.directory / "config.yaml"
+        self.config.write_bytes(SHIPPED.read_bytes())
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.directory)
+        self.patch(
+            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
+        )
+
+    def run_command(self, *arguments: str) -> Outcome:
+        """Run a command that needs no reactor."""
+        out, err = StringIO(), StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        code = 0
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            # As the interpreter does: a text is an error, and goes to stderr.
+            if isinstance(end.code, str):
+                err.write(f"{end.code}\n")
+            code = 1 if isinstance(end.code, str) else end.code or 0
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def refused(self, *arguments: str) -> str:
+        """The one line of a command that is refused."""
+        outcome = self.run_command(*arguments)
+        self.assertEqual((outcome.code, outcome.out), (1, ""))
+        self.assertRegex(outcome.err, r"\Atezio-signer: [^\n]+\n\Z")
+        return outcome.err.removeprefix("tezio-signer: ").strip()
+
+
+class UsageTests(CommandTestCase):
+    """What is typed wrongly."""
+
+    def test_usage(self) -> None:
+        """An unknown command or option, or a missing one, is answered with the usage and 2."""
+        for arguments in (
+            [],
+            ["sign"],
+            ["check", "--simulate"],
+            ["check", "extra"],
+            ["watermarks"],
+            ["watermarks", "drop"],
+            ["watermarks", "init", "--json"],
+            ["simulate", "--latency", "fast"],
+            ["simulate", "--latency", "-1"],
+            ["simulate", "--latency", "1000000"],
+            ["simulate", "--latency", "nan"],
+            ["check", "--config"],
+        ):
+            outcome = self.run_command(*arguments)
+            self.assertEqual((outcome.code, outcome.out), (2, ""), arguments)
+            self.assertTrue(outcome.err.startswith("usage: tezio-signer"), outcome.err)
+
+    def test_version_and_help(self) -> None:
+        """The version and the help go to the standard output, and are no error."""
+        self.assertEqual(
+            self.run_command("--version"), Outcome(0, f"Tezio Signer {__version__}\n", "")
+        )
+        helped = self.run_command("--help")
+        self.assertEqual((helped.code, helped.err), (0, ""))
+        for command in ("check", "keys", "watermarks", "simulate"):
+            self.assertIn(command, helped.out)
+
+    def test_closed_pipe(self) -> None:
+        """A reader that goes away is no fault."""
+
+        def go_away(_: str) -> int:
+            raise BrokenPipeError
+
+        out = StringIO()
+        self.patch(out, "write", go_away)
+        self.patch(sys, "stdout", out)
+        self.assertEqual(self.assertRaises(SystemExit, cli.main, ["check"]).code, 1)
+
+
+class CheckTests(CommandTestCase):
+    """`tezio-signer check`."""
+
+    def test_shipped(self) -> None:
+        """It says per key what is signed, for whom and for which chains."""
+        outcome = self.run_command("check")
+        self.assertEqual(
+            outcome.out,
+            f"""\
+key                                   signs                                     authenticated  chains
+{TZ1}  generic                                   no             any
+{TZ2}  generic                                   no             any
+{TZ3}  attestation,block,generic,preattestation  no             any
+
+from: 127.0.0.1/32, ::1/128
+authenticated by: nobody
+watermarks: {self.directory}/watermarks.sqlite
+HTTP: tcp:6732:interface=127.0.0.1
+""",  # noqa: E501
+        )
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+
+    def test_everything_else(self) -> None:
+        """It says who authenticates, what is switched off, and what is not signed at all."""
+        self.config.write_text(f"""\
+policy:
+    signing_keys:
+        {TZ1}: {{allowed_ops: []}}
+        {TZ3}: {{allowed_ops: [block, 0x05], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp]}}
+    auth_key: {{pkh: {AUTH}}}
+authorized_keys: [{EDPK}]
+allowed_ips: []
+listen: {{http: ["tcp:1", "tcp:2"]}}
+""")
+        lines = self.run_command("check").out.splitlines()
+        self.assertEqual(lines[1].split(), [str(TZ1), "nothing", "yes", "any"])
+        self.assertEqual(
+            lines[2].split(),
+            [str(TZ3), "block,michelson", "yes", "NetXdQprcVkpaWU,NetXnHfVqm9iesp"],
+        )
+        self.assertEqual(
+            lines[4:],
+            [
+                "from: nowhere",
+                f"authenticated by: {AUTH}, {EDPK_HASH}",
+                f"watermarks: {self.directory}/watermarks.sqlite",
+                "HTTP: tcp:1, tcp:2",
+                f"warning: {TZ3}: michelson is among allowed_ops, but is never signed",
+            ],
+        )
+
+    def test_switched_off(self) -> None:
+        """What a switched-off protection means is said where it matters, and as a warning."""
+        with self.config.open("a") as config:
+            config.write("\n")
+        text = self.config.read_text().replace("check: True", "check: False")
+        self.config.write_text(text)
+        lines = self.run_command("check").out.splitlines()
+        self.assertEqual(lines[1].split(), [str(TZ1), "everything", "no", "any"])
+        self.assertIn("from: everywhere", lines)
+        self.assertEqual(sum(line.startswith("warning: security.") for line in lines), 4)
+
+    def test_json(self) -> None:
+        """The same as JSON."""
+        outcome = self.run_command("check", "--json")
+        self.assertEqual(
+            json.loads(outcome.out),
+            {
+                "keys": [
+                    {
+                        "key": str(key),
+                        "signs": operations.split(),
+                        "authenticated": False,
+                        "chains": ["any"],
+                    }
+                    for key, operations in [
+                        (TZ1, "generic"),
+                        (TZ2, "generic"),
+                        (TZ3, "attestation block generic preattestation"),
+                    ]
+                ],
+                "warnings": [],
+            },
+        )
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+
+    def test_wrong_configuration(self) -> None:
+        """A mistake is one line with file, line and key, and exit code 1."""
+        self.config.write_text("policy:\n    signing_keis: {}\n")
+        self.assertIn("config.yaml:2: policy.signing_keis: ", self.refused("check"))
+        self.assertIn("config.yaml:2: ", self.refused("check", "--json"))
+
+    def test_which_configuration(self) -> None:
+        """`--config` goes before the environment, and that before config.yaml."""
+        other, third = self.directory / "other.yaml", self.directory / "third.yaml"
+        other.write_text("verbose: 1")
+        self.config.unlink()
+        self.assertIn("config.yaml: cannot be read: No such file", self.refused("check"))
+        os.environ["TEZIO_SIGNER_CONFIG"] = str(other)
+        self.assertIn(f"{other}:1: ", self.refused("check"))
+        self.assertIn(f"{third}: cannot be read", self.refused("check", "--config", str(third)))
+        self.assertIn(f"{third}: cannot be read", self.refused("check", "-c", str(third)))
+
+
+class WatermarksTests(CommandTestCase):
+    """`tezio-signer watermarks`."""
+
+    def test_init(self) -> None:
+        """The store is created where the configuration says, and never a second time."""
+        path = self.directory / "watermarks.sqlite"
+        self.assertEqual(
+            self.run_command("watermarks", "init"), Outcome(0, f"created {path}\n", "")
+        )
+        self.assertEqual(sqlite.read(path), {})
+        self.assertIn(f"{path} exists already", self.refused("watermarks", "init"))
+
+    def test_list(self) -> None:
+        """All marks are listed, in order, also while a daemon uses the store."""
+        path = self.directory / "watermarks.sqlite"
+        sqlite.create(path)
+        empty = Outcome(0, "no marks yet\n", "")
+        self.assertEqual(self.run_command("watermarks", "list"), empty)
+        self.assertEqual(self.run_command("watermarks", "list", "--json"), Outcome(0, "[]\n", ""))
+        store = SqliteStore(path)
+        self.addCleanup(store.close)
+        mark = Mark(5_000_000, 1, b"\xab" * 32)
+        signature = Signature(Curve.P256, bytes(64))
+        for operation in (Operation.BLOCK, Operation.ATTESTATION):
+            store.keep(MarkId("NetXdQprcVkpaWU", TZ3, operation), mark)
+        signed = MarkId("NetXdQprcVkpaWU", TZ3, Operation.ATTESTATION)
+        store.keep_signature(signed, evolve(mark, signature=signature))
+        table = self.run_command("watermarks", "list").out.splitlines()
+        columns = ["chain", "key", "operation", "level", "round", "payload_hash", "signature"]
+        self.assertEqual(table[0].split(), columns)
+        rows = [
+            ["NetXdQprcVkpaWU", str(TZ3), "attestation", "5000000", "1", "ab" * 32, str(signature)],
+            ["NetXdQprcVkpaWU", str(TZ3), "block", "5000000", "1", "ab" * 32, "-"],
+        ]
+        self.assertEqual(sorted(line.split() for line in table[1:]), rows)
+        listed = json.loads(self.run_command("watermarks", "list", "--json").out)
+        self.assertEqual(
+            sorted(listed, key=lambda row: str(row["operation"])),
+            [
+                dict(zip(columns, [*row[:3], 5_000_000, 1, row[5], text], strict=True))
+                for row, text in zip(rows, [str(signature), None], strict=True)
+            ],
+        )
+
+    def test_no_store(self) -> None:
+        """A store that is missing or none is one line, which says what to do."""
+        line = self.refused("watermarks", "list")
+        self.assertIn("watermarks.sqlite does not exist", line)
+        self.assertIn("tezio-signer watermarks init", line)
+        (self.directory / "watermarks.sqlite").write_text("level: 5000000\n" * 100)
+        self.assertIn("not a database", self.refused("watermarks", "list", "--json"))
+
+    def test_wrong_configuration(self) -> None:
+        """Without a configuration there is no store."""
+        for action in ("init", "list"):
+            self.assertIn(
+                "nowhere: cannot be read", self.refused("watermarks", action, "-c", "nowhere")
+            )
+
+
+class OwnReactor:
+    """Stands in for the reactor of a command, which would have to be started."""
+
+    def __init__(self) -> None:
+        self.triggers: list[Callable[[], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def addSystemEventTrigger(self, phase: str, event: str, function: Callable[[], object]) -> None:
+        """Remember what is to be done before the shutdown."""
+        assert (phase, event) == ("before", "shutdown")
+        self.triggers.append(function)
+
+    def react(self, main: Callable[[Any], Deferred[None]]) -> None:
+        """Run a command until it waits, and end as it does."""
+        done = main(self)
+        failed: list[object] = []
+        done.addErrback(failed.append)
+        raise SystemExit(1 if failed else 0)
+
+
+class InProcessTests(CommandTestCase):
+    """The commands that run a reactor, as far as they go without one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor = OwnReactor()
+        self.patch(cli, "react", self.reactor.react)
+
+    def test_no_board(self) -> None:
+        """Without any board `keys` says so."""
+        self.patch(cli, "find_boards", lambda _: [])
+        self.assertEqual(self.refused("keys"), "no Tezio HSM found")
+        outcome = self.run_command("keys", "--json")
+        self.assertEqual((outcome.code, outcome.out), (1, "[]\n"))
+
+    def test_unusable_board(self) -> None:
+        """A port that cannot be opened is named with the reason."""
+        port = self.directory / "port"
+        with self.config.open("a") as config:
+            config.write(f"\nhsms: [{{port: {port}}}]\n")
+        outcome = self.run_command("keys")
+        self.assertEqual((outcome.code, outcome.out), (1, ""))
+        reason, end = outcome.err.splitlines()
+        self.assertIn(str(port), reason)
+        self.assertIn("No such file or directory", reason)
+        self.assertEqual(end, "tezio-signer: no HSM could be read")
+
+    def test_faults_are_shown(self) -> None:
+        """What is no mistake of the user is not reduced to a line."""
+
+        def fail(_: object) -> None:
+            raise ZeroDivisionError
+
+        self.patch(cli, "find_boards", fail)
+        outcome = self.run_command("keys")
+        self.assertEqual((outcome.code, outcome.err), (1, ""))
+
+    def test_simulate(self) -> None:
+        """The simulated HSM is there until the reactor stops, its link as well."""
+        link = self.directory / "hsm"
+        outcome = self.run_command("simulate", "--link", str(link), "--latency", "0")
+        self.assertEqual(outcome, Outcome(0, f"simulated HSM at {link}; public test keys\n", ""))
+        self.assertTrue(os.readlink(link).startswith("/dev/"))
+        for trigger in self.reactor.triggers:
+            trigger()
+        self.assertFalse(link.is_symlink())
+
+
+class ReactorTests(TestCase):
+    """The commands that run a reactor, as processes of their own."""
+
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+
+    async def test_keys_of_the_simulated_hsm(self) -> None:
+        """`keys --simulate` lists the four test keys, as a table and as JSON."""
+        table = start_command(self, self.directory, "keys", "--simulate")
+        listed = start_command(self, self.directory, "keys", "--simulate", "--json")
+        self.assertEqual((await table.exits(), await listed.exits()), (0, 0))
+        self.assertEqual((table.log, listed.log), (table.out, listed.out))
+        rows = json.loads(listed.out)
+        self.assertEqual(
+            [(row["slot"], row["key_hash"], row["public_key"]) for row in rows],
+            [(slot, str(key), public) for slot, key, public in HELD],
+        )
+        self.assertEqual(list(rows[0]), ["device", "slot", "key_hash", "public_key"])
+        lines = table.out.splitlines()
+        self.assertEqual(lines[0].split(), ["device", "slot", "key_hash", "public_key"])
+        self.assertEqual(
+            [line.split()[-3:] for line in lines[1:]],
+            [[str(slot), str(key), public] for slot, key, public in HELD],
+        )
+
+    async def test_keys_of_a_board(self) -> None:
+        """`keys` lists the keys of a board of the configuration, here one of `simulate`."""
+        link = self.directory / "hsm"
+        simulator = start_command(self, self.directory, "simulate", "--link", str(link))
+        await simulator.says("simulated HSM at ")
+        config = self.directory / "config.yaml"
+        config.write_text(f"{SHIPPED.read_text('utf-8')}\nhsms: [{{port: {link}}}]\n", "utf-8")
+        keys = start_command(self, self.directory, "keys", "--json")
+        self.assertEqual(await keys.exits(), 0, keys.log)
+        rows = json.loads(keys.out)
+        self.assertEqual({row["device"] for row in rows}, {str(link)})
+        self.assertEqual([row["key_hash"] for row in rows], [str(key) for _, key, _ in HELD])
+        simulator.send("TERM")
+        self.assertEqual(await simulator.exits(), 0)
+        self.assertEqual(simulator.out, f"simulated HSM at {link}; public test keys\n")
+        self.assertEqual(simulator.log, simulator.out)
+        self.assertFalse(link.is_symlink())
+
+    async def test_keys_without_a_board(self) -> None:
+        """`keys` with a port that is not there is an error in lines, not a traceback."""
+        config = self.directory / "config.yaml"
+        config.write_text(f"{SHIPPED.read_text('utf-8')}\nhsms: [{{port: /dev/none}}]\n", "utf-8")
+        keys = start_command(self, self.directory, "keys")
+        self.assertEqual(await keys.exits(), 1)
+        self.assertNotIn("Traceback", keys.log)
+        self.assertIn("tezio-signer: no HSM could be read\n", keys.log)
+
+    async def test_impossible_link(self) -> None:
+        """A link in the place of a file or in no directory is one line, and no file is lost."""
+        precious = self.directory / "precious"
+        precious.write_text("mine")
+        nowhere = self.directory / "nowhere" / "hsm"
+        for link, reason in [(precious, "File exists"), (nowhere, "No such file or directory")]:
+            simulator = start_command(self, self.directory, "simulate", "--link", str(link))
+            self.assertEqual(await simulator.exits(), 1)
+            self.assertRegex(
+                simulator.log, rf"\Atezio-signer: [^\n]*{reason}[^\n]*{link}[^\n]*\n\Z"
+            )
+        self.assertEqual(precious.read_text(), "mine")
+
+    async def test_one_board_of_two(self) -> None:
+        """A board that cannot be read does not hide the keys of another."""
+        simulator = Simulator(reactor, Firmware(), 0)
+        simulator.startService()
+        self.addCleanup(simulator.stopService)
+        boards = [Board("/dev/none"), *simulator.boards()]
+        self.patch(cli, "find_boards", lambda _: boards)
+        out, err = StringIO(), StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        await cli._list_keys(reactor, built_in_settings(), as_json=True)
+        self.assertEqual(len(json.loads(out.getvalue())), 4)
+        self.assertRegex(err.getvalue(), r"\Atezio-signer: /dev/none: [^\n]+\n\Z")
+
+    async def test_simulated_in_this_process(self) -> None:
+        """The simulated HSM is gone when its keys are listed."""
+        out = StringIO()
+        self.patch(sys, "stdout", out)
+        await cli._list_keys(reactor, None, as_json=True)
+        rows = json.loads(out.getvalue())
+        self.assertEqual([row["key_hash"] for row in rows], [str(key) for _, key, _ in HELD])
+        port = rows[0]["device"].removeprefix("simulated at ")
+        self.assertFalse(os.path.exists(port))

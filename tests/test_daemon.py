@@ -1,0 +1,387 @@
+"""The daemon: its services in order, and as a real process that is stopped, killed and misused."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGTERM
+from typing import cast
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
+from tests.octezclient import SecretKey
+from tests.stand import Client, reactor
+from tests.test_signer import HeldStand
+from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
+from tezio_signer.daemon import Daemon
+from tezio_signer.errors import StartupError
+from tezio_signer.signer import Signer
+from tezio_signer.watermarks import sqlite
+
+SHIPPED = Path(__file__).parent.parent / "config.yaml"
+STOP_SECONDS = 3.0
+
+
+class RecordingService(Service):
+    """Tells when it is started and stopped; stopping takes until the test says so."""
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self._called = name
+        self._events = events
+        self.stopped: Deferred[None] = Deferred()
+
+    def privilegedStartService(self) -> None:
+        self._events.append(f"open {self._called}")
+
+    def startService(self) -> None:
+        super().startService()
+        self._events.append(f"start {self._called}")
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._events.append(f"stop {self._called}")
+        return self.stopped
+
+
+@define
+class BusySigner:
+    """A signer with a request in progress."""
+
+    events: list[str]
+    idle: Deferred[None] = field(factory=lambda: Deferred(lambda _: None))
+
+    def drained(self) -> Deferred[None]:
+        return self.idle
+
+    def refuse_all(self, why: str) -> None:
+        self.events.append(f"refuse all: {why}")
+
+
+class DaemonTests(SynchronousTestCase):
+    """The order of starting and stopping."""
+
+    def setUp(self) -> None:
+        self.events: list[str] = []
+        self.clock = Clock()
+        self.signer = BusySigner(self.events)
+        self.door = RecordingService("door", self.events)
+        self.inner = [RecordingService(name, self.events) for name in ("store", "hsms")]
+        for service in self.inner:
+            service.stopped.callback(None)
+        self.daemon = Daemon(self.clock, cast(Signer, self.signer), self.inner, [self.door])
+
+    def started(self) -> None:
+        """Start the daemon, and forget how."""
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+        self.events.clear()
+
+    def test_start(self) -> None:
+        """The inner services run before requests can come in."""
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+        self.assertEqual(
+            self.events,
+            ["open store", "open hsms", "open door", "start store", "start hsms", "start door"],
+        )
+        self.assertTrue(self.daemon.running)
+
+    def test_stop(self) -> None:
+        """First the doors close, then requests are finished, then the rest stops, last first."""
+        self.started()
+        stopped = self.daemon.stopService()
+        self.assertFalse(self.daemon.running)
+        self.assertEqual(self.events, ["stop door"])
+        self.clock.advance(1)
+        self.door.stopped.callback(None)
+        self.assertEqual(self.events, ["stop door"])
+        self.clock.advance(1)
+        self.signer.idle.callback(None)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.1)
+        self.assertEqual(self.events, ["stop door", "stop hsms", "stop store"])
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_is_not_held_up(self) -> None:
+        """A request that does not end in time is refused, so that all is over in three seconds."""
+        self.started()
+        stopped = self.daemon.stopService()
+        self.door.stopped.callback(None)
+        self.clock.pump([0.1] * 24)
+        self.assertEqual(self.events, ["stop door"])
+        self.clock.pump([0.1] * 5)
+        self.successResultOf(stopped)
+        self.assertEqual(
+            self.events,
+            ["stop door", "refuse all: the signer is stopping", "stop hsms", "stop store"],
+        )
+
+    def test_door_cannot_open(self) -> None:
+        """A port that cannot be had ends start-up with a sentence; a fault stays as it is."""
+
+        def fail(error: Exception) -> Callable[[], None]:
+            def open_door() -> None:
+                raise error
+
+            return open_door
+
+        for error, words in [
+            (CannotListenError("127.0.0.1", 6732, OSError("in use")), "127.0.0.1:6732: in use"),
+            (PermissionError(13, "Permission denied"), "Permission denied"),
+            (OverflowError("bind(): port must be 0-65535."), "port must be 0-65535"),
+        ]:
+            self.patch(self.door, "privilegedStartService", fail(error))
+            refused = self.assertRaises(StartupError, self.daemon.privilegedStartService)
+            self.assertIn(words, str(refused))
+        self.patch(self.door, "privilegedStartService", fail(ZeroDivisionError()))
+        self.assertRaises(ZeroDivisionError, self.daemon.privilegedStartService)
+
+
+class ProcessTestCase(TestCase):
+    """Runs daemons in a directory of its own."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+
+    def configure(self, more: str = "", store: bool = True) -> None:
+        """Lay down the shipped configuration with something added, and a store."""
+        text = SHIPPED.read_text("utf-8")
+        (self.directory / "config.yaml").write_text(f"{text}\n{more}\n", "utf-8")
+        if store:
+            sqlite.create(self.directory / "watermarks.sqlite")
+
+    def start(self, *options: str) -> Process:
+        """Start a daemon on a free port."""
+        return start_daemon(self, self.directory, "--http", FREE_PORT, *options)
+
+    def assert_quiet(self, daemon: Process) -> None:
+        """Check that a log has neither traces of faults nor of developers."""
+        for word in ("Traceback", "Unhandled", "#debug", "#critical"):
+            self.assertNotIn(word, daemon.log)
+
+
+class SigningTests(ProcessTestCase):
+    """A daemon that does its work."""
+
+    async def test_simulated(self) -> None:
+        """`--simulate` listens, says loudly what it is, and signs without any file."""
+        daemon = self.start("--simulate")
+        client = await serving(daemon)
+        self.assertIn("SIMULATED HSM", daemon.log)
+        answer = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
+        self.assertEqual(answer.status, 200)
+        self.assertTrue(json.loads(answer.body)["signature"].startswith("p2sig"))
+        self.assertEqual((await client.sign(TZ1, PAYLOADS["block_locked_nonce_off"])).status, 403)
+        await daemon.says("signed block 5000000/1 for tz3")
+        self.assert_quiet(daemon)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    async def test_log(self) -> None:
+        """The log never has an authentication signature, whatever comes of the request."""
+        client_key = SecretKey(OCTEZ["keys"][1]["sk"])
+        self.configure(f"authorized_keys: [{client_key.public_key}]", store=False)
+        config = self.directory / "config.yaml"
+        config.write_text(config.read_text("utf-8").replace("auth_req: False", "auth_req: True"))
+        daemon = self.start("--simulate")
+        client = await serving(daemon)
+        secret = client_key.authenticate(str(TZ1), PAYLOADS["transfer"])
+        query = f"?authentication={secret}&version=3"
+        for payload, status in [
+            (PAYLOADS["transfer"], 200),
+            (PAYLOADS["noop"], 401),
+            (PAYLOADS["att"], 401),
+            (b"\x03", 400),
+        ]:
+            self.assertEqual((await client.sign(TZ1, payload, query)).status, status)
+        self.assertEqual((await client.request("GET", f"/nothing{query}")).status, 404)
+        await daemon.says("refused a request for tz1.* 400 ")
+        self.assertNotIn(secret[:20], daemon.log)
+        self.assert_quiet(daemon)
+
+    async def test_verbose(self) -> None:
+        """With `verbose` the commands to the HSM are logged, not what they sign."""
+        self.configure(store=False)
+        config = self.directory / "config.yaml"
+        config.write_text(config.read_text("utf-8").replace("verbose: False", "verbose: True"))
+        daemon = self.start("--simulate")
+        client = await serving(daemon)
+        self.assertEqual((await client.sign(TZ1, PAYLOADS["transfer"])).status, 200)
+        await daemon.says("98 bytes, opcode 21, slot 1")
+        self.assertNotIn(PAYLOADS["transfer"].hex()[:32], daemon.log.lower())
+
+
+class MistakeTests(ProcessTestCase):
+    """A daemon that cannot work does not run."""
+
+    async def refused(self, daemon: Process, *words: str) -> None:
+        """Check that a daemon ends with exactly one line to the point."""
+        self.assertEqual(await daemon.exits(), 1, daemon.log)
+        said = [line for line in daemon.log.splitlines() if "tezio-signer: " in line]
+        self.assertEqual(len(said), 1, daemon.log)
+        for word in words:
+            self.assertIn(word, said[0])
+        self.assert_quiet(daemon)
+
+    async def test_options(self) -> None:
+        """A port in use, a wrong endpoint or configuration ends start-up with one line each."""
+        taken = reactor.listenTCP(0, Factory(), interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(taken.stopListening)
+        port = taken.getHost().port
+        (self.directory / "wrong.yaml").write_text("policy: {}\nverbos: True\n")
+        mistakes = {
+            ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
+            ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
+            ("--http", "tcp:99999"): ("0-65535",),
+            ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
+            ("--config", "wrong.yaml"): ("wrong.yaml:2: verbos: unknown key", "verbose"),
+            ("--config", "none.yaml"): ("none.yaml: cannot be read: No such file",),
+        }
+        daemons = {
+            options: start_daemon(self, self.directory, "--simulate", *options)
+            for options in mistakes
+        }
+        for options, words in mistakes.items():
+            await self.refused(daemons[options], *words)
+
+    async def test_missing_store(self) -> None:
+        """Without its store nothing is signed, and the command that creates it is named."""
+        self.configure(store=False)
+        daemon = self.start()
+        await self.refused(
+            daemon, "watermarks.sqlite does not exist", "tezio-signer watermarks init"
+        )
+        self.assertFalse((self.directory / "watermarks.sqlite").exists())
+
+    async def test_second_daemon(self) -> None:
+        """A store that one daemon uses is refused to a second, which harms the first in no way."""
+        self.configure("hsms: [{port: /dev/none}]")
+        first = self.start()
+        await first.says("cannot be opened")
+        second = self.start()
+        await self.refused(second, "watermarks.sqlite is in use by another daemon")
+        port = await first.says(r"SignerSite starting on (\d+)\n")
+        self.assertEqual((await Client(int(port[1])).request("GET", "/")).status, 200)
+
+
+class StoppingTests(ProcessTestCase):
+    """A daemon that is told to stop."""
+
+    async def stopped(self, daemon: Process) -> float:
+        """Seconds until a daemon that was told to stop has ended."""
+        since = reactor.seconds()
+        await daemon.exits()
+        return reactor.seconds() - since
+
+    async def test_terminate(self) -> None:
+        """SIGTERM ends it cleanly within three seconds; twistd then ends by that signal itself."""
+        daemon = self.start("--simulate")
+        await serving(daemon)
+        daemon.send("TERM")
+        self.assertLess(await self.stopped(daemon), STOP_SECONDS)
+        self.assert_quiet(daemon)
+        self.assertIn("Server Shut Down.", daemon.log)
+        self.assertEqual(await daemon.exits(), -SIGTERM)
+
+    async def test_hangup(self) -> None:
+        """SIGHUP, which has nothing to reload here, does not end it."""
+        daemon = self.start("--simulate")
+        client = await serving(daemon)
+        daemon.send("HUP")
+        await daemon.says("SIGHUP")
+        self.assertEqual((await client.request("GET", "/")).status, 200)
+
+    async def test_request_in_flight(self) -> None:
+        """A request that the HSM is working on when SIGTERM comes is answered."""
+        board = HeldStand()
+        board.simulator.startService()
+        self.addCleanup(board.simulator.stopService)
+        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
+        daemon = self.start()
+        client = await serving(daemon)
+        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
+        await board.asked()
+        daemon.send("TERM")
+        await daemon.says(r"\(TCP Port \d+ Closed\)")
+        self.assertFalse(answering.called)
+        board.answer()
+        answer = await answering
+        self.assertEqual(answer.status, 200)
+        self.assertLess(await self.stopped(daemon), STOP_SECONDS)
+        self.assert_quiet(daemon)
+        stored = sqlite.read(self.directory / "watermarks.sqlite")
+        self.assertEqual(
+            [str(mark.signature) for mark in stored.values()],
+            [json.loads(answer.body)["signature"]],
+        )
+
+
+class RestartTests(ProcessTestCase):
+    """What was signed stays signed, whatever happens to the daemon."""
+
+    async def assert_kept(self, client: Client, answers: dict[bytes, bytes]) -> None:
+        """Check that the answers come again, and nothing else at their positions."""
+        for payload, expected in answers.items():
+            again = await client.sign(TZ3, payload)
+            self.assertEqual((again.status, again.body), (200, expected))
+        for other in (block(10, 0, 0x41), block(9, 5), consensus("att_dal_5", 10, 0)):
+            self.assertEqual((await client.sign(TZ3, other)).status, 409)
+
+    async def test_restart_and_kill(self) -> None:
+        """After `kill -9` right behind an answer, and after a restart, the same answers come."""
+        link = self.directory / "hsm"
+        board = start_command(self, self.directory, "simulate", "--link", str(link), "--latency=0")
+        await board.says("simulated HSM at ")
+        self.configure(f"hsms: [{{port: {link}}}]")
+        payloads = [block(10, 0), consensus("preatt", 10, 0), consensus("att", 10, 0)]
+        answers: dict[bytes, bytes] = {}
+        daemon = self.start()
+        client = await serving(daemon)
+        for payload in payloads:
+            answer = await client.sign(TZ3, payload)
+            self.assertEqual(answer.status, 200)
+            answers[payload] = answer.body
+        self.assertEqual(await daemon.kill(), -9)
+        self.assert_quiet(daemon)
+        for signal in ("TERM", "KILL"):
+            daemon = self.start()
+            client = await serving(daemon)
+            await self.assert_kept(client, answers)
+            daemon.send(signal)
+            await daemon.exits()
+            self.assert_quiet(daemon)
+        daemon = self.start()
+        client = await serving(daemon)
+        self.assertEqual((await client.sign(TZ3, block(10, 1))).status, 200)
+        self.assertEqual((await client.sign(TZ3, block(10, 0))).status, 409)
+
+    async def test_killed_while_signing(self) -> None:
+        """What the HSM is signing when the daemon is killed keeps its position for ever."""
+        board = HeldStand()
+        board.simulator.startService()
+        self.addCleanup(board.simulator.stopService)
+        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
+        daemon = self.start()
+        client = await serving(daemon)
+        lost = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
+        lost.addErrback(lambda _: None)  # there will be no answer
+        await board.asked()
+        while not sqlite.read(self.directory / "watermarks.sqlite"):
+            await deferLater(reactor, 0)
+        await daemon.kill()
+        await lost
+        board.answer()
+        client = await serving(self.start())
+        answer = await client.sign(TZ3, block(10, 0, 0x41))
+        self.assertEqual(answer.status, 409)
+        self.assertIn(b"already signed with different data", answer.body)

@@ -1,0 +1,249 @@
+"""`twistd tezio-signer`: its options, its settings, and what it composes of them."""
+
+import os
+import re
+import sys
+from io import StringIO
+from pathlib import Path
+from traceback import format_exception_only
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    capturedLogs,
+    formatEvent,
+    globalLogPublisher,
+)
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import provider
+
+from tests.daemonprocess import FREE_PORT
+from tests.stand import Client
+from tests.vectors import PAYLOADS, TZ3
+from tezio_signer import tap
+from tezio_signer.daemon import Daemon
+from tezio_signer.errors import StartupError
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.claims import Watermarks
+
+MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
+
+
+def parsed(*arguments: str) -> tap.Options:
+    """The options of a command line."""
+    options = tap.Options()
+    options.parseOptions(arguments)
+    return options
+
+
+class TapTestCase(TestCase):
+    """Works in a directory of its own, without a configuration in the environment."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.directory)
+        self.patch(
+            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
+        )
+        self.patch(sys, "excepthook", sys.excepthook)
+
+    def write(self, name: str = "config.yaml", more: str = "") -> Path:
+        """A configuration with one baking key."""
+        path = self.directory / name
+        path.write_text(MINIMAL + more)
+        return path
+
+
+class OptionsTests(SynchronousTestCase):
+    """The command line."""
+
+    def test_defaults(self) -> None:
+        """Without options the configuration decides, and nothing is simulated."""
+        options = parsed()
+        self.assertIsNone(options["config"])
+        self.assertFalse(options["simulate"])
+        self.assertEqual(options["http"], [])
+
+    def test_options(self) -> None:
+        """The configuration file has a short option too, and endpoints may be several."""
+        options = parsed("-c", "a.yaml", "--simulate", "--http", "tcp:1", "--http=unix:/x")
+        self.assertEqual(options["config"], "a.yaml")
+        self.assertTrue(options["simulate"])
+        self.assertEqual(options["http"], ["tcp:1", "unix:/x"])
+        self.assertEqual(parsed("--config", "b.yaml")["config"], "b.yaml")
+        self.assertEqual(parsed()["http"], [])
+
+    def test_wrong_options(self) -> None:
+        """An unknown option, a missing value or an argument is a usage error."""
+        for arguments in (["--htp", "tcp:1"], ["--config"], ["--simulate=1"], ["extra"]):
+            self.assertRaises(UsageError, parsed, *arguments)
+
+
+class SettingsTests(TapTestCase):
+    """Which settings it runs with."""
+
+    def refused(self, chosen: str | None, simulate: bool = False) -> str:
+        """Why there are no settings to run with."""
+        return str(self.assertRaises(StartupError, tap.load_settings, chosen, simulate))
+
+    def test_which_file(self) -> None:
+        """The option goes before the environment, that before config.yaml in this directory."""
+        self.assertEqual(tap.config_path(None), Path("config.yaml"))
+        os.environ["TEZIO_SIGNER_CONFIG"] = "/etc/other.yaml"
+        self.assertEqual(tap.config_path(None), Path("/etc/other.yaml"))
+        self.assertEqual(tap.config_path("mine.yaml"), Path("mine.yaml"))
+
+    def test_configuration(self) -> None:
+        """A configuration is read, and its store is used."""
+        path = self.write()
+        for chosen in (None, str(path), "config.yaml"):
+            settings = tap.load_settings(chosen, simulate=False)
+            self.assertEqual(list(settings.signing_keys), [TZ3])
+            self.assertEqual(settings.store, self.directory / "watermarks.sqlite")
+
+    def test_no_configuration(self) -> None:
+        """Without one there is nothing to run with."""
+        self.assertIn("config.yaml: cannot be read: No such file", self.refused(None))
+
+    def test_wrong_configuration(self) -> None:
+        """A mistake in it is the sentence with file and line, simulated or not."""
+        self.write(more="verbos: True")
+        for simulate in (False, True):
+            self.assertIn("config.yaml:2: verbos: unknown key", self.refused(None, simulate))
+
+    def test_simulated(self) -> None:
+        """Simulating needs no configuration, and takes one that is there without its store."""
+        self.assertEqual(tap.load_settings(None, simulate=True), built_in_settings())
+        self.write()
+        settings = tap.load_settings(None, simulate=True)
+        self.assertEqual(list(settings.signing_keys), [TZ3])
+        self.assertIsNone(settings.store)
+
+    def test_simulated_with_a_missing_configuration(self) -> None:
+        """A configuration that was asked for by name has to be there, simulated or not."""
+        self.assertIn("mine.yaml: cannot be read", self.refused("mine.yaml", simulate=True))
+        os.environ["TEZIO_SIGNER_CONFIG"] = "other.yaml"
+        self.assertIn("other.yaml: cannot be read", self.refused(None, simulate=True))
+
+
+def leaves(service: IService) -> list[IService]:
+    """The services of a tree that are no groups, in the order of starting."""
+    if not isinstance(service, MultiService):
+        return [service]
+    return [leaf for child in service for leaf in leaves(child)]
+
+
+class MakeServiceTests(TapTestCase):
+    """What is composed."""
+
+    def inner(self, *arguments: str) -> list[type]:
+        """The kinds of the inner services of a daemon."""
+        daemon = tap.makeService(parsed(*arguments))
+        self.assertIsInstance(daemon, Daemon)
+        return [type(service) for service in leaves(daemon)][:-1]
+
+    def test_services(self) -> None:
+        """Watermarks and HSMs start before the door, a simulated HSM before them."""
+        self.assertEqual(self.inner("--simulate"), [Simulator, Watermarks, HsmPool])
+        self.write()
+        self.assertEqual(self.inner(), [Watermarks, HsmPool])
+
+    def test_doors(self) -> None:
+        """There is a door for each endpoint; those of the command line replace the others."""
+        self.write(more="listen: {http: ['tcp:1:interface=127.0.0.1', 'tcp:2']}")
+        for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (("--http", "tcp:4") * 3, 3)]:
+            services = leaves(tap.makeService(parsed(*arguments)))
+            self.assertEqual(len(services), 2 + doors)
+
+    def test_wrong_endpoints(self) -> None:
+        """What is no endpoint is named, with the reason."""
+        for endpoint in ("", "tcp", "tpc:1", "tcp:abc", "tcp:1:interfce=x", "ssl:1:privateKey=no"):
+            error = self.assertRaises(
+                StartupError, tap.makeService, parsed("--simulate", "--http", endpoint)
+            )
+            self.assertIn(f"{endpoint!r} is no endpoint to listen on: ", str(error))
+
+    def test_warnings(self) -> None:
+        """What is dangerous is logged when it starts."""
+        self.write(more="security: {auth_check: False, remote_ip_check: False}")
+        for arguments, expected in [
+            ((), ["security.remote_ip_check is off", "security.auth_check is off"]),
+            (
+                ("--simulate",),
+                ["security.remote_ip_check", "security.auth_check", "SIMULATED HSM: public test"],
+            ),
+        ]:
+            with capturedLogs() as events:
+                tap.makeService(parsed(*arguments))
+            warnings = [event for event in events if event["log_level"] is LogLevel.warn]
+            self.assertEqual(len(warnings), len(expected))
+            for event, words in zip(warnings, expected, strict=True):
+                self.assertIn(words, event.get("sentence") or event["log_format"])
+
+
+class MistakeTests(TapTestCase):
+    """How start-up ends when something is wrong."""
+
+    def shown(self, error: BaseException) -> str:
+        """What the interpreter shows of an error that nobody has caught."""
+        tap.makeService(parsed("--simulate"))
+        shown = StringIO()
+        self.patch(sys, "stderr", shown)
+        sys.excepthook(type(error), error, None)
+        return shown.getvalue()
+
+    def test_one_line(self) -> None:
+        """A mistake of the operator is one line."""
+        self.assertEqual(
+            self.shown(StartupError("the store is missing")), "tezio-signer: the store is missing\n"
+        )
+
+    def test_faults_are_shown(self) -> None:
+        """A fault of ours is shown as Python does."""
+        error = ZeroDivisionError("by zero")
+        self.assertEqual(self.shown(error), "".join(format_exception_only(error)))
+
+
+class RunningTests(TapTestCase):
+    """The daemon in this process."""
+
+    timeout = 30
+
+    async def test_signs(self) -> None:
+        """It opens its port and its store, finds its HSM, signs, and leaves nothing behind."""
+        self.write(more="list_known_keys: True")
+        sqlite.create(self.directory / "watermarks.sqlite")
+        ready: Deferred[None] = Deferred()
+        listening: Deferred[int] = Deferred()
+
+        @provider(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            text = formatEvent(event)
+            if "is ready: " in text:
+                ready.callback(None)
+            elif match := re.search(r"SignerSite starting on (\d+)", text):
+                listening.callback(int(match[1]))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        daemon = tap.makeService(parsed("--simulate", "--http", FREE_PORT))
+        daemon.privilegedStartService()
+        daemon.startService()
+        self.addCleanup(daemon.stopService)
+        client = Client(await listening)
+        await ready
+        self.assertEqual((await client.sign(TZ3, PAYLOADS["transfer"])).status, 403)
+        first = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
+        second = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
+        self.assertEqual((first.status, second.status), (200, 200))
+        self.assertEqual(first.body, second.body)
+        self.assertEqual(sqlite.read(self.directory / "watermarks.sqlite"), {})
