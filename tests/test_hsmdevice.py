@@ -1,0 +1,426 @@
+"""One HSM: its keys, its queue, and its way through unplugging and faults."""
+
+import termios
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+from serial import SerialException
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.hsm.device import KEYS, is_signature
+from tests.test_serialhsm import ANSWER, QUIET, FakePort
+from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
+from tezio_signer.errors import Unavailable
+from tezio_signer.hsm import framing
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
+from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
+from tezio_signer.hsmdevice import MAX_WAITING, HsmDevice, Job, NotSent, Priority
+from tezio_signer.serialhsm import (
+    ExclusiveSerialPort,
+    HsmProtocol,
+    NoAnswer,
+    WrongAnswer,
+)
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.keys import Curve, Signature
+
+
+class FakeBoard:
+    """A board in this process: a port for each time that it is opened, answered by the test."""
+
+    def __init__(self, firmware: Firmware | None = None) -> None:
+        self.firmware = firmware or Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
+        self.refusal: Exception | None = None
+        self.opened = 0
+
+    def open(self, protocol: HsmProtocol, _: str) -> ExclusiveSerialPort:
+        """Open the port."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.opened += 1
+        self.protocol = protocol
+        self.port = FakePort(protocol)
+        return cast(ExclusiveSerialPort, self.port)
+
+    def asked(self) -> list[str]:
+        """The frames that were written and not yet answered."""
+        return [what for what in self.port.take() if what not in ("flush", "abort")]
+
+    def answer(self, frame: str) -> bytes:
+        """Answer a frame."""
+        answer = self.firmware.execute(bytes.fromhex(frame)[1:])
+        assert answer is not None
+        self.protocol.dataReceived(answer.packet)
+        return answer.packet
+
+    def serve(self) -> list[str]:
+        """Answer until nothing more is asked; what was asked."""
+        served: list[str] = []
+        while asked := self.asked():
+            served += asked
+            for frame in asked:
+                self.answer(frame)
+        return served
+
+
+class DeviceTestCase(SynchronousTestCase):
+    """A device on a fake board."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.board = FakeBoard()
+        self.changes = 0
+        self.device = self.make()
+
+    def make(self) -> HsmDevice:
+        """A device that nobody has plugged in yet."""
+        return HsmDevice(self.clock, Board("port", "board"), self.board.open, self.on_change)
+
+    def on_change(self) -> None:
+        """Count how often the device became ready or was lost."""
+        self.changes += 1
+
+    def plug_in(self) -> None:
+        """Plug the device in, and let it say its keys."""
+        self.device.plugged_in(self.device.board)
+        self.board.serve()
+
+    def sign(self, message: bytes, slot: Slot = Slot.TZ3, priority: int = 2) -> Job:
+        """Ask for a signature."""
+        return self.device.sign(slot, message, Priority(priority))
+
+    def signed(self, job: Job, message: bytes, slot: Slot = Slot.TZ3) -> None:
+        """Check that the signature of a message has come."""
+        signature = self.successResultOf(job.result)
+        self.assertTrue(is_signature(slot, 3, message, signature.data))
+
+    def logged(self, events: Sequence[LogEvent], level: object = LogLevel.error) -> list[str]:
+        """The sentences that were logged at a level."""
+        return [formatEvent(event) for event in events if event["log_level"] is level]
+
+
+class ConnectingTests(DeviceTestCase):
+    """How a device comes to be used."""
+
+    def test_ready(self) -> None:
+        """It is used when it has said the keys of all its slots twice in the same way."""
+        self.device.plugged_in(self.device.board)
+        self.assertFalse(self.device.ready)
+        asked = self.board.serve()
+        self.assertEqual(asked, [framing.get_public_key(slot).frame().hex() for slot in Slot] * 2)
+        self.assertTrue(self.device.ready)
+        self.assertEqual(self.device.keys, KEYS)
+        self.assertEqual((self.changes, self.device.trouble), (1, ""))
+
+    def test_slots(self) -> None:
+        """An address is signed for by its slot; the authentication key signs nothing."""
+        self.assertIsNone(self.device.slot_of(TZ3))
+        self.plug_in()
+        self.assertEqual(
+            {key: self.device.slot_of(key) for key in (TZ1, TZ2, TZ3, AUTH)},
+            {TZ1: Slot.TZ1, TZ2: Slot.TZ2, TZ3: Slot.TZ3, AUTH: None},
+        )
+
+    def test_disabled_slot(self) -> None:
+        """A slot that does not say its key is left out, and the others are used."""
+        self.board.firmware = Firmware(disabled=[(Slot.TZ2, Opcode.GET_PK)])
+        with capturedLogs() as events:
+            self.plug_in()
+        self.assertTrue(self.device.ready)
+        self.assertEqual(self.device.keys, {s: key for s, key in KEYS.items() if s != Slot.TZ2})
+        self.assertIsNone(self.device.slot_of(TZ2))
+        warnings = self.logged(events, LogLevel.warn)
+        self.assertTrue(warnings)
+        self.assertTrue(all("B0" in sentence and "slot 2" in sentence for sentence in warnings))
+
+    def test_no_key_at_all(self) -> None:
+        """A device that says no key is not used."""
+        self.board.firmware = Firmware(disabled=[(slot, Opcode.GET_PK) for slot in Slot])
+        self.plug_in()
+        self.clock.advance(QUIET)
+        self.board.serve()
+        self.assertFalse(self.device.ready)
+        self.assertIn("gives no public keys", self.device.trouble)
+
+    def test_junk_keys(self) -> None:
+        """What is no point of its curve is no key, and its device is not used."""
+        self.board.firmware.failing.add("read_slot")  # which the firmware does not notice
+        with capturedLogs() as events:
+            self.plug_in()
+            for _ in range(9):
+                self.clock.advance(QUIET)
+                self.board.serve()
+        self.assertFalse(self.device.ready)
+        self.assertNotEqual(self.device.trouble, "")
+        self.assertTrue(any("no point of its curve" in line for line in self.logged(events)))
+
+    def test_keys_that_differ(self) -> None:
+        """A device that says other keys each time is not used."""
+        number = 0
+
+        def fickle(slot: Slot) -> None:
+            nonlocal number
+            number += 1
+            secret = base58check.decode(TEST_KEYS[slot])[1][:-1] + bytes([number])
+            self.board.firmware.keys[slot] = SoftKey(Curve.ED25519, secret)
+
+        self.device.plugged_in(self.device.board)
+        for _ in range(40):
+            for frame in self.board.asked():
+                fickle(Slot.TZ1)
+                self.board.answer(frame)
+        self.assertFalse(self.device.ready)
+        self.assertIn("gives other public keys each time", self.device.trouble)
+
+    def test_port_that_cannot_be_opened(self) -> None:
+        """The reason is reported once until it is another, or until it has worked."""
+        reasons = [
+            SerialException("Permission denied"),
+            SerialException("Permission denied"),
+            OSError(16, "Device or resource busy"),
+            termios.error(5, "Input/output error"),
+        ]
+        with capturedLogs() as events:
+            for reason in reasons:
+                self.board.refusal = reason
+                self.device.plugged_in(self.device.board)
+            self.board.refusal = None
+            self.plug_in()
+            self.board.port.lose()
+            self.board.refusal = reasons[0]
+            self.device.plugged_in(self.device.board)
+        self.assertEqual(
+            [line.partition(": ")[2] for line in self.logged(events)],
+            [
+                "cannot be opened: Permission denied",
+                "cannot be opened: [Errno 16] Device or resource busy",
+                "cannot be opened: (5, 'Input/output error')",
+                "was unplugged",
+                "cannot be opened: Permission denied",
+            ],
+        )
+
+    def test_silent_device(self) -> None:
+        """A device that does not answer is left alone for longer and longer, then tried again."""
+        self.device.plugged_in(self.device.board)
+        tried: list[float] = []
+        while self.clock.seconds() < 140:
+            if self.board.asked() and self.board.opened > len(tried):
+                tried.append(self.clock.seconds())
+            self.clock.advance(0.05)
+            self.device.plugged_in(self.device.board)
+        # Two commands of three seconds with 200 ms between them, and then a rest.
+        rests = [after - before - 6.2 for before, after in pairwise(tried)]
+        self.assertEqual(list(map(round, rests)), [1, 2, 4, 8, 16, 30, 30])
+        self.assertIn("did not answer", self.device.trouble)
+        self.assertFalse(self.device.ready)
+
+    def test_other_port(self) -> None:
+        """A board that appears at another port is used there."""
+        self.plug_in()
+        before = self.board.port
+        self.device.plugged_in(Board("other", "board"))
+        self.assertEqual(before.take()[-1], "abort")
+        self.board.serve()
+        self.assertEqual((self.board.opened, self.device.ready), (2, True))
+        self.assertEqual(self.device.board.port, "other")
+
+    def test_other_keys(self) -> None:
+        """A board that holds other keys than before is a critical matter."""
+        self.plug_in()
+        self.board.port.lose()
+        self.board.firmware.keys[Slot.TZ3] = self.board.firmware.keys[Slot.AUTH]
+        with capturedLogs() as events:
+            self.plug_in()
+        (line,) = self.logged(events, LogLevel.critical)
+        self.assertIn(f"the key of slot 3 has changed from {TZ3} to {AUTH}", line)
+
+    def test_silent_reconnection(self) -> None:
+        """A board that is back with the same keys is ready again, and known to have been away."""
+        self.plug_in()
+        with capturedLogs() as events:
+            self.board.port.lose()
+            self.assertFalse(self.device.ready)
+            self.assertEqual(self.device.slot_of(TZ3), Slot.TZ3)
+            self.plug_in()
+        self.assertTrue(self.device.ready)
+        self.assertEqual(self.logged(events), ["HSM board at port: was unplugged"])
+        self.assertEqual(len(self.logged(events, LogLevel.info)), 1)
+
+    def test_closed(self) -> None:
+        """A device that is closed on purpose is no trouble."""
+        self.plug_in()
+        with capturedLogs() as events:
+            self.device.close()
+            self.device.close()
+        self.assertEqual(self.logged(events), [])
+        self.assertFalse(self.device.ready)
+        self.assertEqual(self.board.port.take()[-1], "abort")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class CommandTests(DeviceTestCase):
+    """What is asked of a device that is ready."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.plug_in()
+
+    def test_signatures(self) -> None:
+        """Each slot signs, and the signature is verified."""
+        for slot in (Slot.TZ1, Slot.TZ2, Slot.TZ3):
+            job = self.sign(PAYLOADS["transfer"], slot)
+            self.board.serve()
+            self.signed(job, PAYLOADS["transfer"], slot)
+
+    def test_auth_slot(self) -> None:
+        """The authentication slot signs nothing."""
+        self.assertRaises(FramingError, self.sign, PAYLOADS["transfer"], Slot.AUTH)
+        self.assertEqual(self.board.asked(), [])
+
+    def test_verify(self) -> None:
+        """The device says whether a signature is good."""
+        job = self.sign(PAYLOADS["transfer"])
+        self.board.serve()
+        signature = self.successResultOf(job.result)
+        for message, verdict in [(PAYLOADS["transfer"], True), (PAYLOADS["noop"], False)]:
+            job = self.device.verify(Slot.TZ3, message, signature)
+            self.board.serve()
+            self.assertIs(self.successResultOf(job.result), verdict)
+
+    def test_one_at_a_time(self) -> None:
+        """There is one command in flight; others wait for its reply, in order."""
+        jobs = [self.sign(transfer(number)) for number in range(3)]
+        self.assertEqual(self.device.load, 3)
+        for number, job in enumerate(jobs):
+            (frame,) = self.board.asked()
+            self.assertEqual(frame, framing.sign(Slot.TZ3, transfer(number)).frame().hex())
+            self.clock.advance(1)
+            self.assertEqual(self.board.asked(), [])
+            self.assertNoResult(job.result)
+            self.board.answer(frame)
+            self.signed(job, transfer(number))
+        self.assertEqual(self.device.load, 0)
+
+    def test_urgent_first(self) -> None:
+        """Of those that wait, blocks go first, then attestations, then all others."""
+        messages = [transfer(0), transfer(1), consensus("att", 9, 0), block(9, 0), transfer(2)]
+        jobs = [self.sign(m, priority=p) for m, p in zip(messages, (2, 2, 1, 0, 2), strict=True)]
+        order = [messages[at] for at in (0, 3, 2, 1, 4)]
+        expected = [framing.sign(Slot.TZ3, message).frame().hex() for message in order]
+        self.assertEqual(self.board.serve(), expected)
+        for job, message in zip(jobs, messages, strict=True):
+            self.signed(job, message)
+
+    def test_withdrawn(self) -> None:
+        """A caller that waits is dropped; one whose command is in flight cannot take it back."""
+        first, second, third = (self.sign(transfer(number)) for number in range(3))
+        self.assertTrue(self.device.withdraw(second))
+        self.failureResultOf(second.result, NotSent)
+        self.assertFalse(self.device.withdraw(first))
+        self.assertFalse(self.device.withdraw(second))
+        frames = [framing.sign(Slot.TZ3, transfer(number)).frame().hex() for number in (0, 2)]
+        self.assertEqual(self.board.serve(), frames)
+        self.signed(first, transfer(0))
+        self.signed(third, transfer(2))
+
+    def test_too_many(self) -> None:
+        """Only so many commands wait; one more is refused at once."""
+        jobs = [self.sign(transfer(number)) for number in range(MAX_WAITING)]
+        error = self.assertRaises(Unavailable, self.sign, transfer(MAX_WAITING))
+        self.assertIn("64 requests wait", str(error))
+        self.board.serve()
+        for number, job in enumerate(jobs):
+            self.signed(job, transfer(number))
+
+    def test_status(self) -> None:
+        """A refusal of the device is passed on, and the device stays in use."""
+        job = self.sign(block(0, 0))
+        following = self.sign(PAYLOADS["noop"])
+        self.board.serve()
+        self.assertEqual(self.failureResultOf(job.result, StatusReply).value.byte, 0xD4)
+        self.signed(following, PAYLOADS["noop"])
+        self.assertTrue(self.device.ready)
+
+    def test_no_answer(self) -> None:
+        """After a lost answer others are sent elsewhere, and nothing is written for 200 ms."""
+        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
+        (frame,) = self.board.asked()
+        self.clock.advance(ANSWER)
+        self.failureResultOf(job.result, NoAnswer)
+        self.failureResultOf(waiting.result, NotSent)
+        self.assertFalse(self.device.ready)
+        self.clock.advance(QUIET / 2)
+        self.board.protocol.dataReceived(b"late")
+        self.clock.advance(QUIET - 0.01)
+        queued = self.sign(transfer(1))
+        self.assertEqual(self.board.asked(), [])
+        self.clock.advance(0.02)
+        asked = self.board.serve()
+        keys = [framing.get_public_key(slot).frame().hex() for slot in Slot]
+        self.assertEqual(asked, [*keys, framing.sign(Slot.TZ3, transfer(1)).frame().hex()])
+        self.signed(queued, transfer(1))
+        self.assertNotIn(frame, asked)
+
+    def test_late_signature(self) -> None:
+        """A signature that comes after its time is up still reaches who asked for it."""
+        late: list[Signature] = []
+        job = self.device.sign(Slot.TZ3, block(9, 0), Priority.BLOCK, late.append)
+        (frame,) = self.board.asked()
+        self.clock.advance(ANSWER)
+        self.failureResultOf(job.result, NoAnswer)
+        self.board.answer(frame)
+        (signature,) = late
+        self.assertTrue(is_signature(Slot.TZ3, 3, block(9, 0), signature.data))
+
+    def test_wrong_signature(self) -> None:
+        """A signature that does not verify never leaves, and the device has to prove itself."""
+        key = self.board.firmware.keys[Slot.TZ3]
+        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
+        self.board.firmware.keys[Slot.TZ3] = self.board.firmware.keys[Slot.AUTH]
+        (frame,) = self.board.asked()
+        self.board.answer(frame)
+        self.assertIn("does not verify", str(self.failureResultOf(job.result, WrongAnswer).value))
+        self.failureResultOf(waiting.result, NotSent)
+        self.assertFalse(self.device.ready)
+        self.board.firmware.keys[Slot.TZ3] = key
+        self.clock.advance(QUIET)
+        self.board.serve()
+        self.assertTrue(self.device.ready)
+
+    def test_unplugged(self) -> None:
+        """When the board is pulled out, it is known which command may have taken effect."""
+        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
+        self.board.port.lose()
+        self.failureResultOf(job.result, NoAnswer)
+        self.failureResultOf(waiting.result, NotSent)
+        self.assertEqual((self.device.ready, self.device.connection), (False, None))
+        self.assertEqual(self.device.load, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unplugged_while_asked_for_keys(self) -> None:
+        """A board that is pulled out while it says its keys is not asked any further."""
+        self.board.port.lose()
+        self.device.plugged_in(self.device.board)
+        self.board.port.lose()
+        self.assertFalse(self.device.ready)
+        self.assertEqual(len(self.board.asked()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(1)
+        self.plug_in()
+        self.assertTrue(self.device.ready)
+
+    def test_device_that_takes_nothing(self) -> None:
+        """While a command still waits in the port, it must not be followed by another."""
+        job = self.sign(PAYLOADS["transfer"])
+        self.board.port.unsent = True
+        self.clock.advance(ANSWER)
+        self.failureResultOf(job.result, NoAnswer)
+        self.assertIn("does not take what is written to it", self.device.trouble)
+        self.assertEqual(self.board.port.take()[-1], "abort")
+        self.assertFalse(self.device.ready)

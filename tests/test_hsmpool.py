@@ -1,0 +1,440 @@
+"""All HSMs together: who is asked, on fakes and on real pseudo-terminals."""
+
+import fcntl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.hsm.device import KEYS, is_signature
+from tests.stand import reactor
+from tests.test_hsmdevice import FakeBoard
+from tests.test_serialhsm import (
+    ANSWER,
+    ASK_KEY,
+    QUIET,
+    read_key,
+)
+from tests.vectors import PAYLOADS, TZ1, TZ2, TZ3, block, transfer
+from tezio_signer import serialhsm
+from tezio_signer.errors import Forbidden, Unavailable
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.framing import Slot, StatusReply
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsmdevice import MAX_WAITING, Priority
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.serialhsm import (
+    HsmProtocol,
+    NoAnswer,
+    open_port,
+)
+from tezio_signer.tezos.keys import Signature
+
+
+class ChoosingTests(SynchronousTestCase):
+    """Which board is asked, and which one next when something goes wrong."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.boards = {"port1": FakeBoard(), "port2": FakeBoard()}
+        self.first, self.second = self.boards.values()
+
+    def start(self, count: int) -> None:
+        """Start a pool with so many boards, and let them say their keys."""
+        boards = [Board(port, f"serial of {port}") for port in list(self.boards)[:count]]
+        self.pool = HsmPool(
+            self.clock,
+            lambda: boards,
+            lambda protocol, port: self.boards[port].open(protocol, port),
+        )
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        for board in list(self.boards.values())[:count]:
+            board.serve()
+
+    def sign(self, message: bytes, priority: int = 2) -> Deferred[Signature]:
+        """Ask for a signature."""
+        self.late: list[Signature] = []
+        return self.pool.sign(TZ3, message, Priority(priority), self.late.append).result
+
+    def signed(self, result: Deferred[Signature], message: bytes) -> None:
+        """Check that the signature of a message has come."""
+        signature = self.successResultOf(result)
+        self.assertTrue(is_signature(Slot.TZ3, 3, message, signature.data))
+
+    def stay_silent(self, board: FakeBoard) -> str:
+        """Leave a command without an answer, and let the board come to itself again."""
+        (frame,) = board.asked()
+        self.clock.advance(ANSWER)
+        self.clock.advance(QUIET)
+        return frame
+
+    def test_once_more(self) -> None:
+        """What may be signed twice is asked for once more when its answer is lost, not thrice."""
+        self.start(1)
+        asked = self.sign(transfer(1))
+        frame = self.stay_silent(self.first)
+        self.assertEqual(self.first.serve()[-1], frame)
+        self.signed(asked, transfer(1))
+        asked = self.sign(transfer(2))
+        self.stay_silent(self.first)
+        for _ in Slot:
+            self.first.answer(self.first.asked()[0])
+        self.assertNoResult(asked)
+        self.stay_silent(self.first)
+        self.failureResultOf(asked, NoAnswer)
+
+    def test_never_twice(self) -> None:
+        """A board that may have signed a block is not asked for it again: it would refuse."""
+        self.start(1)
+        asked = self.sign(block(9, 0), 0)
+        frame = self.stay_silent(self.first)
+        self.assertIn("did not answer", str(self.failureResultOf(asked, NoAnswer).value))
+        self.assertNotIn(frame, self.first.serve())
+
+    def test_late_signature(self) -> None:
+        """The signature of a block that comes too late still reaches who asked for it."""
+        self.start(1)
+        asked = self.sign(block(9, 0), 0)
+        (frame,) = self.first.asked()
+        self.clock.advance(ANSWER)
+        self.failureResultOf(asked, NoAnswer)
+        self.first.answer(frame)
+        (signature,) = self.late
+        self.assertTrue(is_signature(Slot.TZ3, 3, block(9, 0), signature.data))
+
+    def test_silent_board(self) -> None:
+        """Another board is asked for what a silent one does not answer, also for a block."""
+        self.start(2)
+        asked = self.sign(block(9, 0), 0)
+        self.stay_silent(self.first)
+        self.second.serve()
+        self.signed(asked, block(9, 0))
+
+    def test_wrong_signature(self) -> None:
+        """A signature that does not verify is a critical matter, and another board is asked."""
+        self.start(2)
+        self.first.firmware.keys[Slot.TZ3] = self.first.firmware.keys[Slot.AUTH]
+        asked = self.sign(transfer(1))
+        with capturedLogs() as events:
+            self.first.answer(self.first.asked()[0])
+        self.assertIn(LogLevel.critical, [event["log_level"] for event in events])
+        self.second.serve()
+        self.signed(asked, transfer(1))
+
+    def test_refusing_board(self) -> None:
+        """Another board is asked for what one refuses; when all refuse, that is the answer."""
+        self.start(2)
+        self.first.firmware = Firmware(enabled=dict.fromkeys(Slot, ()))
+        asked = self.sign(transfer(1))
+        self.first.serve()
+        self.second.serve()
+        self.signed(asked, transfer(1))
+        self.second.firmware = self.first.firmware
+        asked = self.sign(transfer(2))
+        self.first.serve()
+        self.second.serve()
+        self.assertEqual(self.failureResultOf(asked, StatusReply).value.byte, 0xB8)
+
+    def test_least_busy(self) -> None:
+        """Requests are shared out; as many wait as the boards together can take."""
+        self.start(2)
+        results = [self.sign(transfer(number)) for number in range(2 * MAX_WAITING)]
+        self.failureResultOf(self.sign(transfer(2 * MAX_WAITING)), Unavailable)
+        for board in (self.first, self.second):
+            self.assertEqual(len(board.serve()), MAX_WAITING)
+        for number, result in enumerate(results):
+            self.signed(result, transfer(number))
+
+
+class PoolTestCase(TestCase):
+    """Simulated boards on real pseudo-terminals; the pool's own time is the test's."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.hsm = self.board()
+        self.pool = HsmPool(self.clock, lambda: self.hsm.boards(), partial(open_port, reactor))
+
+    def board(self, serial_number: str = "first", link: str | None = None) -> Simulator:
+        """A board that is plugged in."""
+        firmware = Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
+        hsm = Simulator(reactor, firmware, 0, link, serial_number)
+        hsm.startService()
+        self.addCleanup(hsm.stopService)
+        return hsm
+
+    def start(self, pool: HsmPool | None = None) -> None:
+        """Start a pool that ends with the test."""
+        running = pool or self.pool
+        running.startService()
+        self.addCleanup(lambda: running.stopService() if running.running else None)
+
+    async def pull(self) -> None:
+        """Pull the board out, and wait until the pool has noticed."""
+        noticed = Deferred.fromCoroutine(self.pool.changed(60))
+        self.hsm.unplug()
+        await noticed
+
+    async def signed(self, message: bytes = PAYLOADS["transfer"]) -> None:
+        """Check that messages are signed."""
+        signature = await self.pool.sign(TZ3, message).result
+        self.assertTrue(is_signature(Slot.TZ3, 3, message, signature.data))
+
+    async def refused(self, message: bytes = PAYLOADS["transfer"]) -> str:
+        """Why a message is not signed now, nor for as long as a request has patience."""
+        asked: Deferred[Any] = self.pool.sign(TZ3, message).result
+        self.clock.advance(2)
+        return str(await self.assertFailure(asked, Unavailable))
+
+
+class PoolTests(PoolTestCase):
+    """Boards that are found, lost, and found again."""
+
+    async def test_signs(self) -> None:
+        """A board is found and opened, and signs for each of its addresses with its slot."""
+        self.start()
+        for key, slot in [(TZ1, Slot.TZ1), (TZ2, Slot.TZ2), (TZ3, Slot.TZ3)]:
+            self.assertEqual(await self.pool.public_key(key), KEYS[slot])
+            signature = await self.pool.sign(key, PAYLOADS["transfer"]).result
+            self.assertTrue(is_signature(slot, 3, PAYLOADS["transfer"], signature.data))
+        (device,) = self.pool.devices.values()
+        self.assertEqual(await device.verify(Slot.TZ2, b"\x03a", signature).result, False)
+
+    async def test_no_board(self) -> None:
+        """Without a board a request has patience for two seconds, and is refused then."""
+        self.hsm.unplug()
+        self.start()
+        self.assertEqual(await self.refused(), f"no connected HSM holds {TZ3}")
+        self.assertIsNone(self.pool.known_key(TZ3))
+        asked = Deferred.fromCoroutine(self.pool.public_key(TZ3))
+        self.clock.advance(1.9)
+        self.assertNoResult(asked)
+        self.clock.advance(0.1)
+        self.failureResultOf(asked, Unavailable)
+
+    async def test_gone_and_back(self) -> None:
+        """A board that was pulled out is known further on, and used again when it is back."""
+        self.start()
+        await self.pool.public_key(TZ3)
+        await self.pull()
+        self.assertEqual(await self.pool.public_key(TZ3), KEYS[Slot.TZ3])
+        self.assertEqual(self.pool.known_key(TZ3), KEYS[Slot.TZ3])
+        self.assertIn(f"no connected HSM holds {TZ3}", await self.refused())
+        self.hsm.plug_in()
+        back = Deferred.fromCoroutine(self.pool.changed(60))
+        self.clock.advance(2)
+        await back
+        await self.signed()
+
+    async def test_request_outlasts_replugging(self) -> None:
+        """A request that comes while the board is away is signed when it is back in time."""
+        self.start()
+        await self.pool.public_key(TZ3)
+        await self.pull()
+        asked = self.pool.sign(TZ3, PAYLOADS["transfer"])
+        self.clock.advance(1)
+        self.hsm.plug_in()
+        self.clock.advance(0.5)
+        signature = await asked.result
+        self.assertTrue(is_signature(Slot.TZ3, 3, PAYLOADS["transfer"], signature.data))
+
+    async def test_unplugged_but_not_noticed(self) -> None:
+        """A request in the moment of unplugging fails as any without a board."""
+        self.start()
+        await self.pool.public_key(TZ3)
+        self.hsm.unplug()
+        self.pool.sign(TZ1, PAYLOADS["transfer"]).result.addErrback(lambda _: None)
+        asked = self.pool.sign(TZ3, block(9, 0), Priority.BLOCK).result
+        noticed = Deferred.fromCoroutine(self.pool.changed(60))
+        noticed.addCallback(lambda _: self.clock.pump([0.5] * 10))
+        await self.assertFailure(asked, Unavailable)
+        await noticed
+
+    async def test_withdrawn(self) -> None:
+        """A request that has not reached a board can be withdrawn, one that has cannot."""
+        self.hsm.unplug()
+        self.start()
+        waiting = self.pool.sign(TZ3, PAYLOADS["transfer"])
+        waiting.withdraw()
+        self.clock.advance(2)
+        await self.assertFailure(waiting.result, Unavailable)
+        self.hsm.plug_in()
+        self.clock.advance(2)
+        await self.pool.public_key(TZ3)
+        sent = self.pool.sign(TZ3, PAYLOADS["transfer"])
+        sent.withdraw()
+        await sent.result
+
+    async def test_told_of_a_change(self) -> None:
+        """When something happens to the ports, the pool does not wait for its next look."""
+        tell: list[Callable[[], object]] = []
+        ended: list[bool] = []
+
+        def watch(callback: Callable[[], object]) -> Callable[[], object]:
+            tell.append(callback)
+            return lambda: ended.append(True)
+
+        self.hsm.unplug()
+        self.pool = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor), watch)
+        self.start()
+        self.clock.pump([0.5] * 10)
+        self.hsm.plug_in()
+        tell[0]()
+        self.clock.advance(0.06)
+        await self.pool.public_key(TZ3)
+        self.pool.stopService()
+        self.assertEqual(ended, [True])
+
+    async def test_search_goes_on(self) -> None:
+        """A look for boards that fails does not end the search."""
+
+        def find() -> list[Board]:
+            if self.clock.seconds() < 1:
+                raise OSError(5, "a board vanished while it was looked at")
+            return self.hsm.boards()
+
+        self.pool = HsmPool(self.clock, find, partial(open_port, reactor))
+        self.start()
+        self.clock.pump([0.25] * 12)
+        await self.pool.public_key(TZ3)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
+
+    async def test_two_boards(self) -> None:
+        """Of two boards with one key, the other takes over when one is pulled out."""
+        other = self.board("second")
+        self.pool = HsmPool(
+            self.clock, lambda: self.hsm.boards() + other.boards(), partial(open_port, reactor)
+        )
+        self.start()
+        while sum(device.ready for device in self.pool.devices.values()) < 2:
+            await self.pool.changed(60)
+        used: list[str] = []
+        self.hsm.observer = lambda _: used.append("first")
+        other.observer = lambda _: used.append("second")
+        await gatherResults([self.pool.sign(TZ3, transfer(n)).result for n in range(4)])
+        self.assertEqual(set(used), {"first", "second"})
+        await self.pull()
+        used.clear()
+        await self.signed()
+        self.assertEqual(set(used), {"second"})
+
+    async def test_stop(self) -> None:
+        """When the pool stops, its ports are free, and nothing is left to happen."""
+        self.start()
+        await self.pool.public_key(TZ3)
+        self.pool.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.pool = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor))
+        self.start()
+        await self.pool.public_key(TZ3)
+
+
+class PortTests(PoolTestCase):
+    """Who may have a port open."""
+
+    async def test_exclusive(self) -> None:
+        """A port that one pool has open is refused to a second, which harms the first in no way."""
+        self.start()
+        await self.pool.public_key(TZ3)
+        second = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor))
+        with capturedLogs() as events:
+            self.start(second)
+            self.clock.pump([0.5] * 10)
+        errors = [formatEvent(e) for e in events if e["log_level"] is LogLevel.error]
+        self.assertEqual(len(errors), 1)
+        self.assertIn(f"first at {self.hsm.port}: cannot be opened: ", errors[0])
+        await self.signed()
+        self.pool.stopService()
+        self.clock.pump([0.5] * 10)
+        self.assertEqual(await second.public_key(TZ3), KEYS[Slot.TZ3])
+
+    async def test_missing_port(self) -> None:
+        """A port of the configuration that is not there is reported once, and found later."""
+        link = Path(self.mktemp()).absolute()
+        self.pool = HsmPool(self.clock, lambda: [Board(str(link))], partial(open_port, reactor))
+        with capturedLogs() as events:
+            self.start()
+            self.clock.pump([0.5] * 20)
+        errors = [formatEvent(e) for e in events if e["log_level"] is LogLevel.error]
+        self.assertEqual(len(errors), 1)
+        self.assertIn(f"{link}: cannot be opened: ", errors[0])
+        self.assertIn("No such file or directory", errors[0])
+        link.symlink_to(str(self.hsm.port))
+        self.clock.advance(1)
+        await self.pool.public_key(TZ3)
+
+    async def test_no_serial_port(self) -> None:
+        """What is no terminal is refused, not a fault."""
+        file = Path(self.mktemp())
+        file.write_text("no port")
+        self.pool = HsmPool(self.clock, lambda: [Board(str(file))], partial(open_port, reactor))
+        with capturedLogs() as events:
+            self.start()
+            self.clock.advance(1)
+        self.assertIn("cannot be opened", str([formatEvent(event) for event in events]))
+        self.assertEqual(file.read_text(), "no port")
+
+    def locked_by_the_kernel(self, link: str | None) -> bool:
+        """Whether the kernel refuses the port to everybody while it is open here."""
+        hsm = self.board("other", link)
+        protocol = HsmProtocol(self.clock, bool, "other")
+        port = open_port(reactor, protocol, link or str(hsm.port))
+        flag = fcntl.ioctl(port.fileno(), 0x80045440, bytes(4))  # TIOCGEXCL, which Python has not
+        port.abort()
+        return any(flag)
+
+    async def test_kernel_lock(self) -> None:
+        """A serial port is locked for all programs; a pseudo-terminal would stay so for ever."""
+        self.assertFalse(self.locked_by_the_kernel(None))
+        self.assertFalse(self.locked_by_the_kernel(str(Path(self.mktemp()).absolute())))
+        self.patch(serialhsm, "_PSEUDO_TERMINALS", "/none")
+        self.assertTrue(self.locked_by_the_kernel(None))
+
+    async def test_abort(self) -> None:
+        """A port is left at once, also when its device is gone or takes nothing, and only once."""
+        for gone in (False, True):
+            lost: list[bool] = []
+            hsm = self.board("other")
+            protocol = HsmProtocol(self.clock, lambda lost=lost: lost.append(True), "x")  # type: ignore[misc]
+            port = open_port(reactor, protocol, str(hsm.port))
+            self.assertFalse(port.unsent)
+            if gone:
+                hsm.unplug()
+                port.forget_input()
+                self.assertTrue(port.unsent)
+            else:
+                protocol.exchange(ASK_KEY, read_key).addErrback(lambda _: None)
+                self.assertTrue(port.unsent)
+            port.abort()
+            port.abort()
+            self.assertEqual(lost, [True])
+
+
+class NonceTests(PoolTestCase):
+    """A nonce that comes twice exposes the secret key."""
+
+    async def test_repeated_nonce(self) -> None:
+        """The second message with one r is not signed, nor any after it, and the log cries out."""
+        self.hsm.firmware.failing.add("nonce")
+        self.start()
+        await self.pool.public_key(TZ3)
+        await self.signed(transfer(1))
+        await self.signed(transfer(1))
+        with capturedLogs() as events:
+            asked = self.pool.sign(TZ3, transfer(2))
+            error = await self.assertFailure(asked.result, Forbidden)
+        self.assertIn("exposes the secret key", str(error))
+        (critical,) = [e for e in events if e["log_level"] is LogLevel.critical]
+        self.assertIn(str(TZ3), formatEvent(critical))
+        self.hsm.observer = lambda data: self.fail(data.hex())
+        await self.assertFailure(self.pool.sign(TZ3, transfer(1)).result, Forbidden)
+        self.hsm.observer = bytes
+        await self.pool.sign(TZ1, transfer(2)).result
