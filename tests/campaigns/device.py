@@ -71,7 +71,7 @@ class Campaign:
 
     def __init__(self, exchanges: int, seed: int) -> None:
         self._wanted = exchanges
-        self._random = Random(seed)  # noqa: S311 (repeatable, not secret)
+        self._random = Random(seed)
         plan = at_random(self._random, SHARE)
         self._hsms = [
             FaultyHsm(

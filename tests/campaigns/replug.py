@@ -45,7 +45,7 @@ class Report:
 
 async def replug(times: int, seed: int) -> Report:
     """One board of a real board's speed; a request waits whenever it is away."""
-    random, report = Random(seed), Report()  # noqa: S311 (repeatable, not secret)
+    random, report = Random(seed), Report()
     hsm = Simulator(reactor, Firmware(), None)
     rig = Rig([hsm])
     client = await rig.start()
@@ -65,7 +65,7 @@ async def replug(times: int, seed: int) -> Report:
 
 async def pull(times: int, seed: int) -> Report:
     """Two boards with the same keys; the one that signs is pulled out while it does."""
-    random, report = Random(seed), Report()  # noqa: S311 (repeatable, not secret)
+    random, report = Random(seed), Report()
     hsms = [Simulator(reactor, Firmware(), None, serial_number=f"hsm-{n}") for n in range(2)]
     rig = Rig(hsms)
     client = await rig.start()
