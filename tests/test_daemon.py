@@ -325,6 +325,22 @@ class StoppingTests(ProcessTestCase):
             [json.loads(answer.body)["signature"]],
         )
 
+    async def test_wedged_device(self) -> None:
+        """With a device that never answers, the client is told so, and the daemon ends in time."""
+        board = HeldStand()
+        board.simulator.startService()
+        self.addCleanup(board.simulator.stopService)
+        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
+        daemon = self.start()
+        client = await serving(daemon)
+        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
+        await board.asked()
+        daemon.send("TERM")
+        self.assertLess(await self.stopped(daemon), STOP_SECONDS)
+        answer = await answering
+        self.assertEqual(answer.status, 502)
+        self.assertIn(b"the signer is stopping", answer.body)
+
 
 class RestartTests(ProcessTestCase):
     """What was signed stays signed, whatever happens to the daemon."""
