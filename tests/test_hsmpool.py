@@ -20,7 +20,7 @@ from tests.test_serialhsm import (
     QUIET,
     read_key,
 )
-from tests.vectors import PAYLOADS, TZ1, TZ2, TZ3, block, transfer
+from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
 from tezio_signer import serialhsm
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
@@ -34,7 +34,7 @@ from tezio_signer.serialhsm import (
     NoAnswer,
     open_port,
 )
-from tezio_signer.tezos.keys import Signature
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 
 class ChoosingTests(SynchronousTestCase):
@@ -207,6 +207,19 @@ class PoolTests(PoolTestCase):
             self.assertTrue(is_signature(slot, 3, PAYLOADS["transfer"], signature.data))
         (device,) = self.pool.devices.values()
         self.assertEqual(await device.verify(Slot.TZ2, b"\x03a", signature).result, False)
+
+    async def test_missing_keys(self) -> None:
+        """Keys of the configuration that no board holds are named, once, when all are read."""
+        other = PublicKeyHash.parse(OCTEZ["keys"][0]["pkh"])
+        pool = HsmPool(
+            self.clock, self.hsm.boards, partial(open_port, reactor), wanted=(TZ1, other)
+        )
+        with capturedLogs() as events:
+            self.start(pool)
+            await pool.public_key(TZ3)
+            self.clock.advance(2)
+        (error,) = [e for e in events if e["log_level"] is LogLevel.error]
+        self.assertEqual(formatEvent(error), f"no connected HSM holds {other} of the configuration")
 
     async def test_no_board(self) -> None:
         """Without a board a request has patience for two seconds, and is refused then."""

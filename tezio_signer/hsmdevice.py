@@ -211,7 +211,7 @@ class HsmDevice:
 
     def _get_into_step(self, connection: HsmProtocol) -> None:
         asking = Deferred.fromCoroutine(self._ask_for_keys(connection))
-        asking.addCallbacks(self._became_ready, self._gave_up, callbackArgs=(connection,))
+        asking.addCallbacks(self._became_ready, self._gave_up, errbackArgs=(connection,))
 
     async def _ask_for_keys(self, connection: HsmProtocol) -> dict[Slot, PublicKey]:
         """The keys of all slots, whose replies also show that no older one is on its way.
@@ -255,7 +255,7 @@ class HsmDevice:
             raise NoAnswer(f"the HSM {self.board} gives no public keys")
         return keys
 
-    def _became_ready(self, keys: dict[Slot, PublicKey], connection: HsmProtocol) -> None:
+    def _became_ready(self, keys: dict[Slot, PublicKey]) -> None:
         for slot in self.keys.keys() & keys.keys():
             if self.keys[slot] != keys[slot]:
                 self._log.critical(
@@ -278,9 +278,11 @@ class HsmDevice:
         self._send_next()
         self._changed()
 
-    def _gave_up(self, failure: Failure) -> None:
+    def _gave_up(self, failure: Failure, connection: HsmProtocol) -> None:
         failure.trap(Unavailable)
         self._report(failure.getErrorMessage())
+        if connection.gone:  # not its fault: it may be used as soon as it is back
+            return
         # Left alone for a while, then tried again: it may come to itself.
         rest = min(self._timing.first_rest * 2**self._failures, self._timing.last_rest)
         self._failures += 1

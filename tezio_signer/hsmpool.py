@@ -1,7 +1,7 @@
 """All connected HSMs: found, kept in use, and chosen for each signature."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -64,7 +64,8 @@ class HsmPool(Service):
     from each other: a payload that the watermark allows may be signed by any of them.
 
     :param find: the boards that are plugged in now.
-    :param open_port: opens a port; raises SerialException or OSError.
+    :param open_port: opens a port; raises SerialException, OSError or termios.error.
+    :param wanted: the keys that the connected boards should hold; those missing are named.
     :param patience: seconds that a request waits for an HSM to be plugged in again.
     :param watch: calls back whenever `find` may have something new to say; returns
         how to end that.
@@ -78,12 +79,15 @@ class HsmPool(Service):
         find: Callable[[], list[Board]],
         open_port: OpenPort,
         watch: Callable[[Callable[[], object]], Callable[[], object]] | None = None,
+        wanted: Iterable[PublicKeyHash] = (),
         patience: float = DEFAULT_PATIENCE,
         timing: Timing = _TIMING,
         verbose: bool = False,
     ) -> None:
         self._reactor = reactor
         self._patience = patience
+        self._wanted = tuple(wanted)
+        self._missing: tuple[PublicKeyHash, ...] = ()
         self._find = find
         self._open_port = open_port
         self._watch = watch
@@ -158,9 +162,23 @@ class HsmPool(Service):
                 self._public_keys[key.hash] = key
             if not device.ready:
                 self._look_soon()
+        self._name_missing()
         changes, self._changes = self._changes, []
         for change in changes:
             change.callback(None)
+
+    def _name_missing(self) -> None:
+        """Say which keys no board holds, when all boards have said theirs."""
+        devices = self.devices.values()
+        held = {key.hash for device in devices if device.ready for key in device.keys.values()}
+        missing = tuple(key for key in self._wanted if key not in held)
+        if missing != self._missing and all(device.ready for device in devices):
+            self._missing = missing
+            if missing:
+                self._log.error(
+                    "no connected HSM holds {keys} of the configuration",
+                    keys=", ".join(map(str, missing)),
+                )
 
     async def _change(self, until: float) -> bool:
         left = until - self._reactor.seconds()

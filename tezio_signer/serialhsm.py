@@ -91,12 +91,16 @@ class ExclusiveSerialPort(SerialPort):
 
 
 def open_port(reactor: IReactorTime, protocol: "HsmProtocol", port: str) -> ExclusiveSerialPort:
-    """Open a port for a protocol; raises SerialException or OSError."""
+    """Open a port for a protocol; raises SerialException, OSError or termios.error."""
     opened = ExclusiveSerialPort(protocol, port, reactor, baudrate=BAUD_RATE)
     if not os.path.realpath(port).startswith(_PSEUDO_TERMINALS):
         # The lock of pyserial binds only programs that ask for it, this one binds all. The
         # kernel would keep it on a pseudo-terminal after we are gone, with nobody to lift it.
-        fcntl.ioctl(opened.fileno(), termios.TIOCEXCL)
+        try:
+            fcntl.ioctl(opened.fileno(), termios.TIOCEXCL)
+        except OSError:
+            opened.abort()
+            raise
     return opened
 
 

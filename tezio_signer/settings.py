@@ -60,6 +60,11 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
     @property
+    def keys(self) -> tuple[PublicKeyHash, ...]:
+        """The keys that the HSMs are expected to hold."""
+        return (*self.signing_keys, *([self.auth_key] if self.auth_key else []))
+
+    @property
     def authorized(self) -> tuple[PublicKeyHash, ...] | None:
         """The hashes of the keys that may authenticate; None if no key asks for it."""
         if not self.security.auth_check or not any(k.auth_req for k in self.signing_keys.values()):

@@ -103,6 +103,7 @@ def makeService(options: Options) -> Daemon:
         find,
         partial(open_port, reactor),
         partial(watch_ports, reactor, settings.hsms),
+        settings.keys,
         settings.hsm_wait_seconds,
         verbose=settings.verbose,
     )
