@@ -378,6 +378,57 @@ class CommandTests(DeviceTestCase):
         (signature,) = late
         self.assertTrue(is_signature(Slot.TZ3, 3, block(9, 0), signature.data))
 
+    def test_late_at_every_moment(self) -> None:
+        """Whenever a late answer comes, whole or in two pieces, it is never another's.
+
+        The moments: while the device has to be quiet, between any two of the four commands
+        for its keys, before, in front of and behind the answer to the next request.
+        """
+        for moment in range(12):
+            for first_piece in (1, 2, 40, 68):
+                with self.subTest(moment=moment, first_piece=first_piece):
+                    self._late_at(moment, first_piece)
+
+    def _late_at(self, moment: int, first_piece: int) -> None:
+        self.setUp()
+        self.plug_in()
+        late: list[Signature] = []
+        first, second = transfer(1), transfer(2)
+        abandoned = self.device.sign(Slot.TZ3, first, Priority.OTHER, late.append)
+        (frame,) = self.board.asked()
+        answer = self.board.firmware.execute(bytes.fromhex(frame)[1:])
+        assert answer is not None
+        pieces = [answer.packet[:first_piece], answer.packet[first_piece:]]
+        self.clock.advance(ANSWER)
+        self.failureResultOf(abandoned.result, NoAnswer)
+
+        job = self.sign(second)
+        for now in range(200):
+            if now >= moment and pieces:
+                self.board.protocol.dataReceived(pieces.pop(0))
+            for asked in self.board.asked():
+                self.board.answer(asked)
+            self.clock.advance(0.05)
+            if job.result.called and not pieces:
+                break
+        for signature in late:
+            self.assertTrue(is_signature(Slot.TZ3, 3, first, signature.data))
+        if not self._failed(job):
+            self.signed(job, second)
+        # Whatever that was, the device is itself again.
+        for _ in range(20):
+            self.clock.advance(1)
+            self.board.serve()
+        once_more = self.sign(second)
+        self.board.serve()
+        self.signed(once_more, second)
+
+    def _failed(self, job: Job) -> bool:
+        """Whether a job has failed, in a way that tells the caller to try again."""
+        outcome: list[object] = []
+        job.result.addErrback(lambda failure: outcome.append(failure.trap(Unavailable)))
+        return bool(outcome)
+
     def test_wrong_signature(self) -> None:
         """A signature that does not verify never leaves, and the device has to prove itself."""
         key = self.board.firmware.keys[Slot.TZ3]
