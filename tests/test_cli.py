@@ -8,10 +8,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
+from tests.commandtest import SHIPPED, CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
@@ -20,13 +20,7 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.simulation import built_in_settings
-from tezio_signer.tezos.keys import Curve, Signature
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
 
-SHIPPED = Path(__file__).parent.parent / "config.yaml"
 EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
 # The public keys of the published test keys, in the order of their slots.
 HELD = [
@@ -35,52 +29,6 @@ HELD = [
     (2, TZ2, "sppk7ck4y4RnCoX32fAZwoKQxrgjGKR9Efb5VzaqUfkHacbAPr1ifG4"),
     (3, TZ3, "p2pk66e7HovJkSsM2LdS5pn8DfxG53qRWifpn92PbbcLkD1YwYbaJ7a"),
 ]
-
-
-@frozen
-class Outcome:
-    """How a command ended, and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-
-class CommandTestCase(SynchronousTestCase):
-    """Runs commands in a directory of its own, with a configuration in it."""
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.config = self.directory / "config.yaml"
-        self.config.write_bytes(SHIPPED.read_bytes())
-        self.addCleanup(os.chdir, Path.cwd())
-        os.chdir(self.directory)
-        self.patch(
-            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
-        )
-
-    def run_command(self, *arguments: str) -> Outcome:
-        """Run a command that needs no reactor."""
-        out, err = StringIO(), StringIO()
-        self.patch(sys, "stdout", out)
-        self.patch(sys, "stderr", err)
-        code = 0
-        try:
-            cli.main(arguments)
-        except SystemExit as end:
-            # As the interpreter does: a text is an error, and goes to stderr.
-            if isinstance(end.code, str):
-                err.write(f"{end.code}\n")
-            code = 1 if isinstance(end.code, str) else end.code or 0
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    def refused(self, *arguments: str) -> str:
-        """The one line of a command that is refused."""
-        outcome = self.run_command(*arguments)
-        self.assertEqual((outcome.code, outcome.out), (1, ""))
-        self.assertRegex(outcome.err, r"\Atezio-signer: [^\n]+\n\Z")
-        return outcome.err.removeprefix("tezio-signer: ").strip()
 
 
 class UsageTests(CommandTestCase):
@@ -96,6 +44,8 @@ class UsageTests(CommandTestCase):
             ["watermarks"],
             ["watermarks", "drop"],
             ["watermarks", "init", "--json"],
+            ["watermarks", "import"],
+            ["watermarks", "set", "--chain", "NetXdQprcVkpaWU", "--key", str(TZ3), "--level", "1"],
             ["simulate", "--latency", "fast"],
             ["simulate", "--latency", "-1"],
             ["simulate", "--latency", "1000000"],
@@ -230,66 +180,6 @@ listen: {{http: ["tcp:1", "tcp:2"]}}
         self.assertIn(f"{other}:1: ", self.refused("check"))
         self.assertIn(f"{third}: cannot be read", self.refused("check", "--config", str(third)))
         self.assertIn(f"{third}: cannot be read", self.refused("check", "-c", str(third)))
-
-
-class WatermarksTests(CommandTestCase):
-    """`tezio-signer watermarks`."""
-
-    def test_init(self) -> None:
-        """The store is created where the configuration says, and never a second time."""
-        path = self.directory / "watermarks.sqlite"
-        self.assertEqual(
-            self.run_command("watermarks", "init"), Outcome(0, f"created {path}\n", "")
-        )
-        self.assertEqual(sqlite.read(path), {})
-        self.assertIn(f"{path} exists already", self.refused("watermarks", "init"))
-
-    def test_list(self) -> None:
-        """All marks are listed, in order, also while a daemon uses the store."""
-        path = self.directory / "watermarks.sqlite"
-        sqlite.create(path)
-        empty = Outcome(0, "no marks yet\n", "")
-        self.assertEqual(self.run_command("watermarks", "list"), empty)
-        self.assertEqual(self.run_command("watermarks", "list", "--json"), Outcome(0, "[]\n", ""))
-        store = SqliteStore(path)
-        self.addCleanup(store.close)
-        mark = Mark(5_000_000, 1, b"\xab" * 32)
-        signature = Signature(Curve.P256, bytes(64))
-        for operation in (Operation.BLOCK, Operation.ATTESTATION):
-            store.keep(MarkId("NetXdQprcVkpaWU", TZ3, operation), mark)
-        signed = MarkId("NetXdQprcVkpaWU", TZ3, Operation.ATTESTATION)
-        store.keep_signature(signed, evolve(mark, signature=signature))
-        table = self.run_command("watermarks", "list").out.splitlines()
-        columns = ["chain", "key", "operation", "level", "round", "payload_hash", "signature"]
-        self.assertEqual(table[0].split(), columns)
-        rows = [
-            ["NetXdQprcVkpaWU", str(TZ3), "attestation", "5000000", "1", "ab" * 32, str(signature)],
-            ["NetXdQprcVkpaWU", str(TZ3), "block", "5000000", "1", "ab" * 32, "-"],
-        ]
-        self.assertEqual(sorted(line.split() for line in table[1:]), rows)
-        listed = json.loads(self.run_command("watermarks", "list", "--json").out)
-        self.assertEqual(
-            sorted(listed, key=lambda row: str(row["operation"])),
-            [
-                dict(zip(columns, [*row[:3], 5_000_000, 1, row[5], text], strict=True))
-                for row, text in zip(rows, [str(signature), None], strict=True)
-            ],
-        )
-
-    def test_no_store(self) -> None:
-        """A store that is missing or none is one line, which says what to do."""
-        line = self.refused("watermarks", "list")
-        self.assertIn("watermarks.sqlite does not exist", line)
-        self.assertIn("tezio-signer watermarks init", line)
-        (self.directory / "watermarks.sqlite").write_text("level: 5000000\n" * 100)
-        self.assertIn("not a database", self.refused("watermarks", "list", "--json"))
-
-    def test_wrong_configuration(self) -> None:
-        """Without a configuration there is no store."""
-        for action in ("init", "list"):
-            self.assertIn(
-                "nowhere: cannot be read", self.refused("watermarks", action, "-c", "nowhere")
-            )
 
 
 class OwnReactor:

@@ -126,6 +126,7 @@ class ShippedTests(SynchronousTestCase):
         text = SHIPPED.read_text("utf-8")
         for comment in (
             "# chains: ",
+            "# max_level_jump: ",
             '# authorized_keys: ["edpk…"]',
             "# hsms:",
             "#     - {serial_number",
@@ -211,6 +212,13 @@ class OptionTests(SynchronousTestCase):
                 f"{KEY}chains: [NetXdQprcVkpaWU, NetXdQprcVkpaWU]",
                 lambda s: s.signing_keys[TZ3].chains,
                 {"NetXdQprcVkpaWU"},
+            ),
+            ("verbose: False", lambda s: s.signing_keys[TZ3].max_level_jump, 500_000),
+            (f"{KEY}max_level_jump: 1", lambda s: s.signing_keys[TZ3].max_level_jump, 1),
+            (
+                f"{asked}auth_req: False, max_level_jump: 2147483647}}",
+                lambda s: [s.signing_keys[key].max_level_jump for key in (TZ3, TZ1)],
+                [500_000, 2**31 - 1],
             ),
             ("hsms: [{port: /dev/ttyACM0}]", lambda s: s.hsms, (BoardSelector("/dev/ttyACM0"),)),
             (
@@ -388,6 +396,11 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         ("chain id (Net…)", "checksum"),
     ),
     (f"{KEY}chains: [{TZ1}]", 6, f"{KEY_PATH}.chains[0]", ("chain id (Net…)",)),
+    (f"{KEY}max_level_jump: 0", 6, f"{KEY_PATH}.max_level_jump", ("1 is the least",)),
+    (f"{KEY}max_level_jump: -1", 6, f"{KEY_PATH}.max_level_jump", ("0 to 2147483647", "-1")),
+    (f"{KEY}max_level_jump: False", 6, f"{KEY_PATH}.max_level_jump", ("a number", "False")),
+    (f"{KEY}max_level_jump: 1e6", 6, f"{KEY_PATH}.max_level_jump", ("a number", "'1e6'")),
+    (f"{KEY}max_level_jumps: 5", 6, f"{KEY_PATH}.max_level_jumps", ("mean max_level_jump?",)),
     # who authenticates
     (f"{OTHER}{{allowed_ops: []}}", 2, "policy.signing_keys", ("auth_key", "authorized_keys")),
     (f"{POLICY}auth_key: {AUTH}", 6, "policy.auth_key", ("mapping",)),
@@ -476,6 +489,7 @@ class WrongTests(SynchronousTestCase):
 _NAMES = (
     "security verbose high_water_marks allowed_ips policy authorized_keys list_known_keys hsms "
     "listen watermarks signing_keys auth_key allowed_ops auth_req auth_prefix curve_alias chains "
+    "max_level_jump "
     f"pkh level round block 0x11 http port serial_number store remote_ip_check {TZ3} {TZ1} << ? x"
 ).split()
 _SCALARS = st.sampled_from(

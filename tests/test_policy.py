@@ -238,6 +238,20 @@ class RuleTests(SynchronousTestCase):
         for payload in (block(100, 3), block(101, 0), consensus("att", 1, 0), NOOP):
             self._decide(settings, request_for(payload))
 
+    def test_level_jump(self) -> None:
+        """Each key has its own bound on how far a mark may move at once."""
+        narrow = SigningKey(TZ3, frozenset(Operation), auth_req=False, max_level_jump=10)
+        wide = SigningKey(TZ1, frozenset(Operation), auth_req=False)
+        settings = evolve(settings_with(), signing_keys={TZ3: narrow, TZ1: wide})
+        far = request_for(block(111, 0))
+        says = "block at level 111 round 0 is 11 levels above the high watermark, level 100 round 0"
+        self._refused(Conflict, says, settings, request_for(block(100, 0)), far)
+        self._decide(settings, request_for(block(101, 0)), far)
+        first = request_for(block(100, 0), TZ1)
+        self._decide(settings, first, request_for(block(500_100, 0), TZ1))
+        says = "level 100 round 0, and max_level_jump is 500000"
+        self._refused(Conflict, says, settings, first, request_for(block(500_101, 0), TZ1))
+
     def test_auth_key_is_asked_for_last(self) -> None:
         """The HSM's auth key is only needed when no authorized key has signed."""
         own = tuple(PublicKey.parse(key.public_key) for key in WALLET)

@@ -740,8 +740,15 @@ class WatermarkTests(TestCase):
                     f"{name} at level {level} round {round_} is not above the high watermark, "
                     "level 100 round 3",
                 )
-            for level, round_ in ((100, 4), (101, 0), (2**31 - 1, 0)):
+            for level, round_ in ((100, 4), (101, 0), (500_101, 0)):
                 await self._signed(payload(level, round_))
+            await self._conflict(
+                payload(2**31 - 1, 0),
+                f"{name} at level 2147483647 round 0 is 2146983546 levels above the high "
+                "watermark, level 500101 round 0, and max_level_jump is 500000; if this level is "
+                "right, stop the signer and run: tezio-signer watermarks set "
+                f"--chain NetXdQprcVkpaWU --key {TZ3} --operation {name} --level 2147483646",
+            )
 
     async def test_dal_content_is_no_way_round(self) -> None:
         """An attestation with DAL content has the watermark of one without."""

@@ -5,13 +5,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
-from tezio_signer import __version__
+from tezio_signer import __version__, watermarkcli
+from tezio_signer.commands import (
+    CommandError,
+    command,
+    config_option,
+    json_option,
+    print_rows,
+)
 from tezio_signer.errors import StartupError, Unavailable
 from tezio_signer.hsm.boards import Board, find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -21,14 +27,9 @@ from tezio_signer.reactors import Reactor
 from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.tap import load_settings
-from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.sqlite import StoreError
 
 _MILLISECONDS = 1000
-
-
-class CommandError(Exception):
-    """The answer is no, or the input is bad; `str()` is one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,24 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"Tezio Signer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = _command(commands, "check", _check, "read the configuration, say what it means")
-    _config_option(check)
-    _json_option(check)
+    check = command(commands, "check", _check, "read the configuration, say what it means")
+    config_option(check)
+    json_option(check)
 
-    keys = _command(commands, "keys", _keys, "list the keys of every connected HSM")
-    _config_option(keys)
+    keys = command(commands, "keys", _keys, "list the keys of every connected HSM")
+    config_option(keys)
     keys.add_argument("--simulate", action="store_true", help="of a simulated HSM instead")
-    _json_option(keys)
+    json_option(keys)
 
-    watermarks = commands.add_parser("watermarks", help="the watermark store")
-    actions = watermarks.add_subparsers(required=True, metavar="ACTION")
-    init = _command(actions, "init", _watermarks_init, "create the store; refused if it exists")
-    _config_option(init)
-    listing = _command(actions, "list", _watermarks_list, "list all marks")
-    _config_option(listing)
-    _json_option(listing)
+    watermarkcli.add_commands(commands)
 
-    simulate = _command(commands, "simulate", _simulate, "run a simulated HSM on a pseudo-terminal")
+    simulate = command(commands, "simulate", _simulate, "run a simulated HSM on a pseudo-terminal")
     simulate.add_argument("--link", metavar="PATH", help="symbolic link to the pseudo-terminal")
     simulate.add_argument(
         "--latency",
@@ -77,60 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, command: Callable[[argparse.Namespace], None], description: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=description, description=description)
-    parser.set_defaults(command=command)
-    return cast(argparse.ArgumentParser, parser)
-
-
-def _config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        "-c",
-        metavar="PATH",
-        help="configuration file [default: $TEZIO_SIGNER_CONFIG or config.yaml]",
-    )
-
-
-def _json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON")
-
-
 def _milliseconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError("from 0 to 999999 are possible")
     return value
-
-
-def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Rows of equal keys as a table, or as a JSON list."""
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        return
-    names = list(rows[0])
-    table = [names, *([_text(row[name]) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
-
-
-def _text(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ",".join(value) or "nothing"
-        case _:
-            return str(value)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -139,7 +85,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"keys": rows, "warnings": list(settings.warnings)}, indent=2))
         return
-    _print(rows, as_json=False)
+    print_rows(rows, as_json=False)
     checked = settings.security.remote_ip_check
     networks = ", ".join(map(str, settings.allowed_ips)) or "nowhere"
     print(f"\nfrom: {networks if checked else 'everywhere'}")
@@ -203,7 +149,7 @@ async def _list_keys(reactor: Reactor, settings: Settings | None, as_json: bool)
             troubles.append(f"{board}: {error}")
     if settings is None:
         simulator.stopService()
-    _print(rows, as_json)
+    print_rows(rows, as_json)
     for trouble in troubles:
         print(f"tezio-signer: {trouble}", file=sys.stderr)
     if not rows:
@@ -234,38 +180,6 @@ def _rows(device: HsmDevice) -> list[dict[str, Any]]:
         }
         for slot, key in device.keys.items()
     ]
-
-
-def _watermarks_init(options: argparse.Namespace) -> None:
-    path = _store(options)
-    sqlite.create(path)
-    print(f"created {path}")
-
-
-def _watermarks_list(options: argparse.Namespace) -> None:
-    marks = sqlite.read(_store(options))
-    rows = [
-        {
-            "chain": mark_id.chain_id,
-            "key": str(mark_id.key),
-            "operation": str(mark_id.operation),
-            "level": mark.level,
-            "round": mark.round,
-            "payload_hash": mark.payload_hash.hex(),
-            "signature": mark.signature and str(mark.signature),
-        }
-        for mark_id, mark in sorted(marks.items(), key=str)
-    ]
-    if rows or options.json:
-        _print(rows, options.json)
-    else:
-        print("no marks yet")
-
-
-def _store(options: argparse.Namespace) -> Path:
-    path = load_settings(options.config, simulate=False).store
-    assert path is not None
-    return path
 
 
 def _simulate(options: argparse.Namespace) -> None:

@@ -11,9 +11,15 @@ from pathlib import Path
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.settings import DEFAULT_HTTP, DEFAULT_PATIENCE, Security, Settings, SigningKey
+from tezio_signer.settings import (
+    DEFAULT_HTTP,
+    DEFAULT_LEVEL_JUMP,
+    DEFAULT_PATIENCE,
+    Security,
+    Settings,
+    SigningKey,
+)
 from tezio_signer.tezos import base58check
-from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
@@ -127,7 +133,7 @@ def _signing_key(key: PublicKeyHash, field: Field) -> SigningKey:
     if key.curve not in slots:
         raise field.error("a Tezio HSM holds tz1, tz2 and tz3 keys only")
     entries = field.mapping(
-        ("curve_alias", "allowed_ops", "auth_req", "auth_prefix", "chains"),
+        ("curve_alias", "allowed_ops", "auth_req", "auth_prefix", "chains", "max_level_jump"),
         required=["allowed_ops"],
     )
     _check_alias(entries, slots[key.curve])
@@ -139,7 +145,17 @@ def _signing_key(key: PublicKeyHash, field: Field) -> SigningKey:
         frozenset(_operation(item, tuple(Operation)) for item in entries["allowed_ops"].items()),
         entries["auth_req"].boolean() if "auth_req" in entries else True,
         frozenset(map(_chain, entries["chains"].items())) if "chains" in entries else None,
+        _level_jump(entries["max_level_jump"])
+        if "max_level_jump" in entries
+        else DEFAULT_LEVEL_JUMP,
     )
+
+
+def _level_jump(field: Field) -> int:
+    value = _natural(field)
+    if value == 0:
+        raise field.error("with 0 no level could follow another; 1 is the least")
+    return value
 
 
 def _check_alias(entries: dict[str, Field], slot: Slot) -> None:
@@ -171,14 +187,10 @@ def _public_key(field: Field) -> PublicKey:
 
 
 def _chain(field: Field) -> str:
-    chain_id = field.text()
     try:
-        kind, _ = base58check.decode(chain_id)
+        return base58check.chain_id(field.text())
     except ValueError as error:
         raise field.error(f"a chain id (Net…) is expected: {error}") from error
-    if kind is not Base58Type.CHAIN_ID:
-        raise field.error("a chain id (Net…) is expected")
-    return chain_id
 
 
 def _auth_key(field: Field) -> PublicKeyHash:

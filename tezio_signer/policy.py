@@ -100,7 +100,7 @@ def rules_for(settings: Settings, public_key: FindKey, watermarks: Watermarks) -
         (True, allowed_chain(settings)),
         (security.signing_policy_check, allowed_operation(settings)),
         (True, fitting_the_device),
-        (security.high_water_mark_check, claimed(watermarks)),
+        (security.high_water_mark_check, claimed(settings, watermarks)),
     ]
     return [rule for switched_on, rule in rules if switched_on]
 
@@ -204,13 +204,14 @@ def fitting_the_device(request: SigningRequest) -> SigningRequest:
     return request
 
 
-def claimed(watermarks: Watermarks) -> Rule:
+def claimed(settings: Settings, watermarks: Watermarks) -> Rule:
     """Only above the watermark, which moves with it; generic operations have none."""
 
     def rule(request: SigningRequest) -> SigningRequest:
         if isinstance(request.payload, Generic):
             return request
-        claim = watermarks.claim(request.key, request.payload, request.data)
+        jump = settings.signing_keys[request.key].max_level_jump
+        claim = watermarks.claim(request.key, request.payload, request.data, jump)
         return evolve(request, claim=claim)
 
     return rule

@@ -10,6 +10,8 @@ from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
 DEFAULT_PATIENCE = 2.0
+DEFAULT_LEVEL_JUMP = 500_000
+"""More than a month of blocks, one every six seconds."""
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
 
 
@@ -28,12 +30,14 @@ class SigningKey:
     """What may be signed with a key.
 
     :ivar chains: chain ids, or None for any.
+    :ivar max_level_jump: how many levels a watermark may move at once.
     """
 
     key: PublicKeyHash
     allowed_ops: frozenset[Operation]
     auth_req: bool = True
     chains: frozenset[str] | None = None
+    max_level_jump: int = DEFAULT_LEVEL_JUMP
 
 
 @frozen

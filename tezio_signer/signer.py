@@ -190,7 +190,7 @@ class Signer:
         """
         claim = request.claim
         if claim is not None and claim.signature is not None:
-            return succeed(claim.signature)
+            return Deferred.fromCoroutine(self._stored(request, claim.signature, claim.durable))
         asked = request.key, request.data
         flight = self._flights.get(asked)
         if flight is not None:
@@ -216,7 +216,7 @@ class Signer:
 
         def late(signature: Signature) -> None:
             if committed and claim is not None:  # a repeated request will get it
-                claim.complete(signature)
+                claim.complete(signature).addErrback(lambda failure: failure.trap(Unavailable))
 
         flight.signing = self._hsms.sign(
             request.key, request.data, _PRIORITIES[request.payload.operation], late
@@ -232,13 +232,25 @@ class Signer:
         except StatusReply as status:
             raise _refusal(status) from status
         signature: Signature = result
-        key = self._hsms.known_key(request.key)
-        if key is None or not key.verifies(request.data, signature):
-            self._log.critical("a signature for {key} does not verify", key=request.key)
-            raise Unavailable("the HSM's signature does not verify and is not released")
+        await self._verify(request, signature)
         if claim is not None:
-            await claim.complete(signature)
+            signature = await claim.complete(signature)
+            await self._verify(request, signature)
         return signature
+
+    async def _stored(
+        self, request: SigningRequest, signature: Signature, durable: Deferred[None]
+    ) -> Signature:
+        await durable
+        await self._verify(request, signature)
+        return signature
+
+    async def _verify(self, request: SigningRequest, signature: Signature) -> None:
+        """The last thing before a signature leaves, wherever it comes from."""
+        key = await self._hsms.public_key(request.key)
+        if not key.verifies(request.data, signature):
+            self._log.critical("a signature for {key} does not verify", key=request.key)
+            raise Unavailable("the signature does not verify and is not released")
 
 
 def _refusal(reply: StatusReply) -> Refused:

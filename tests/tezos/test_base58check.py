@@ -215,3 +215,15 @@ class RefusalTests(SynchronousTestCase):
         else:
             with self.assertRaises(ValueError):
                 base58check.decode(text)
+
+
+class ChainIdTests(SynchronousTestCase):
+    """Texts that name a chain."""
+
+    def test_chain_id(self) -> None:
+        """A chain id is passed on, every other text of whatever kind is refused."""
+        self.assertEqual(base58check.chain_id("NetXdQprcVkpaWU"), "NetXdQprcVkpaWU")
+        error = self.assertRaises(ValueError, base58check.chain_id, ADDRESS)
+        self.assertEqual(str(error), "a chain id expected, not a text of kind tz1")
+        for text in ("NetXdQprcVkpaWV", "NetXdQprcVkpaWU ", "main", ""):
+            self.assertRaises(ValueError, base58check.chain_id, text)

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.stand import ImmediateWriter, reactor
@@ -49,10 +49,7 @@ class RecordingStore:
         return dict(self.marks)
 
     def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        self._write("keep", mark_id, mark)
-
-    def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
-        self._write("signature", mark_id, mark)
+        self._write("keep" if mark.signature is None else "signature", mark_id, mark)
 
     def close(self) -> None:
         self.closed = True
@@ -132,7 +129,7 @@ class ClaimTests(ClaimsTestCase):
         kept = first.complete(FIRST)
         second = self.claim(block(101, 0))
         third = self.claim(block(102, 0))
-        done = gatherResults([kept, second.durable, third.durable])
+        done = gatherResults(list[Deferred[Any]]((kept, second.durable, third.durable)))
         writer.work()
         self.successResultOf(done)
         self.assertEqual(
@@ -149,12 +146,38 @@ class ClaimTests(ClaimsTestCase):
         self.assertEqual(self.store.written, [])
 
     def test_again_before_the_signature(self) -> None:
-        """The same payload without a signature is claimed, and committed, once more."""
+        """The same payload without a signature is claimed again; its mark is on the disk."""
         self.claim(block(100, 0))
         again = self.claim(block(100, 0))
         self.assertIsNone(again.signature)
         self.successResultOf(again.durable)
-        self.assertEqual(self.store.written, [("keep", 100), ("keep", 100)])
+        self.assertEqual(self.store.written, [("keep", 100)])
+
+    def test_again_before_the_commit(self) -> None:
+        """The same payload whose mark is not on the disk yet is durable when it is."""
+        writer = SlowWriter()
+        self.watermarks = self.started(lambda: writer)
+        claims = [self.claim(block(100, 0)) for _ in range(2)]
+        for claim in claims:
+            self.assertNoResult(claim.durable)
+        writer.work()
+        for claim in claims:
+            self.successResultOf(claim.durable)
+
+    def test_again_before_the_signature_is_written(self) -> None:
+        """A signature that is not on the disk yet is not given out before it is."""
+        writer = SlowWriter()
+        self.watermarks = self.started(lambda: writer)
+        claim = self.claim(block(100, 0))
+        writer.work()
+        kept = claim.complete(FIRST)
+        again = self.claim(block(100, 0))
+        self.assertEqual(again.signature, FIRST)
+        self.assertNoResult(again.durable)
+        self.assertNoResult(kept)
+        writer.work()
+        self.successResultOf(again.durable)
+        self.assertEqual(self.successResultOf(kept), FIRST)
 
     def test_marks_are_independent(self) -> None:
         """Kinds of operation, keys and chains do not stand in each other's way."""
@@ -178,6 +201,41 @@ class FloorTests(ClaimsTestCase):
         self.successResultOf(self.claim(consensus("att", 1, 0)).durable)
         self.successResultOf(self.claim(block(100, 3)).durable)
         self.assertEqual(self.store.written, [("keep", 1), ("keep", 100)])
+
+
+class JumpTests(ClaimsTestCase):
+    """How far a mark may move, and what is said of the first."""
+
+    floors = {Operation.ATTESTATION: (100, 0)}
+
+    def jump(self, data: bytes, most: int) -> None:
+        """Claim a position that is at most this many levels ahead."""
+        self.watermarks.claim(TZ3, cast(Baking, decode(data)), data, most)
+
+    def test_jump(self) -> None:
+        """A claim too far ahead is refused, moves no mark and writes nothing."""
+        self.jump(block(100, 0), 5)
+        error = self.assertRaises(Conflict, self.jump, block(106, 0), 5)
+        self.assertIn("6 levels above the high watermark, level 100 round 0", str(error))
+        self.jump(block(105, 0), 5)
+        self.jump(block(111, 0), 6)
+        self.assertEqual(self.store.written, [("keep", 100), ("keep", 105), ("keep", 111)])
+
+    def test_floor(self) -> None:
+        """A first mark too far above its floor is refused."""
+        error = self.assertRaises(Conflict, self.jump, consensus("att", 106, 0), 5)
+        self.assertIn("6 levels above the configured floor, level 100 round 0", str(error))
+        self.jump(consensus("att", 105, 0), 5)
+
+    def test_first_mark_is_told(self) -> None:
+        """A first mark without a floor is a warning; further ones, and one above a floor, none."""
+        with capturedLogs() as events:
+            for data in (block(2**31 - 2, 3), block(2**31 - 1, 0), consensus("att", 101, 0)):
+                self.jump(data, 5)
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.warn])
+        said = formatEvent(events[0])
+        for word in ("block", str(TZ3), "NetXdQprcVkpaWU", "level 2147483646", "round 3"):
+            self.assertIn(word, said)
 
 
 class FailingStoreTests(ClaimsTestCase):
@@ -205,14 +263,19 @@ class FailingStoreTests(ClaimsTestCase):
         self.assertEqual(self.store.marks[BLOCK].signature, FIRST)
 
     def test_failed_signature_write(self) -> None:
-        """A signature that cannot be written is logged, and may leave all the same."""
+        """A signature that cannot be written may not leave, until it can."""
         claim = self.claim(block(100, 0))
         self.store.failing = {"signature"}
-        with capturedLogs() as events:
-            self.assertIsNone(self.successResultOf(claim.complete(FIRST)))
-        self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
-        self.assertIn("disk full", str(events[0]["error"]))
-        self.assertEqual(self.claim(block(100, 0)).signature, FIRST)
+        failure = self.failureResultOf(claim.complete(FIRST), Unavailable)
+        self.assertIn("disk full", str(failure.value))
+        again = self.claim(block(100, 0))
+        self.assertEqual(again.signature, FIRST)
+        self.failureResultOf(again.durable, Unavailable)
+        self.store.failing = set()
+        again = self.claim(block(100, 0))
+        self.assertEqual(again.signature, FIRST)
+        self.successResultOf(again.durable)
+        self.assertEqual(self.store.marks[BLOCK].signature, FIRST)
 
     def test_faults_are_not_swallowed(self) -> None:
         """What is no error of the store is passed on as it is."""
@@ -293,10 +356,17 @@ class SignatureTests(SynchronousTestCase):
     def test_first_signature_stays(self) -> None:
         """Of two signatures of one payload the first is kept, in memory and on the disk."""
         first, second = self.claim(block(100, 0)), self.claim(block(100, 0))
-        self.successResultOf(first.complete(FIRST))
-        self.successResultOf(second.complete(SECOND))
+        self.assertEqual(self.successResultOf(first.complete(FIRST)), FIRST)
+        self.assertEqual(self.successResultOf(second.complete(SECOND)), FIRST)
         self.assertEqual(self.claim(block(100, 0)).signature, FIRST)
         self.assertEqual(self.store.load()[BLOCK].signature, FIRST)
+
+    def test_first_signature_stays_behind_a_later_mark(self) -> None:
+        """Also when another payload has moved the mark, only the first signature may leave."""
+        first, second = self.claim(block(100, 0)), self.claim(block(100, 0))
+        self.assertEqual(self.successResultOf(first.complete(FIRST)), FIRST)
+        self.claim(block(101, 0))
+        self.assertEqual(self.successResultOf(second.complete(SECOND)), FIRST)
 
 
 class ThreadWriterTests(TestCase):
@@ -381,7 +451,7 @@ class Model:
                 return None
             asked = standing
         self.memory[mark_id] = asked
-        if asked.signature is None and not failing:
+        if not failing:
             self.disk[mark_id] = asked
         return asked
 
@@ -438,7 +508,7 @@ class SequenceTests(SynchronousTestCase):
         self.store.full = failing
         claim = self.watermarks.claim(mark_id.key, payload, data)
         self.assertEqual(claim.signature, expected.signature)
-        if failing and claim.signature is None:
+        if failing and self.model.disk.get(mark_id) != expected:
             self.failureResultOf(claim.durable, Unavailable)
             return None
         self.successResultOf(claim.durable)
@@ -471,6 +541,7 @@ class SequenceTests(SynchronousTestCase):
                 mark_id, mark, claim = self.claims.pop(number % len(self.claims))
                 signature = claim.signature or Signature(Curve.P256, bytes([number]) * 64)
                 self.model.complete(mark_id, mark, signature)
+                self.store.full = False
                 self.successResultOf(claim.complete(signature))
                 first = signed.setdefault((mark_id, mark.position), mark.payload_hash)
                 self.assertEqual(mark.payload_hash, first)

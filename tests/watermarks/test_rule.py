@@ -9,7 +9,7 @@ from tests.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks.rule import Mark, MarkId, judge
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId, judge
 
 MAINNET = "NetXdQprcVkpaWU"
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
@@ -57,6 +57,48 @@ FLOORS: list[tuple[str, Mark | None, tuple[int, int], tuple[int, int, bytes], st
     ("over the mark", SIGNED, (150, 0), (120, 0, ONE), "not above the configured floor"),
     ("over the mark, again", SIGNED, (150, 0), (100, 2, ONE), "not above the configured floor"),
 ]
+# A mark, a floor, the position asked for, and whether a jump of at most ten levels reaches it.
+JUMPS: list[tuple[str, Mark | None, tuple[int, int], tuple[int, int, bytes], str]] = [
+    ("just near enough", SIGNED, (0, 0), (110, 9, OTHER), NEW),
+    (
+        "one too far",
+        SIGNED,
+        (0, 0),
+        (111, 0, OTHER),
+        "11 levels above the high watermark, level 100",
+    ),
+    ("the highest level", SIGNED, (0, 0), (2**31 - 1, 0, OTHER), "max_level_jump is 10"),
+    ("not signed either", UNSIGNED, (0, 0), (111, 0, ONE), "11 levels above the high watermark"),
+    ("any round", SIGNED, (0, 0), (100, 2**31 - 1, OTHER), NEW),
+    ("again", SIGNED, (0, 0), (100, 2, ONE), STANDING),
+    ("lower", SIGNED, (0, 0), (50, 0, ONE), "not above the high watermark"),
+    ("first, nothing to go by", None, (0, 0), (2**31 - 1, 0, ONE), NEW),
+    ("first, a round is no level", None, (0, 7), (5000, 0, ONE), NEW),
+    ("first, near the floor", None, (200, 3), (210, 0, ONE), NEW),
+    (
+        "first, far from the floor",
+        None,
+        (200, 3),
+        (211, 0, ONE),
+        "above the configured floor, level 200 round 3",
+    ),
+    ("a floor above the mark", SIGNED, (200, 0), (210, 0, ONE), NEW),
+    (
+        "a floor above the mark, too far",
+        SIGNED,
+        (200, 0),
+        (211, 0, ONE),
+        "11 levels above the configured floor",
+    ),
+    ("a floor below the mark", SIGNED, (95, 0), (110, 0, ONE), NEW),
+    (
+        "a mark at level 0",
+        Mark(0, 0, ONE),
+        (0, 0),
+        (11, 0, OTHER),
+        "11 levels above the high watermark",
+    ),
+]
 
 
 class JudgeTests(SynchronousTestCase):
@@ -69,14 +111,15 @@ class JudgeTests(SynchronousTestCase):
         floor: tuple[int, int],
         position: tuple[int, int, bytes],
         expected: str,
+        max_level_jump: int | None = None,
     ) -> None:
         """Judge one case of a table."""
         asked = Mark(*position)
         if expected in (NEW, STANDING):
-            mark = judge(BLOCK, standing, asked, floor)
+            mark = judge(BLOCK, standing, asked, floor, max_level_jump)
             self.assertIs(mark, asked if expected == NEW else standing, name)
             return
-        error = self.assertRaises(Conflict, judge, BLOCK, standing, asked, floor)
+        error = self.assertRaises(Conflict, judge, BLOCK, standing, asked, floor, max_level_jump)
         level, round_, _ = position
         self.assertIn(f"block at level {level} round {round_} is ", str(error))
         self.assertIn(expected, str(error), name)
@@ -90,6 +133,32 @@ class JudgeTests(SynchronousTestCase):
         """Nothing at or below a floor is signed, whatever the mark says."""
         for name, standing, floor, position, expected in FLOORS:
             self.check(name, standing, floor, position, expected)
+
+    def test_jumps(self) -> None:
+        """A mark moves by no more levels than it may; a first one is held to its floor."""
+        for name, standing, floor, position, expected in JUMPS:
+            self.check(name, standing, floor, position, expected, 10)
+            if "levels above" in expected:
+                self.check(name, standing, floor, position, NEW)
+
+    def test_how_to_go_on(self) -> None:
+        """Who is refused for a jump is told the command that allows it."""
+        error = self.assertRaises(Conflict, judge, BLOCK, SIGNED, Mark(900, 1, ONE), (0, 0), 10)
+        self.assertIn(
+            f"tezio-signer watermarks set --chain {MAINNET} --key {TZ3} --operation block "
+            "--level 899",
+            str(error),
+        )
+        raised = Mark(899, 0, NO_PAYLOAD)
+        self.assertEqual(judge(BLOCK, raised, Mark(900, 1, ONE), (0, 0), 10).level, 900)
+
+    def test_closed_mark(self) -> None:
+        """At a mark without a payload nothing is signed, above it everything."""
+        mark = Mark(100, 2, NO_PAYLOAD)
+        for payload_hash in (ONE, NO_PAYLOAD):
+            position = (100, 2, payload_hash)
+            self.check("closed", mark, (0, 0), position, "not above the high watermark")
+        self.check("above", mark, (0, 0), (100, 3, ONE), NEW)
 
     def test_conflict(self) -> None:
         """A refusal is a conflict for the client, and says which operation it is about."""

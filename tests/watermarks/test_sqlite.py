@@ -90,7 +90,7 @@ class KeepingTests(StoreTestCase):
             store.keep(mark_id, marks.get(mark_id, MARK))
         for mark_id, signature in signatures.items():
             signed = evolve(marks.get(mark_id, MARK), signature=signature)
-            store.keep_signature(mark_id, signed)
+            store.keep(mark_id, signed)
             marks[mark_id] = signed
         self.assertEqual(store.load(), marks)
         store.close()
@@ -100,22 +100,37 @@ class KeepingTests(StoreTestCase):
         """A new position replaces the one before, and its signature."""
         store = self.open()
         store.keep(BLOCK, MARK)
-        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
         store.keep(BLOCK, evolve(MARK, round=3))
         self.assertEqual(store.load(), {BLOCK: evolve(MARK, round=3)})
 
-    def test_late_signature(self) -> None:
-        """The signature of a mark that has moved on changes nothing."""
+    def test_replace(self) -> None:
+        """Marks put in the place of others, lower ones too, are kept with their signatures."""
         store = self.open()
         store.keep(BLOCK, MARK)
-        for stale in (
-            evolve(MARK, level=MARK.level - 1),
-            evolve(MARK, round=1),
-            evolve(MARK, payload_hash=bytes(32)),
-        ):
-            store.keep_signature(BLOCK, evolve(stale, signature=SIGNATURE))
-        store.keep_signature(evolve(BLOCK, key=TZ1), evolve(MARK, signature=SIGNATURE))
+        other = evolve(BLOCK, key=TZ1)
+        marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=SIGNATURE)}
+        store.replace(marks)
+        self.assertEqual(store.load(), marks)
+        store.replace({})
+        store.replace({other: MARK})
+        self.assertEqual(store.load(), {**marks, other: MARK})
+
+    def test_replace_all_or_none(self) -> None:
+        """When one of several marks cannot be written, none is, and the store goes on."""
+        store = self.open()
+        store.keep(BLOCK, MARK)
+        self.execute(
+            self.path,
+            "CREATE TRIGGER full BEFORE INSERT ON marks WHEN NEW.level = 9 "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        marks = {BLOCK: evolve(MARK, level=8), evolve(BLOCK, key=TZ1): evolve(MARK, level=9)}
+        error = self.assertRaises(StoreError, store.replace, marks)
+        self.assertIn("disk full", str(error))
         self.assertEqual(store.load(), {BLOCK: MARK})
+        store.keep(BLOCK, evolve(MARK, round=9))
+        self.assertEqual(store.load(), {BLOCK: evolve(MARK, round=9)})
 
     def test_in_memory(self) -> None:
         """A store without a file keeps marks until it is closed, and no two are the same."""
@@ -131,8 +146,8 @@ class KeepingTests(StoreTestCase):
         store = self.open()
         store.close()
         signed = evolve(MARK, signature=SIGNATURE)
-        for write in (store.keep, store.keep_signature):
-            error = self.assertRaises(StoreError, write, BLOCK, signed)
+        for mark in (MARK, signed):
+            error = self.assertRaises(StoreError, store.keep, BLOCK, mark)
             self.assertIn(str(self.path), str(error))
 
 
@@ -152,13 +167,13 @@ class DurabilityTests(StoreTestCase):
         self.patch(sqlite3, "connect", traced)
         return statements
 
-    def test_positions_are_synced(self) -> None:
-        """A position is written by itself under FULL; only a signature goes without a sync."""
+    def test_everything_is_synced(self) -> None:
+        """Each mark and each signature is written by itself, under FULL."""
         sqlite.create(self.path)
         statements = self.trace()
         store = self.open()
         store.keep(BLOCK, MARK)
-        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
         store.keep(BLOCK, evolve(MARK, level=5_000_001))
         synchronous = "the default"
         written = []
@@ -169,19 +184,8 @@ class DurabilityTests(StoreTestCase):
             elif words[0] in ("INSERT", "UPDATE"):
                 written.append((words[0], synchronous))
             self.assertNotIn(words[0], ("BEGIN", "SAVEPOINT", "COMMIT"))
-        self.assertEqual(written, [("INSERT", "FULL"), ("UPDATE", "NORMAL"), ("INSERT", "FULL")])
+        self.assertEqual(written, 3 * [("INSERT", "FULL")])
         self.assertEqual(synchronous, "FULL")
-
-    def test_synced_again_after_a_failure(self) -> None:
-        """A signature that could not be written leaves no position unsynced."""
-        sqlite.create(self.path)
-        statements = self.trace()
-        store = self.open()
-        self.execute(self.path, "ALTER TABLE marks RENAME TO gone")
-        signed = evolve(MARK, signature=SIGNATURE)
-        self.assertRaises(StoreError, store.keep_signature, BLOCK, signed)
-        pragmas = [s.upper() for s in statements if "synchronous" in s]
-        self.assertEqual(pragmas[-1], "PRAGMA SYNCHRONOUS = FULL")
 
     def test_write_ahead_log(self) -> None:
         """The file is in WAL mode (bytes 18 and 19 of its header), and known as ours."""
@@ -195,7 +199,7 @@ class DurabilityTests(StoreTestCase):
         sqlite.create(self.path)
         store = self.open()
         store.keep(BLOCK, MARK)
-        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
         copy = self.directory / "after-the-crash"
         for suffix in ("", "-wal"):
             shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
@@ -395,7 +399,7 @@ class LockingTests(StoreTestCase):
         self.assertEqual(sqlite.read(self.path), {})
         store.keep(BLOCK, MARK)
         self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
-        store.keep_signature(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
         self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
     def test_reading_locks_nothing(self) -> None:

@@ -70,3 +70,11 @@ def decode(text: str) -> tuple[Base58Type, bytes]:
         if raw.startswith(prefix) and len(raw) == len(prefix) + length:
             return kind, raw[len(prefix) :]
     raise ValueError("a Base58Check text of an unknown or unsupported kind")
+
+
+def chain_id(text: str) -> str:
+    """The same text, if it is a chain id (`Net…`); raises ValueError for anything else."""
+    kind, _ = decode(text)
+    if kind is not Base58Type.CHAIN_ID:
+        raise ValueError(f"a chain id expected, not a text of kind {kind.name.lower()}")
+    return text

@@ -1,12 +1,13 @@
 """Claims on watermarks: decided in memory at once, made durable while the HSM signs."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -19,6 +20,7 @@ from tezio_signer.tezos.payload import Baking, Operation
 from tezio_signer.watermarks.rule import Mark, MarkId, judge
 from tezio_signer.watermarks.sqlite import StoreError
 
+_REMEMBERED_SIGNATURES = 1024
 _Result = TypeVar("_Result")
 
 
@@ -30,9 +32,6 @@ class WatermarkStore(Protocol):
 
     def keep(self, mark_id: MarkId, mark: Mark) -> None:
         """Write a mark; it survives a power cut when this returns."""
-
-    def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
-        """Add the signature to a mark; it survives a crash of the process on return."""
 
     def close(self) -> None:
         """Give the store free for others."""
@@ -70,14 +69,15 @@ class Claim:
     """The right to sign one payload.
 
     :ivar signature: the signature, if this payload was signed before.
-    :ivar durable: fires when the mark is on the disk; fails with `Unavailable` if it
-        cannot be. Until then no signature may leave.
-    :ivar complete: stores the signature with the mark; its Deferred always succeeds.
+    :ivar durable: fires when the mark, with its signature if it has one, is on the disk;
+        fails with `Unavailable` if it cannot be. Until then no signature may leave.
+    :ivar complete: stores the signature with the mark, and gives the one that may leave:
+        the first that came for this payload; raises `Unavailable` if it cannot be stored.
     """
 
     signature: Signature | None
     durable: Deferred[None]
-    complete: Callable[[Signature], Deferred[None]]
+    complete: Callable[[Signature], Deferred[Signature]]
 
 
 class Watermarks(Service):
@@ -99,15 +99,18 @@ class Watermarks(Service):
         self._make_writer = make_writer
         self._floors = floors
         self._marks: dict[MarkId, Mark] = {}
+        self._stored: dict[MarkId, Mark] = {}
+        self._signatures: OrderedDict[tuple[MarkId, bytes], Signature] = OrderedDict()
 
     def startService(self) -> None:
         """Open the store and read its marks; raises StartupError."""
         super().startService()
         try:
             self._store = self._open_store()
-            self._marks = self._store.load()
+            self._stored = self._store.load()
         except StoreError as error:
             raise StartupError(str(error)) from error
+        self._marks = dict(self._stored)
         self._writer = self._make_writer()
 
     def stopService(self) -> None:
@@ -115,42 +118,64 @@ class Watermarks(Service):
         self._writer.stop()
         self._store.close()
 
-    def claim(self, key: PublicKeyHash, payload: Baking, data: bytes) -> Claim:
+    def claim(
+        self,
+        key: PublicKeyHash,
+        payload: Baking,
+        data: bytes,
+        max_level_jump: int | None = None,
+    ) -> Claim:
         """Claim the position of a payload for it, for ever.
 
         A claim stays although its signature fails: another payload is then refused,
         the same one may be claimed again.
 
-        :raises Conflict: if another payload has it, or a higher one.
+        :param max_level_jump: how many levels the mark may move at once; None for any.
+        :raises Conflict: if another payload has it, or a higher one, or it is too far ahead.
         """
         mark_id = MarkId.of(key, payload)
         asked = Mark(payload.level, payload.round, digest(data))
         floor = self._floors.get(payload.operation, (0, 0))
-        mark = judge(mark_id, self._marks.get(mark_id), asked, floor)
+        standing = self._marks.get(mark_id)
+        mark = judge(mark_id, standing, asked, floor, max_level_jump)
+        if standing is None and floor[0] == 0:
+            self._log.warn(
+                "the first {operation} of {key} on {chain}, level {mark.level} round "
+                "{mark.round}, is taken as it comes: there is no floor to hold it to",
+                operation=mark_id.operation,
+                key=key,
+                chain=mark_id.chain_id,
+                mark=mark,  # `level` means the one of the event to Twisted
+            )
         self._marks[mark_id] = mark
-        if mark.signature is not None:
-            durable: Deferred[None] = Deferred()
-            durable.callback(None)
-        else:
-            durable = self._writer.run(partial(self._store.keep, mark_id, mark))
-            durable.addErrback(_not_kept)
+        durable = self._keep(mark_id, mark)
         return Claim(mark.signature, durable, partial(self._complete, mark_id, mark))
 
-    def _complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> Deferred[None]:
-        signed = evolve(mark, signature=signature)
-        if self._marks[mark_id] == mark:  # else a later payload has it by now
-            self._marks[mark_id] = signed
-        kept = self._writer.run(partial(self._store.keep_signature, mark_id, signed))
-        kept.addErrback(self._signature_not_kept)
-        return kept
+    def _keep(self, mark_id: MarkId, mark: Mark) -> Deferred[None]:
+        """Write a mark, unless it is on the disk as it is; fails with Unavailable."""
+        if self._stored.get(mark_id) == mark:
+            return succeed(None)
 
-    def _signature_not_kept(self, failure: Failure) -> None:
-        # The position is durable, so the signature may leave; only a repeated
-        # request after a restart would have to be signed anew.
-        failure.trap(StoreError)
-        self._log.error("signature not stored: {error}", error=failure.value)
+        def written(_: None) -> None:
+            self._stored[mark_id] = mark
+
+        return self._writer.run(partial(self._store.keep, mark_id, mark)).addCallbacks(
+            written, _not_kept
+        )
+
+    def _complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> Deferred[Signature]:
+        # Two devices may have signed one payload. Only one signature of it may ever
+        # leave: with another signature, a block has another hash.
+        payload = mark_id, mark.payload_hash
+        first = self._signatures.setdefault(payload, signature)
+        if len(self._signatures) > _REMEMBERED_SIGNATURES:
+            self._signatures.popitem(last=False)
+        if self._marks[mark_id].position != mark.position:  # a later payload has it by now
+            return succeed(first)
+        self._marks[mark_id] = evolve(mark, signature=first)
+        return self._keep(mark_id, self._marks[mark_id]).addCallback(lambda _: first)
 
 
-def _not_kept(failure: Failure) -> None:
+def _not_kept(failure: Failure) -> NoReturn:
     failure.trap(StoreError)
     raise Unavailable(f"no signature without a stored watermark: {failure.value}")

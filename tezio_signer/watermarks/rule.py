@@ -7,6 +7,8 @@ from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation
 
 BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
+NO_PAYLOAD = bytes(32)
+"""The hash of a closed mark, which stands for no payload: nothing is signed at its position."""
 
 
 @frozen
@@ -27,7 +29,7 @@ class MarkId:
 class Mark:
     """The highest position claimed, and for what.
 
-    :ivar payload_hash: BLAKE2b-256 of the payload, 32 bytes.
+    :ivar payload_hash: BLAKE2b-256 of the payload, 32 bytes; or NO_PAYLOAD.
     :ivar signature: None until the signature of that payload is known.
     """
 
@@ -43,7 +45,11 @@ class Mark:
 
 
 def judge(
-    mark_id: MarkId, standing: Mark | None, asked: Mark, floor: tuple[int, int] = (0, 0)
+    mark_id: MarkId,
+    standing: Mark | None,
+    asked: Mark,
+    floor: tuple[int, int] = (0, 0),
+    max_level_jump: int | None = None,
 ) -> Mark:
     """The mark to keep so that `asked` may be signed.
 
@@ -51,6 +57,9 @@ def judge(
     it has one, is then the answer.
 
     :param floor: level and round at or below which nothing is signed; (0, 0) is no floor.
+    :param max_level_jump: how many levels a mark may move ahead of the one before, or of
+        the floor if that is higher; None for any. One absurd level would close a key for
+        ever. A first mark without a floor has nothing to be held to.
     :raises Conflict: if it must not be signed.
     """
     what = f"{mark_id.operation} at level {asked.level} round {asked.round}"
@@ -59,11 +68,35 @@ def judge(
             f"{what} is not above the configured floor, level {floor[0]} round {floor[1]}"
         )
     if standing is None or asked.position > standing.position:
+        _check_jump(mark_id, what, standing, asked, floor, max_level_jump)
         return asked
-    if asked.position < standing.position:
+    if asked.position < standing.position or standing.payload_hash == NO_PAYLOAD:
         raise Conflict(
             f"{what} is not above the high watermark, level {standing.level} round {standing.round}"
         )
     if asked.payload_hash != standing.payload_hash:
         raise Conflict(f"{what} is already signed with different data")
     return standing
+
+
+def _check_jump(
+    mark_id: MarkId,
+    what: str,
+    standing: Mark | None,
+    asked: Mark,
+    floor: tuple[int, int],
+    max_level_jump: int | None,
+) -> None:
+    mark = (0, 0) if standing is None else standing.position
+    name, (level, round_) = max(
+        ("high watermark", mark), ("configured floor", floor), key=lambda named: named[1]
+    )
+    if standing is None and level == 0:
+        return
+    if max_level_jump is not None and asked.level - level > max_level_jump:
+        raise Conflict(
+            f"{what} is {asked.level - level} levels above the {name}, level {level} "
+            f"round {round_}, and max_level_jump is {max_level_jump}; if this level is right, "
+            f"stop the signer and run: tezio-signer watermarks set --chain {mark_id.chain_id} "
+            f"--key {mark_id.key} --operation {mark_id.operation} --level {asked.level - 1}"
+        )

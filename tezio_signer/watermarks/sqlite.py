@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -26,11 +26,7 @@ CREATE TABLE marks (
     PRIMARY KEY (chain_id, key, operation)
 ) STRICT, WITHOUT ROWID
 """
-_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, NULL)"
-_KEEP_SIGNATURE = """
-UPDATE marks SET signature = ? WHERE chain_id = ? AND key = ? AND operation = ?
-AND level = ? AND round = ? AND payload_hash = ? AND signature IS NULL
-"""
+_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -168,23 +164,24 @@ class SqliteStore:
                 ) from error
 
     def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        """Write the position of a mark; it is on the disk when this returns."""
+        """Write a mark, its signature too if it has one; it is on the disk on return."""
         with _errors(self._path):
-            self._connection.execute(_KEEP, (*_columns(mark_id), *_position(mark)))
+            self._connection.execute(_KEEP, _row(mark_id, mark))
 
-    def keep_signature(self, mark_id: MarkId, mark: Mark) -> None:
-        """Add the signature to a mark, unless it has one or has moved on meanwhile.
+    def replace(self, marks: Mapping[MarkId, Mark]) -> None:
+        """Put these in the place of what stands, all or none; it is on the disk on return.
 
-        It survives a crash of the process, but is not synced: after a power cut the
-        signature may be missing, never the position, and the same payload is signed anew.
+        This may lower a mark: it is for an operator who knows why, not for signing.
         """
         with _errors(self._path):
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                values = str(mark.signature), *_columns(mark_id), *_position(mark)
-                self._connection.execute(_KEEP_SIGNATURE, values)
+                for mark_id, mark in marks.items():
+                    self._connection.execute(_KEEP, _row(mark_id, mark))
+                self._connection.execute("COMMIT")
             finally:
-                self._connection.execute("PRAGMA synchronous = FULL")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -194,12 +191,16 @@ class SqliteStore:
             self._lock = None
 
 
-def _columns(mark_id: MarkId) -> tuple[str, str, str]:
-    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
-
-
-def _position(mark: Mark) -> tuple[int, int, bytes]:
-    return mark.level, mark.round, mark.payload_hash
+def _row(mark_id: MarkId, mark: Mark) -> tuple[str | int | bytes | None, ...]:
+    return (
+        mark_id.chain_id,
+        str(mark_id.key),
+        str(mark_id.operation),
+        mark.level,
+        mark.round,
+        mark.payload_hash,
+        None if mark.signature is None else str(mark.signature),
+    )
 
 
 def _lock(path: Path) -> int:

@@ -1,0 +1,565 @@
+"""Daemons killed while they sign: `python -m tests.campaigns.crash`.
+
+Clients ask for conflicting blocks and attestations as fast as they can, while the daemon is
+killed with SIGKILL and started again: at random moments, and in those that matter, when the
+HSM has its command, when the store is written, and just behind. Whatever a client received
+stands in a ledger, which is held against itself and against the store after every kill. The
+HSM forgets its own watermarks ahead of every command, so that those of the daemon alone protect.
+"""
+
+import argparse
+import fcntl
+import json
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from hashlib import blake2b
+from http.client import HTTPException
+from os import environ, pathsep
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ConnectError
+from twisted.internet.inotify import IN_MODIFY, INotify
+from twisted.python.filepath import FilePath
+
+from tests.campaigns.rig import percentile, run
+from tests.daemonprocess import FREE_PORT, Process, serving
+from tests.octezclient import HSM_KEYS, to_base58check, verifies
+from tests.stand import Answer, Client, reactor
+from tests.vectors import TZ1, TZ3, block, consensus
+from tezio_signer.hsm import firmware
+from tezio_signer.hsm.framing import Opcode, Slot
+from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.rule import Mark, MarkId
+
+DAEMONS = 2
+"""That run side by side, each with a store and an HSM of its own."""
+SIDES = 3
+"""Different payloads of each form that compete for a position."""
+LATENCY = 0.001
+"""Seconds that the HSM takes; about as long as a commit, so that either may come first."""
+LIFE = 0.4
+"""Seconds, at most, from being ready to being killed at any time."""
+LONGEST = 1.2
+"""Seconds after which one is killed although its moment has not come."""
+_CHAIN_PREFIX = bytes.fromhex("575200")
+CHAINS = (bytes.fromhex("7a06a770"), bytes.fromhex("12345678"))
+_KEYS = {Slot.TZ1: TZ1, Slot.TZ3: TZ3}
+_PUBLIC_KEYS = {key.pkh: key.public_key for key in HSM_KEYS}
+_CONFLICT = "already signed with different data"
+_BELOW = "not above the high watermark"
+TWISTD = "from twisted.scripts.twistd import run; run()"
+CONFIG = """
+policy:
+    signing_keys:
+        {tz1}: {{allowed_ops: [block, preattestation, attestation], auth_req: False}}
+        {tz3}: {{allowed_ops: [block, preattestation, attestation], auth_req: False}}
+allowed_ips: ["127.0.0.1"]
+hsms: [{{port: "{port}"}}]
+watermarks: {{store: "sqlite:{store}"}}
+"""
+
+
+class Moment(Enum):
+    """When a daemon is killed."""
+
+    STARTING = "while it starts"
+    ANY = "at any time"
+    COMMAND = "when the HSM has a command"
+    AFTER_COMMAND = "up to 5 ms later than that"
+    WRITE = "when the store is written"
+    AFTER_WRITE = "up to 5 ms later than that write"
+    ANSWER = "when a client has a signature"
+    HELD_UP = "while another program has locked the store"
+
+
+_DELAYS = {Moment.AFTER_COMMAND: 0.005, Moment.AFTER_WRITE: 0.005, Moment.HELD_UP: 0.500}
+_EVENTS = {Moment.HELD_UP: 6}
+"""At most so many of them happen until one is taken; of others 40."""
+_WRITE_LOCK = 120
+"""Where SQLite locks the -shm file to write to the WAL (its file format, 2.3.2)."""
+
+
+@frozen
+class Asked:
+    """A payload, and where it stands."""
+
+    mark_id: MarkId
+    level: int
+    round: int
+    data: bytes
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Level and round."""
+        return self.level, self.round
+
+    @property
+    def request(self) -> tuple[PublicKeyHash, bytes]:
+        """What the daemon and the HSM see of it."""
+        return self.mark_id.key, self.data
+
+    @property
+    def hash(self) -> bytes:
+        """By which the store knows it."""
+        return blake2b(self.data, digest_size=32).digest()
+
+    def __str__(self) -> str:
+        where = f"{self.mark_id.operation} {self.level}/{self.round} for {self.mark_id.key}"
+        return f"{where} on {self.mark_id.chain_id}: {self.data.hex()}"
+
+
+@define
+class Track:
+    """A key on a chain, and the position at which it is asked for signatures."""
+
+    key: PublicKeyHash
+    chain: bytes
+    level: int = 1
+    round: int = 0
+
+    def advance(self, random: Random) -> None:
+        """Go on to the next round, or to a higher level."""
+        if random.random() < 0.4:
+            self.round += 1
+        else:
+            self.level, self.round = self.level + random.choice((1, 1, 1, 7)), 0
+
+    def competing(self) -> list[Asked]:
+        """All that wants to be signed at this position; one of each operation may."""
+        at, sides = (self.level, self.round), range(0x40, 0x40 + SIDES)
+        return [
+            asked
+            for side in sides
+            for asked in (
+                self._asked(Operation.BLOCK, block(*at, side)),
+                self._asked(Operation.PREATTESTATION, consensus("preatt", *at, side)),
+                self._asked(Operation.ATTESTATION, consensus("att", *at, side)),
+                self._asked(Operation.ATTESTATION, consensus("att_dal_5", *at, side)),
+            )
+        ]
+
+    def _asked(self, operation: Operation, data: bytes) -> Asked:
+        chain_id = to_base58check(_CHAIN_PREFIX, self.chain)
+        data = data[:1] + self.chain + data[5:]
+        return Asked(MarkId(chain_id, self.key, operation), self.level, self.round, data)
+
+
+@define
+class Ledger:
+    """Every signature that a client has received, by mark and position, then by payload."""
+
+    released: dict[tuple[MarkId, tuple[int, int]], dict[Asked, set[str]]] = field(
+        factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+
+    def enter(self, asked: Asked, signature: str) -> None:
+        """Take note of a signature."""
+        self.released[asked.mark_id, asked.position][asked].add(signature)
+
+    def signatures(self, asked: Asked) -> set[str]:
+        """What was received for a payload."""
+        return self.released.get((asked.mark_id, asked.position), {}).get(asked, set())
+
+    def conflicts(self) -> set[str]:
+        """Positions of one mark at which two payloads are signed."""
+        return {str(set(map(str, s))) for s in self.released.values() if len(s) > 1}
+
+    def changed(self) -> set[str]:
+        """Payloads that have got different signatures."""
+        asked = (each for signed in self.released.values() for each in signed.items())
+        return {f"{payload}: {signatures}" for payload, signatures in asked if len(signatures) > 1}
+
+    def above(self, marks: Mapping[MarkId, Mark]) -> set[str]:
+        """Signatures that these stored marks do not cover."""
+        return {
+            str(asked)
+            for (mark_id, position), signed in self.released.items()
+            for asked in signed
+            if not _covers(marks.get(mark_id), position, asked)
+        }
+
+
+def _covers(mark: Mark | None, position: tuple[int, int], asked: Asked) -> bool:
+    if mark is None or mark.position < position:
+        return False
+    return mark.position > position or mark.payload_hash == asked.hash
+
+
+@define
+class Report:
+    """What a run has found."""
+
+    kills: Counter[Moment] = field(factory=Counter)
+    cut: int = 0
+    """Kills between a command to the HSM and the answer to a client."""
+    cut_when: Counter[str] = field(factory=Counter)
+    """Such commands by what the store had of them."""
+    restarts: list[float] = field(factory=list)
+    """Seconds from the start of a daemon until it was ready."""
+    answers: Counter[str] = field(factory=Counter)
+    signatures: int = 0
+    repeated: Counter[int] = field(factory=Counter)
+    """Answers to what was asked already before the crash, by status."""
+    conflicts: set[str] = field(factory=set)
+    above: set[str] = field(factory=set)
+    changed: set[str] = field(factory=set)
+    unverified: set[str] = field(factory=set)
+    unexplained: list[str] = field(factory=list)
+
+    @property
+    def findings(self) -> dict[str, Sequence[str]]:
+        """What must not be there."""
+        return {
+            "conflicts": sorted(self.conflicts),
+            "above the mark": sorted(self.above),
+            "changed": sorted(self.changed),
+            "unverified": sorted(self.unverified),
+            "unexplained": self.unexplained,
+        }
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing happened that must not."""
+        return not any(self.findings.values())
+
+
+class ForgetfulFirmware(firmware.Firmware):
+    """A device that protects nothing: without watermarks, with every key for every operation.
+
+    :param asked: called with each slot and payload ahead of the signing.
+    """
+
+    def __init__(self, asked: Callable[[Slot, bytes], None]) -> None:
+        super().__init__(enabled=dict.fromkeys(Slot, firmware.BAKING_MAGIC))
+        self._asked = asked
+
+    def execute(self, packet: bytes) -> firmware.Answer | None:
+        self.power_cycle()
+        if packet[2:3] == bytes([Opcode.SIGN]):
+            self._asked(Slot(packet[3]), packet[7:-2])
+        return super().execute(packet)
+
+
+class Lane:
+    """One store and one HSM, and the daemons that have them one after the other."""
+
+    def __init__(self, directory: Path, random: Random, report: Report) -> None:
+        self._directory = directory
+        self._store = directory / "store" / "watermarks.sqlite"
+        self._random = random
+        self._report = report
+        self._ledger = Ledger()
+        self._tracks = [Track(TZ1, CHAINS[0]), *(Track(TZ3, chain) for chain in CHAINS)]
+        port = str(directory / "hsm")
+        self._hsm = Simulator(reactor, ForgetfulFirmware(self._commanded), LATENCY, port)
+        self._notify = INotify(reactor)
+        self._marks: dict[MarkId, Mark] = {}
+        self._asked: dict[tuple[PublicKeyHash, bytes], Asked] = {}
+        self._commands: set[tuple[PublicKeyHash, bytes]] = set()
+        self._moment: Moment | None = None
+        self._lock: BinaryIO | None = None
+        self._killed = self._serving = False
+
+    def start(self) -> None:
+        """Create the store, and plug in the HSM."""
+        self._store.parent.mkdir(parents=True)
+        sqlite.create(self._store)
+        config = CONFIG.format(tz1=TZ1, tz3=TZ3, port=self._directory / "hsm", store=self._store)
+        (self._directory / "config.yaml").write_text(config, "utf-8")
+        self._hsm.startService()
+        self._notify.startReading()
+        self._notify.watch(FilePath(str(self._store.parent)), IN_MODIFY, callbacks=[self._written])
+
+    def stop(self) -> None:
+        """Unplug the HSM."""
+        self._notify.loseConnection()
+        self._hsm.stopService()
+
+    async def crash(self) -> None:
+        """Run a daemon until it is killed; then see what is left."""
+        self._moment = self._random.choice(list(Moment))
+        self._events_left = self._random.randint(1, _EVENTS.get(self._moment, 40))
+        await self._live()
+
+    async def end(self) -> None:
+        """Run a daemon that is stopped properly when it has answered all that was cut off."""
+        self._moment = None
+        await self._live()
+
+    async def _live(self) -> None:
+        self._commands.clear()
+        self._killed = self._serving = False
+        daemon = self._daemon = self._spawn()
+        if self._moment is Moment.STARTING:
+            reactor.callLater(self._random.uniform(0, self._usual_start()), self._kill)
+        talking = Deferred.fromCoroutine(self._talk(daemon))
+        code = await daemon.exits()
+        await talking
+        self._serving = False
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if self._moment is None:
+            self._expect(code == -15, f"the daemon ended with {code}:\n{daemon.log}")
+        else:
+            self._expect(code == -9, f"the daemon ended by itself with {code}:\n{daemon.log}")
+            self._report.kills[self._moment] += 1
+        for word in ("Traceback", "Unhandled", "#critical"):
+            self._expect(word not in daemon.log, f"{word} in the log:\n{daemon.log}")
+        self._compare()
+
+    def _spawn(self) -> Process:
+        process = Process()
+        arguments = ["-n", "--pidfile=", "tezio-signer", "--http", FREE_PORT]
+        reactor.spawnProcess(  # type: ignore[attr-defined]
+            process,
+            sys.executable,
+            [sys.executable, "-c", TWISTD, *arguments],
+            {**environ, "PYTHONPATH": pathsep.join(sys.path)},
+            str(self._directory),
+        )
+        return process
+
+    def _usual_start(self) -> float:
+        return percentile(self._report.restarts or [1.0], 0.5)
+
+    # -- the clients -------------------------------------------------------------------
+
+    async def _talk(self, daemon: Process) -> None:
+        began = reactor.seconds()
+        try:
+            client = await serving(daemon)
+        except AssertionError as ended:
+            self._expect(self._killed, str(ended))
+            return
+        self._report.restarts.append(reactor.seconds() - began)
+        self._serving = True
+        if self._moment is not None:
+            latest = self._random.uniform(0, LIFE) if self._moment is Moment.ANY else LONGEST
+            reactor.callLater(latest, self._kill_if, daemon)
+        await self._repeat(client)
+        if self._moment is None:
+            daemon.send("TERM")
+            return
+        await gatherResults(
+            [Deferred.fromCoroutine(self._compete(client, track)) for track in self._tracks]
+        )
+
+    async def _repeat(self, client: Client) -> None:
+        """Ask again what was asked before the crash; the store says what has to come of it."""
+        before, self._asked = list(self._asked.values()), {}
+        marks = dict(self._marks)
+        for asked in self._random.sample(before, min(len(before), 12)):
+            mark = marks.get(asked.mark_id)
+            answer = await self._ask(client, asked)
+            if answer is None:
+                self._asked = {each.request: each for each in before} | self._asked
+                return
+            self._report.repeated[answer.status] += 1
+            if mark is None or asked.position > mark.position:
+                right = answer.status == 200
+                marks[asked.mark_id] = Mark(asked.level, asked.round, asked.hash)
+            elif asked.position < mark.position:
+                right = answer.status == 409 and _BELOW in answer.body.decode()
+            elif asked.hash != mark.payload_hash:
+                right = answer.status == 409 and _CONFLICT in answer.body.decode()
+            else:
+                right = answer.status == 200 and (
+                    mark.signature is None or str(mark.signature) == _signature(answer)
+                )
+            self._expect(right, f"{answer.status} {answer.body!r} with {mark} for {asked}")
+
+    async def _compete(self, client: Client, track: Track) -> None:
+        """Ask for everything at one position at once, then at the next."""
+        previous: list[Asked] = []
+        while not self._killed:
+            competing = track.competing()
+            self._random.shuffle(competing)
+            again = self._random.sample(competing, 3)
+            late = self._random.sample(previous, min(len(previous), 2))
+            asking = competing + again
+            self._happened(Moment.HELD_UP)
+            answers = await gatherResults(
+                [Deferred.fromCoroutine(self._ask(client, asked)) for asked in asking + late]
+            )
+            signed: dict[MarkId, set[bytes]] = defaultdict(set)
+            for asked, answer in zip(asking, answers, strict=False):
+                if answer is None:
+                    return
+                if answer.status == 200:
+                    signed[asked.mark_id].add(asked.data)
+                elif _CONFLICT not in answer.body.decode():
+                    self._expect(False, f"{answer.status} {answer.body!r} for {asked}")
+            one_each = len(signed) == 3 and all(len(data) == 1 for data in signed.values())
+            self._expect(one_each, f"not one signed payload of each operation: {signed}")
+            previous = competing
+            track.advance(self._random)
+
+    async def _ask(self, client: Client, asked: Asked) -> Answer | None:
+        """One request; None if the daemon has gone meanwhile."""
+        self._asked[asked.request] = asked
+        try:
+            answer = await client.sign(asked.mark_id.key, asked.data)
+        except (ConnectError, HTTPException) as error:
+            self._expect(self._killed, f"no answer of a living daemon: {error!r}")
+            return None
+        if answer.status == 200:
+            self._received(asked, _signature(answer))
+        self._expect(answer.status in (200, 409), f"{answer.status} {answer.body!r} for {asked}")
+        self._report.answers[str(answer.status)] += 1
+        return answer
+
+    def _received(self, asked: Asked, signature: str) -> None:
+        self._report.signatures += 1
+        self._commands.discard(asked.request)
+        self._ledger.enter(asked, signature)
+        if not verifies(_PUBLIC_KEYS[str(asked.mark_id.key)], asked.data, signature):
+            self._report.unverified.add(f"{asked} {signature}")
+        self._happened(Moment.ANSWER)
+
+    # -- the moments -------------------------------------------------------------------
+
+    def _commanded(self, slot: Slot, payload: bytes) -> None:
+        if not self._serving:
+            return  # the last command of the daemon before
+        self._commands.add((_KEYS[slot], payload))
+        self._happened(Moment.COMMAND, Moment.AFTER_COMMAND)
+
+    def _written(self, _: object, path: FilePath[bytes], mask: int) -> None:
+        if path.basename().endswith(b"-wal"):
+            self._happened(Moment.WRITE, Moment.AFTER_WRITE)
+
+    def _happened(self, *moments: Moment) -> None:
+        if self._moment not in moments or self._killed or self._lock is not None:
+            return
+        self._events_left -= 1
+        if self._moment is Moment.HELD_UP and self._events_left <= 0:
+            self._events_left = 0 if self._hold_up() else 1
+        if self._events_left == 0:
+            delay = self._random.uniform(0, _DELAYS.get(self._moment, 0))
+            if delay:
+                reactor.callLater(delay, self._kill_if, self._daemon)
+            else:
+                self._kill()
+
+    def _hold_up(self) -> bool:
+        """Keep the daemon from committing, if it is not about to; its claims then wait.
+
+        Not through SQLite, which would tidy up behind the daemon when it closes the file.
+        """
+        lock = open(f"{self._store}-shm", "r+b")  # noqa: SIM115 (held until the kill)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _WRITE_LOCK)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
+
+    def _kill_if(self, daemon: Process) -> None:
+        if daemon is self._daemon and not self._killed:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
+        self._daemon.kill()
+
+    # -- what is left ------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        """Hold what clients have received against the store as it lies there."""
+        self._marks = self._stored()
+        report = self._report
+        report.conflicts |= self._ledger.conflicts()
+        report.changed |= self._ledger.changed()
+        report.above |= self._ledger.above(self._marks)
+        if self._commands:
+            report.cut += 1
+        for request in self._commands:
+            report.cut_when[self._known(self._asked[request])] += 1
+
+    def _stored(self) -> dict[MarkId, Mark]:
+        """Of a copy: to recover what the killed one left is for the next daemon."""
+        copy = self._directory / "copy"
+        shutil.copytree(self._store.parent, copy)
+        try:
+            return sqlite.read(copy / self._store.name)
+        finally:
+            shutil.rmtree(copy)
+
+    def _known(self, asked: Asked) -> str:
+        mark = self._marks.get(asked.mark_id)
+        if mark is None or mark.position < asked.position:
+            return "before the commit"
+        if mark.payload_hash != asked.hash:
+            return "with a later mark"
+        return "before the signature was stored" if mark.signature is None else "before the answer"
+
+    def _expect(self, right: bool, otherwise: str) -> None:
+        if not right:
+            self._report.unexplained.append(otherwise)
+
+
+def _signature(answer: Answer) -> str:
+    return str(json.loads(answer.body)["signature"])
+
+
+async def campaign(runs: int, seed: int, directory: Path, daemons: int = DAEMONS) -> Report:
+    """Kill daemons so many times, a few side by side, and compare all again at the end."""
+    report = Report()
+    left = iter(range(runs))
+
+    async def stay(lane: Lane) -> None:
+        lane.start()
+        for _ in left:
+            await lane.crash()
+        await lane.end()
+        lane.stop()
+
+    lanes = [
+        Lane(directory / str(n), Random(seed * 1000 + n), report)
+        for n in range(daemons)
+    ]
+    await gatherResults([Deferred.fromCoroutine(stay(lane)) for lane in lanes])
+    return report
+
+
+def main() -> None:
+    """Run a campaign, print what it found, and exit with 1 if that must not be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.crash", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--daemons", type=int, default=DAEMONS, help="that run side by side")
+    options = parser.parse_args()
+    with TemporaryDirectory() as directory:
+        report = run(lambda: campaign(options.runs, options.seed, Path(directory), options.daemons))
+    print(f"{report.kills.total()} kills, {len(report.restarts)} restarts, seed {options.seed}")
+    for moment, kills in report.kills.most_common():
+        print(f"  {kills} {moment.value}")
+    times = [percentile(report.restarts, share) for share in (0.5, 1)]
+    print(f"ready again: median {times[0]:.2f} s, slowest {times[1]:.2f} s")
+    print(f"{report.signatures} signatures, answers {dict(sorted(report.answers.items()))}")
+    print(f"{report.cut} kills between a command to the HSM and its answer to a client")
+    for when, commands in report.cut_when.most_common():
+        print(f"  {commands} commands {when}")
+    print(f"asked again after a kill: {dict(sorted(report.repeated.items()))}")
+    print(", ".join(f"{name}: {len(found)}" for name, found in report.findings.items()))
+    for found in report.findings.values():
+        for finding in found[:5]:
+            print(f"  {finding}")
+    sys.exit(0 if report.passed else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Runs the command `tezio-signer` in this process, in a directory of its own."""
+
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+
+from attrs import frozen
+from twisted.trial.unittest import SynchronousTestCase
+
+from tezio_signer import cli
+
+SHIPPED = Path(__file__).parent.parent / "config.yaml"
+
+
+@frozen
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandTestCase(SynchronousTestCase):
+    """Runs commands in a directory of its own, with a configuration in it."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.config = self.directory / "config.yaml"
+        self.config.write_bytes(SHIPPED.read_bytes())
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.directory)
+        self.patch(
+            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
+        )
+
+    def run_command(self, *arguments: str) -> Outcome:
+        """Run a command that needs no reactor."""
+        out, err = StringIO(), StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        code = 0
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            # As the interpreter does: a text is an error, and goes to stderr.
+            if isinstance(end.code, str):
+                err.write(f"{end.code}\n")
+            code = 1 if isinstance(end.code, str) else end.code or 0
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def refused(self, *arguments: str) -> str:
+        """The one line of a command that is refused."""
+        outcome = self.run_command(*arguments)
+        self.assertEqual((outcome.code, outcome.out), (1, ""))
+        self.assertRegex(outcome.err, r"\Atezio-signer: [^\n]+\n\Z")
+        return outcome.err.removeprefix("tezio-signer: ").strip()

@@ -1,0 +1,349 @@
+"""`tezio-signer watermarks`."""
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+from attrs import evolve
+
+from tests.commandtest import CommandTestCase, Outcome
+from tests.vectors import TZ1, TZ3
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore
+
+MAINNET = "NetXdQprcVkpaWU"
+BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
+ATTESTATION = MarkId(MAINNET, TZ3, Operation.ATTESTATION)
+SIGNED = Mark(100, 2, b"\xab" * 32, Signature(Curve.P256, bytes(64)))
+
+
+class StoreCommandTests(CommandTestCase):
+    """The store as such: making and listing it."""
+
+    def test_init(self) -> None:
+        """The store is created where the configuration says, and never a second time."""
+        path = self.directory / "watermarks.sqlite"
+        self.assertEqual(
+            self.run_command("watermarks", "init"), Outcome(0, f"created {path}\n", "")
+        )
+        self.assertEqual(sqlite.read(path), {})
+        self.assertIn(f"{path} exists already", self.refused("watermarks", "init"))
+
+    def test_list(self) -> None:
+        """All marks are listed, in order, also while a daemon uses the store."""
+        path = self.directory / "watermarks.sqlite"
+        sqlite.create(path)
+        empty = Outcome(0, "no marks yet\n", "")
+        self.assertEqual(self.run_command("watermarks", "list"), empty)
+        self.assertEqual(self.run_command("watermarks", "list", "--json"), Outcome(0, "[]\n", ""))
+        store = SqliteStore(path)
+        self.addCleanup(store.close)
+        mark = Mark(5_000_000, 1, b"\xab" * 32)
+        signature = Signature(Curve.P256, bytes(64))
+        for operation in (Operation.BLOCK, Operation.ATTESTATION):
+            store.keep(MarkId(MAINNET, TZ3, operation), mark)
+        signed = MarkId(MAINNET, TZ3, Operation.ATTESTATION)
+        store.keep(signed, evolve(mark, signature=signature))
+        table = self.run_command("watermarks", "list").out.splitlines()
+        columns = ["chain", "key", "operation", "level", "round", "payload_hash", "signature"]
+        self.assertEqual(table[0].split(), columns)
+        rows = [
+            ["NetXdQprcVkpaWU", str(TZ3), "attestation", "5000000", "1", "ab" * 32, str(signature)],
+            ["NetXdQprcVkpaWU", str(TZ3), "block", "5000000", "1", "ab" * 32, "-"],
+        ]
+        self.assertEqual(sorted(line.split() for line in table[1:]), rows)
+        listed = json.loads(self.run_command("watermarks", "list", "--json").out)
+        self.assertEqual(
+            sorted(listed, key=lambda row: str(row["operation"])),
+            [
+                dict(zip(columns, [*row[:3], 5_000_000, 1, row[5], text], strict=True))
+                for row, text in zip(rows, [str(signature), None], strict=True)
+            ],
+        )
+
+    def test_no_store(self) -> None:
+        """A store that is missing or none is one line, which says what to do."""
+        line = self.refused("watermarks", "list")
+        self.assertIn("watermarks.sqlite does not exist", line)
+        self.assertIn("tezio-signer watermarks init", line)
+        (self.directory / "watermarks.sqlite").write_text("level: 5000000\n" * 100)
+        self.assertIn("not a database", self.refused("watermarks", "list", "--json"))
+
+    def test_wrong_configuration(self) -> None:
+        """Without a configuration there is no store."""
+        marks = self.directory / "marks.json"
+        marks.write_text('{"version": 1, "marks": []}')
+        where = ("--chain", MAINNET, "--key", str(TZ3), "--operation", "block", "--level", "1")
+        for action in (["init"], ["list"], ["export"], ["set", *where], ["import", str(marks)]):
+            line = self.refused("watermarks", *action, "-c", "nowhere")
+            self.assertIn("nowhere: cannot be read", line)
+
+
+class MarksTestCase(CommandTestCase):
+    """Has a store with the marks that a test wants."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / "watermarks.sqlite"
+        sqlite.create(self.path)
+
+    def put(self, marks: dict[MarkId, Mark]) -> None:
+        """Put marks into the store."""
+        store = SqliteStore(self.path)
+        store.replace(marks)
+        store.close()
+
+    def marks(self) -> dict[MarkId, Mark]:
+        """What is in the store."""
+        return sqlite.read(self.path)
+
+    def write(self, name: str, content: object) -> str:
+        """A file of JSON, or of a text as it is."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+        return str(path)
+
+
+class SetTests(MarksTestCase):
+    """`watermarks set`."""
+
+    def arguments(self, *more: str, operation: str = "block") -> list[str]:
+        """The command for a mark of tz3 on mainnet."""
+        where = ["--chain", MAINNET, "--key", str(TZ3), "--operation", operation]
+        return ["watermarks", "set", *where, *more]
+
+    def type_in(self, text: str) -> None:
+        """What is typed when the command asks."""
+        self.patch(sys, "stdin", StringIO(text))
+
+    def test_first(self) -> None:
+        """A mark that was not there is set, with a payload that nobody can ask for."""
+        outcome = self.run_command(*self.arguments("--level", "5000000", "--round", "3"))
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+        self.assertEqual(
+            outcome.out,
+            f"the mark for block of {TZ3} on {MAINNET} is at level 5000000 round 3; "
+            "there was none\n",
+        )
+        self.assertEqual(self.marks(), {BLOCK: Mark(5_000_000, 3, bytes(32), None)})
+
+    def test_raise(self) -> None:
+        """A mark is raised, in level or in round; its payload and signature are gone."""
+        for arguments, position in [
+            (("--level", "100", "--round", "3"), (100, 3)),
+            (("--level", "101"), (101, 0)),
+        ]:
+            self.put({BLOCK: SIGNED, ATTESTATION: SIGNED})
+            outcome = self.run_command(*self.arguments(*arguments))
+            self.assertIn("it was at level 100 round 2", outcome.out)
+            self.assertEqual(
+                self.marks(), {BLOCK: Mark(*position, NO_PAYLOAD), ATTESTATION: SIGNED}
+            )
+
+    def test_only_raises(self) -> None:
+        """At or below where the mark stands nothing is changed."""
+        self.put({ATTESTATION: SIGNED})
+        for arguments in (["--level", "100", "--round", "2"], ["--level", "99", "--round", "9"]):
+            line = self.refused(*self.arguments(*arguments, operation="attestation"))
+            self.assertIn("stands at level 100 round 2 already", line)
+            self.assertIn("--lower", line)
+        self.assertEqual(self.marks(), {ATTESTATION: SIGNED})
+
+    def test_lower(self) -> None:
+        """With --lower and the address typed in, a mark is lowered."""
+        self.put({BLOCK: SIGNED})
+        self.type_in(f"{TZ3}\n")
+        outcome = self.run_command(*self.arguments("--level", "50", "--lower"))
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+        self.assertIn("stands at level 100 round 2", outcome.out)
+        self.assertIn("Type the address of the key", outcome.out)
+        self.assertEqual(self.marks(), {BLOCK: Mark(50, 0, NO_PAYLOAD)})
+
+    def test_lower_without_confirmation(self) -> None:
+        """Anything else typed in, or nothing, and the mark stays."""
+        self.put({BLOCK: SIGNED})
+        for typed in ("", "\n", "yes\n", f"{TZ1}\n", f"{TZ3}x\n", f"\n{TZ3}\n"):
+            self.type_in(typed)
+            outcome = self.run_command(*self.arguments("--level", "50", "--lower"))
+            self.assertEqual(outcome.code, 1, typed)
+            self.assertIn("the mark is kept", outcome.err)
+            self.assertEqual(self.marks(), {BLOCK: SIGNED})
+
+    def test_usage(self) -> None:
+        """What is no chain, key, operation, level or round is wrong usage, and changes nothing."""
+        good = ["--chain", MAINNET, "--key", str(TZ3), "--operation", "block", "--level", "5"]
+        for name, value in [
+            ("--chain", str(TZ3)),
+            ("--chain", "NetXdQprcVkpaWV"),
+            ("--key", MAINNET),
+            ("--operation", "generic"),
+            ("--level", "-1"),
+            ("--level", "2147483648"),
+            ("--level", "five"),
+            ("--round", "2147483648"),
+        ]:
+            outcome = self.run_command("watermarks", "set", *good, f"{name}={value}")
+            self.assertEqual((outcome.code, outcome.out), (2, ""), (name, value))
+            self.assertIn(f"argument {name}", outcome.err)
+        self.assertEqual(self.marks(), {})
+
+
+class LockTests(MarksTestCase):
+    """Beside a running daemon."""
+
+    def test_refused(self) -> None:
+        """While the store is in use nothing is set, exported or imported."""
+        export = self.write("marks.json", {"version": 1, "marks": []})
+        store = SqliteStore(self.path)
+        self.addCleanup(store.close)
+        for arguments in (
+            ["export"],
+            ["import", export],
+            ["set", "--chain", MAINNET, "--key", str(TZ3), "--operation", "block", "--level", "1"],
+        ):
+            self.assertIn("stop it first", self.refused("watermarks", *arguments))
+        self.assertEqual(store.load(), {})
+
+
+class ExportTests(MarksTestCase):
+    """`watermarks export`."""
+
+    def test_there_and_back(self) -> None:
+        """What is exported can be imported into an empty store, and is the same."""
+        marks = {BLOCK: SIGNED, ATTESTATION: evolve(SIGNED, signature=None)}
+        self.put(marks)
+        export = self.directory / "marks.json"
+        written = self.run_command("watermarks", "export", str(export))
+        self.assertEqual(written, Outcome(0, "", ""))
+        self.path.unlink()
+        sqlite.create(self.path)
+        self.assertEqual(self.run_command("watermarks", "import", str(export)).code, 0)
+        self.assertEqual(self.marks(), marks)
+
+    def test_standard_output(self) -> None:
+        """Without a file or with - it goes to the standard output."""
+        self.put({BLOCK: SIGNED})
+        outcome = self.run_command("watermarks", "export")
+        self.assertEqual(outcome, self.run_command("watermarks", "export", "-"))
+        self.assertEqual(
+            json.loads(outcome.out),
+            {
+                "version": 1,
+                "marks": [
+                    {
+                        "chain": MAINNET,
+                        "key": str(TZ3),
+                        "operation": "block",
+                        "level": 100,
+                        "round": 2,
+                        "payload_hash": "ab" * 32,
+                        "signature": str(SIGNED.signature),
+                    }
+                ],
+            },
+        )
+
+    def test_never_overwrites(self) -> None:
+        """A file that is there stays as it is."""
+        precious = self.write("precious", "mine")
+        self.assertIn("File exists", self.refused("watermarks", "export", precious))
+        self.assertEqual(Path(precious).read_text(), "mine")
+        nowhere = str(self.directory / "nowhere" / "marks.json")
+        self.assertIn("No such file", self.refused("watermarks", "export", nowhere))
+
+
+def octez(level: int, round_: int = 0, key: object = TZ3) -> object:
+    """The content of a file of octez-signer with one mark."""
+    return {MAINNET: {str(key): {"level": level, "round": round_}}}
+
+
+class ImportTests(MarksTestCase):
+    """`watermarks import`."""
+
+    def test_upward_only(self) -> None:
+        """Each mark is raised or kept, and told as a table or as JSON."""
+        self.put({BLOCK: SIGNED, ATTESTATION: SIGNED})
+        directory = self.directory / "signer"
+        self.write("signer/block_high_watermarks", octez(101))
+        self.write("signer/attestation_high_watermarks", octez(100, 1))
+        self.write("signer/preattestation_high_watermarks", octez(7, 1, TZ1))
+        outcome = self.run_command("watermarks", "import", str(directory))
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+        self.assertEqual(
+            [line.split() for line in outcome.out.splitlines()],
+            [
+                ["chain", "key", "operation", "level", "round", "outcome"],
+                [MAINNET, str(TZ1), "preattestation", "7", "1", "raised"],
+                [MAINNET, str(TZ3), "attestation", "100", "2", "kept"],
+                [MAINNET, str(TZ3), "block", "101", "0", "raised"],
+            ],
+        )
+        self.assertEqual(
+            self.marks(),
+            {
+                BLOCK: Mark(101, 0, NO_PAYLOAD),
+                ATTESTATION: SIGNED,
+                MarkId(MAINNET, TZ1, Operation.PREATTESTATION): Mark(7, 1, NO_PAYLOAD),
+            },
+        )
+        again = json.loads(self.run_command("watermarks", "import", str(directory), "--json").out)
+        self.assertEqual({row["outcome"] for row in again}, {"kept"})
+        self.assertEqual([row["level"] for row in again], [7, 100, 101])
+
+    def test_one_key(self) -> None:
+        """With --key only the marks of that key are taken over."""
+        name = self.write(
+            "block_high_watermarks",
+            {MAINNET: {str(key): {"level": 9, "round": 0} for key in (TZ1, TZ3)}},
+        )
+        self.run_command("watermarks", "import", name, "--key", str(TZ3))
+        self.assertEqual(set(self.marks()), {BLOCK})
+        other = "tz1KqTpEZ7Yob7QbPE4Hy4Wo8fHG8LhKxZSx"
+        line = self.refused("watermarks", "import", name, "--key", other)
+        self.assertIn(f"no mark of {other}", line)
+
+    def test_signatory(self) -> None:
+        """The base directory of Signatory is read as well, and one of its files."""
+        content = {str(TZ3): {"attestation": {"level": 9, "round": 1, "hash": None}}}
+        name = self.write(f"base/watermark_v2/{MAINNET}.json", content)
+        self.write("base/watermark_v2/notes.txt", "nothing of interest")
+        for source in (name, self.directory / "base", self.directory / "base" / "watermark_v2"):
+            outcome = self.run_command("watermarks", "import", str(source))
+            self.assertEqual((outcome.code, outcome.err), (0, ""), source)
+            self.assertEqual(self.marks(), {ATTESTATION: Mark(9, 1, NO_PAYLOAD)})
+
+    def test_ignored(self) -> None:
+        """What is left out is named on the error output, and is no error."""
+        name = self.write("endorsement_high_watermarks", octez(5))
+        outcome = self.run_command("watermarks", "import", name, "--json")
+        self.assertEqual((outcome.code, outcome.out), (0, "[]\n"))
+        self.assertRegex(outcome.err, r"\Aignored: [^\n]*endorsement_high_watermarks: [^\n]*\n\Z")
+        outcome = self.run_command("watermarks", "import", name)
+        self.assertEqual((outcome.code, outcome.out), (0, "no marks to import\n"))
+
+    def test_all_or_nothing(self) -> None:
+        """When anything is wrong, in one file of several, nothing is taken over."""
+        self.write("signer/attestation_high_watermarks", octez(9))
+        self.write("signer/block_high_watermarks", octez(-1))
+        line = self.refused("watermarks", "import", str(self.directory / "signer"))
+        self.assertIn(f"block_high_watermarks: {MAINNET}.{TZ3}.level: ", line)
+        self.assertEqual(self.marks(), {})
+
+    def test_unreadable(self) -> None:
+        """A file that is missing, no text or no JSON, and a wrong directory, are one line."""
+        (self.directory / "empty").mkdir()
+        binary = self.directory / "binary"
+        binary.write_bytes(b"\xff\xfe")
+        for name, says in [
+            ("nowhere", "No such file"),
+            (str(binary), "not UTF-8"),
+            (self.write("text", "level: 5"), "not JSON"),
+            (self.write("deep", "[" * 100_000), "not JSON"),
+            (str(self.directory / "empty"), "holds neither files of octez-signer"),
+        ]:
+            self.assertIn(says, self.refused("watermarks", "import", name))

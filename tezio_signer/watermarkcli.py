@@ -1,0 +1,211 @@
+"""`tezio-signer watermarks`: make the store, look at it, move marks by hand, carry them over."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tezio_signer.commands import CommandError, command, config_option, json_option, print_rows
+from tezio_signer.tap import load_settings
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks import sqlite, transfer
+from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.transfer import Outcome, Reading, TransferError
+
+_OPERATIONS = {str(operation): operation for operation in BAKING_OPERATIONS}
+_Value = TypeVar("_Value")
+
+
+def add_commands(commands: Any) -> None:
+    """Add `watermarks` and its actions to the commands of `tezio-signer`."""
+    watermarks = commands.add_parser("watermarks", help="the watermark store")
+    actions = watermarks.add_subparsers(required=True, metavar="ACTION")
+    init = command(actions, "init", _init, "create the store; refused if it exists")
+    listing = command(actions, "list", _list, "list all marks")
+    setting = command(actions, "set", _set, "raise a mark: nothing is signed at or below it")
+    setting.add_argument("--chain", required=True, metavar="NetX…", type=_chain)
+    setting.add_argument("--key", required=True, metavar="tz…", type=_key)
+    setting.add_argument("--operation", required=True, choices=_OPERATIONS)
+    setting.add_argument("--level", required=True, metavar="N", type=_natural)
+    setting.add_argument("--round", default=0, metavar="N", type=_natural, help="[default: 0]")
+    setting.add_argument(
+        "--lower", action="store_true", help="lower it all the same, after a confirmation"
+    )
+    export = command(actions, "export", _export, "write all marks as JSON")
+    export.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="a new file [default: - for stdout]"
+    )
+    bringing = command(
+        actions,
+        "import",
+        _import,
+        "take over marks that are higher: of an export, of octez-signer or of Signatory",
+    )
+    bringing.add_argument("file", metavar="FILE", help="or the directory that holds the files")
+    bringing.add_argument("--key", metavar="tz…", type=_key, help="of this key only")
+    for action in (init, listing, setting, export, bringing):
+        config_option(action)
+    for action in (listing, bringing):
+        json_option(action)
+
+
+def _checked(read: Callable[[str], _Value], text: str) -> _Value:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def _chain(text: str) -> str:
+    return _checked(base58check.chain_id, text)
+
+
+def _key(text: str) -> PublicKeyHash:
+    return _checked(PublicKeyHash.parse, text)
+
+
+def _natural(text: str) -> int:
+    value = _checked(int, text)
+    if not 0 <= value <= transfer.LAST_LEVEL:
+        raise argparse.ArgumentTypeError(f"from 0 to {transfer.LAST_LEVEL} are possible")
+    return value
+
+
+def _path(options: argparse.Namespace) -> Path:
+    path = load_settings(options.config, simulate=False).store
+    assert path is not None
+    return path
+
+
+def _init(options: argparse.Namespace) -> None:
+    path = _path(options)
+    sqlite.create(path)
+    print(f"created {path}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    _print(transfer.rows(sqlite.read(_path(options))), "no marks yet", options.json)
+
+
+def _print(rows: list[dict[str, Any]], nothing: str, as_json: bool) -> None:
+    if rows or as_json:
+        print_rows(rows, as_json)
+    else:
+        print(nothing)
+
+
+def _set(options: argparse.Namespace) -> None:
+    mark_id = MarkId(options.chain, options.key, _OPERATIONS[options.operation])
+    mark = transfer.closed(options.level, options.round)
+    what = f"{mark_id.operation} of {mark_id.key} on {mark_id.chain_id}"
+    with closing(SqliteStore(_path(options))) as store:
+        standing = store.load().get(mark_id)
+        if standing is not None and mark.position <= standing.position:
+            if not options.lower:
+                raise CommandError(
+                    f"the mark for {what} stands at {_position(standing)} already, and is kept; "
+                    "lowering it needs --lower"
+                )
+            _confirm(what, str(mark_id.key), standing, mark)
+        store.replace({mark_id: mark})
+    before = "there was none" if standing is None else f"it was at {_position(standing)}"
+    print(f"the mark for {what} is at {_position(mark)}; {before}")
+
+
+def _position(mark: Mark) -> str:
+    return f"level {mark.level} round {mark.round}"
+
+
+def _confirm(what: str, address: str, standing: Mark, mark: Mark) -> None:
+    print(
+        f"The mark for {what} stands at {_position(standing)}: what was signed there may be "
+        f"signed AGAIN and DIFFERENTLY once it is at {_position(mark)}, and be punished.\n"
+        "Type the address of the key to lower it: ",
+        end="",
+        flush=True,
+    )
+    if sys.stdin.readline().strip() != address:
+        print()
+        raise CommandError("this is not the address; the mark is kept")
+
+
+def _export(options: argparse.Namespace) -> None:
+    with closing(SqliteStore(_path(options))) as store:
+        text = transfer.dump(store.load())
+    if options.file == "-":
+        print(text, end="")
+        return
+    try:
+        with open(options.file, "x", encoding="utf-8") as file:  # an older export stays
+            file.write(text)
+    except OSError as error:
+        raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
+
+
+def _import(options: argparse.Namespace) -> None:
+    try:
+        reading = transfer.combine(_readings(Path(options.file)))
+    except TransferError as error:
+        raise CommandError(str(error)) from error
+    brought = {
+        mark_id: mark
+        for mark_id, mark in reading.marks.items()
+        if options.key in (None, mark_id.key)
+    }
+    if options.key is not None and not brought:
+        raise CommandError(f"{options.file} holds no mark of {options.key}")
+    with closing(SqliteStore(_path(options))) as store:
+        standing = store.load()
+        merged = {
+            mark_id: transfer.merge(standing.get(mark_id), mark)
+            for mark_id, mark in brought.items()
+        }
+        store.replace({m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT})
+    for what in reading.ignored:
+        print(f"ignored: {what}", file=sys.stderr)
+    rows = [
+        {
+            "chain": mark_id.chain_id,
+            "key": str(mark_id.key),
+            "operation": str(mark_id.operation),
+            "level": merged[mark_id][1].level,
+            "round": merged[mark_id][1].round,
+            "outcome": str(merged[mark_id][0]),
+        }
+        for mark_id in sorted(merged, key=transfer.order)
+    ]
+    _print(rows, "no marks to import", options.json)
+
+
+def _readings(path: Path) -> list[Reading]:
+    """What a file says, or the files of another signer in a directory; raises TransferError."""
+    try:
+        return [
+            transfer.load(str(file), file.read_text("utf-8"))
+            for file in (_marks_in(path) if path.is_dir() else [path])
+        ]
+    except OSError as error:
+        raise TransferError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TransferError(f"{path}: is not UTF-8 text") from error
+
+
+def _marks_in(directory: Path) -> list[Path]:
+    if (directory / transfer.SIGNATORY_DIRECTORY).is_dir():
+        directory /= transfer.SIGNATORY_DIRECTORY
+    names = {*transfer.OCTEZ_FILES, transfer.OCTEZ_ENDORSEMENTS}
+    files = [
+        file
+        for file in sorted(directory.iterdir())
+        if file.name in names or transfer.signatory_chain(file.name)
+    ]
+    if not files:
+        raise TransferError(
+            f"{directory}: holds neither files of octez-signer ({', '.join(transfer.OCTEZ_FILES)}) "
+            "nor of Signatory (NetX….json)"
+        )
+    return files

@@ -1,0 +1,328 @@
+"""Marks as text: our own format, and what octez-signer and Signatory keep; no files here.
+
+The formats are described in `docs/watermarks.md`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from tezio_signer.tezos import base58check
+from tezio_signer.tezos.keys import KEY_TYPES, PublicKeyHash, Signature
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.rule import BAKING_OPERATIONS, NO_PAYLOAD, Mark, MarkId
+
+VERSION = 1
+LAST_ROUND = LAST_LEVEL = 2**31 - 1
+OCTEZ_FILES = {
+    "block_high_watermarks": Operation.BLOCK,
+    "preattestation_high_watermarks": Operation.PREATTESTATION,
+    "attestation_high_watermarks": Operation.ATTESTATION,
+}
+OCTEZ_ENDORSEMENTS = "endorsement_high_watermarks"
+SIGNATORY_DIRECTORY = "watermark_v2"
+# Signatory names what it signs as its protocol library does, which changed over the years.
+_SIGNATORY_KINDS = {
+    "block": Operation.BLOCK,
+    "preattestation": Operation.PREATTESTATION,
+    "preendorsement": Operation.PREATTESTATION,
+    "attestation": Operation.ATTESTATION,
+    "attestation_with_dal": Operation.ATTESTATION,
+    "endorsement": Operation.ATTESTATION,
+}
+_NEEDED = ("chain", "key", "operation", "level", "round")
+_FIELDS = (*_NEEDED, "payload_hash", "signature")
+
+
+class TransferError(Exception):
+    """A text that is no set of marks; `str()` says in one line where and why."""
+
+
+class Outcome(Enum):
+    """What became of a mark that was brought here."""
+
+    RAISED = "raised"
+    KEPT = "kept"
+    SIGNED = "signed"  # the same mark, but with the signature that was missing
+    CLOSED = "closed"  # another payload at the same position: neither is signed again
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@frozen
+class Reading:
+    """What a text says.
+
+    :ivar ignored: what was left out, and why.
+    """
+
+    marks: Mapping[MarkId, Mark] = field(factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+def closed(level: int, round_: int) -> Mark:
+    """A mark at which nothing is signed, nor below it."""
+    return Mark(level, round_, NO_PAYLOAD)
+
+
+def merge(standing: Mark | None, brought: Mark) -> tuple[Outcome, Mark]:
+    """The mark that holds what both hold: never lower than either of them."""
+    if standing is None or brought.position > standing.position:
+        return Outcome.RAISED, brought
+    if brought.position < standing.position or brought == standing:
+        return Outcome.KEPT, standing
+    if brought.payload_hash != standing.payload_hash:
+        if standing.payload_hash == NO_PAYLOAD:
+            return Outcome.KEPT, standing
+        return Outcome.CLOSED, closed(*standing.position)
+    if standing.signature is None:
+        return Outcome.SIGNED, evolve(standing, signature=brought.signature)
+    return Outcome.KEPT, standing
+
+
+def combine(readings: Iterable[Reading]) -> Reading:
+    """Several readings as one, with the highest of each mark."""
+    marks: dict[MarkId, Mark] = {}
+    ignored: list[str] = []
+    for reading in readings:
+        ignored += reading.ignored
+        for mark_id, mark in reading.marks.items():
+            _, marks[mark_id] = merge(marks.get(mark_id), mark)
+    return Reading(marks, tuple(ignored))
+
+
+def rows(marks: Mapping[MarkId, Mark]) -> list[dict[str, Any]]:
+    """Marks in order, as they are listed and exported."""
+    return [
+        {
+            "chain": mark_id.chain_id,
+            "key": str(mark_id.key),
+            "operation": str(mark_id.operation),
+            "level": mark.level,
+            "round": mark.round,
+            "payload_hash": mark.payload_hash.hex(),
+            "signature": mark.signature and str(mark.signature),
+        }
+        for mark_id, mark in sorted(marks.items(), key=lambda item: order(item[0]))
+    ]
+
+
+def order(mark_id: MarkId) -> tuple[str, str, str]:
+    """What marks are sorted by: chain, key, operation."""
+    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
+
+
+def dump(marks: Mapping[MarkId, Mark]) -> str:
+    """Marks in our own format."""
+    return json.dumps({"version": VERSION, "marks": rows(marks)}, indent=2) + "\n"
+
+
+def load(name: str, text: str) -> Reading:
+    """The marks of a text, in whichever of the formats it is.
+
+    :param name: the name of its file: those of octez-signer tell the operation, those of
+        Signatory the chain. It stands in front of errors.
+    :raises TransferError: if anything in it is wrong; then nothing of it may be used.
+    """
+    last = PurePath(name).name
+    if last == OCTEZ_ENDORSEMENTS:
+        return Reading(ignored=(f"{name}: endorsements of old protocols, never signed here",))
+    document = _parse(name, text)
+    if last in OCTEZ_FILES:
+        return _octez(name, document, OCTEZ_FILES[last])
+    chain_id = signatory_chain(last)
+    if chain_id is not None and "version" not in document:
+        return _signatory(name, document, chain_id)
+    return _own(name, document)
+
+
+def signatory_chain(name: str) -> str | None:
+    """The chain of a file that Signatory names `NetX….json`; None for other names."""
+    try:
+        return base58check.chain_id(name.removesuffix(".json")) if name.endswith(".json") else None
+    except ValueError:
+        return None
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            raise ValueError("a key stands twice in one object")
+        return entries
+
+    try:
+        document = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise TransferError(f"{name}: not JSON: {error}") from error
+    return _object(name, document)
+
+
+def _own(name: str, document: dict[str, Any]) -> Reading:
+    if document.keys() != {"version", "marks"}:
+        raise TransferError(
+            f"{name}: no export of watermarks (version and marks), and its name is neither one "
+            f"of octez-signer ({', '.join(OCTEZ_FILES)}) nor one of Signatory (NetX….json)"
+        )
+    if type(document["version"]) is not int or document["version"] != VERSION:
+        raise TransferError(f"{name}: version {document['version']!r:.20} is not {VERSION}")
+    if not isinstance(document["marks"], list):
+        raise TransferError(f"{name}: marks: a list is expected")
+    marks: dict[MarkId, Mark] = {}
+    for index, value in enumerate(document["marks"]):
+        where = f"{name}: marks[{index}]"
+        entry = _object(where, value)
+        for unknown in sorted(entry.keys() - set(_FIELDS)):
+            raise TransferError(f"{where}: {unknown!a:.40} is unknown")
+        for missing in (needed for needed in _NEEDED if needed not in entry):
+            raise TransferError(f"{where}: {missing} is missing")
+        key = _key(f"{where}.key", entry["key"])
+        chain_id = _chain(f"{where}.chain", entry["chain"])
+        mark_id = MarkId(chain_id, key, _operation(f"{where}.operation", entry["operation"]))
+        if mark_id in marks:
+            raise TransferError(f"{where}: this chain, key and operation stand there twice")
+        marks[mark_id] = Mark(
+            _natural(f"{where}.level", entry["level"]),
+            _natural(f"{where}.round", entry["round"]),
+            *_signed(where, key, entry.get("payload_hash"), entry.get("signature")),
+        )
+    return Reading(marks)
+
+
+def _octez(name: str, document: dict[str, Any], operation: Operation) -> Reading:
+    marks: dict[MarkId, Mark] = {}
+    ignored = []
+    for chain, keys in document.items():
+        chain_id = _chain(name, chain)
+        for where, key, entry in _of_keys(f"{name}: {chain_id}", ".", keys):
+            if key.curve not in KEY_TYPES:
+                ignored.append(_foreign(where))
+                continue
+            level, round_ = _position(where, entry)
+            mark = closed(level, round_)
+            if entry.get("signature") is not None and entry.get("round") is not None:
+                signed = _signed(where, key, entry.get("hash"), entry["signature"])
+                mark = Mark(level, round_, *signed)
+            marks[MarkId(chain_id, key, operation)] = mark
+    return Reading(marks, tuple(ignored))
+
+
+def _signatory(name: str, document: dict[str, Any], chain_id: str) -> Reading:
+    readings = []
+    for where, key, kinds in _of_keys(name, ": ", document):
+        if key.curve not in KEY_TYPES:
+            readings.append(Reading(ignored=(_foreign(where),)))
+            continue
+        for kind, value in kinds.items():
+            if kind not in _SIGNATORY_KINDS:
+                raise TransferError(f"{where}: {kind!a:.40} is no kind of operation")
+            level, round_ = _position(f"{where}.{kind}", _object(f"{where}.{kind}", value))
+            operation = _SIGNATORY_KINDS[kind]
+            if operation is Operation.BLOCK:
+                # It keeps the round of the payload, and the block may have been of a later one.
+                round_ = LAST_ROUND
+            # It keeps no signatures, and a second signature of one block is another block.
+            mark = closed(level, round_)
+            readings.append(Reading({MarkId(chain_id, key, operation): mark}))
+    return combine(readings)
+
+
+def _of_keys(
+    where: str, separator: str, value: object
+) -> Iterator[tuple[str, PublicKeyHash, dict[str, Any]]]:
+    """The entries under public key hashes, each with its place for errors."""
+    for text, entry in _object(where, value).items():
+        key = _key(where, text)
+        there = f"{where}{separator}{key}"
+        yield there, key, _object(there, entry)
+
+
+def _foreign(where: str) -> str:
+    return f"{where}: no key of a Tezio HSM"
+
+
+def _position(where: str, entry: dict[str, Any]) -> tuple[int, int]:
+    """Level and round; without a round, which old versions left out, all rounds are meant."""
+    level = _natural(f"{where}.level", entry.get("level"))
+    round_ = entry.get("round")
+    return level, LAST_ROUND if round_ is None else _natural(f"{where}.round", round_)
+
+
+def _object(where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TransferError(f"{where}: an object is expected")
+    return value
+
+
+def _text(where: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TransferError(f"{where}: a text is expected, not {value!r:.40}")
+    return value
+
+
+def _natural(where: str, value: object) -> int:
+    if type(value) is not int or not 0 <= value <= LAST_LEVEL:
+        raise TransferError(
+            f"{where}: a number from 0 to {LAST_LEVEL} is expected, not {value!r:.40}"
+        )
+    return value
+
+
+def _chain(where: str, value: object) -> str:
+    try:
+        return base58check.chain_id(_text(where, value))
+    except ValueError as error:
+        raise TransferError(f"{where}: {value!r:.60}: {error}") from error
+
+
+def _key(where: str, value: object) -> PublicKeyHash:
+    try:
+        return PublicKeyHash.parse(_text(where, value))
+    except ValueError as error:
+        raise TransferError(f"{where}: {value!r:.60}: {error}") from error
+
+
+def _operation(where: str, value: object) -> Operation:
+    for operation in BAKING_OPERATIONS:
+        if value == str(operation):
+            return operation
+    names = ", ".join(map(str, BAKING_OPERATIONS))
+    raise TransferError(f"{where}: {value!r:.40} has no watermark; allowed: {names}")
+
+
+def _signed(
+    where: str, key: PublicKeyHash, payload_hash: object, signature: object
+) -> tuple[bytes, Signature | None]:
+    """What a mark was for; without a hash nothing is signed at its position."""
+    if payload_hash is None and signature is not None:
+        raise TransferError(f"{where}: there is a signature, but not the hash of its payload")
+    return _hash(where, payload_hash), _signature(where, key, signature)
+
+
+def _hash(where: str, value: object) -> bytes:
+    if value is None:
+        return NO_PAYLOAD
+    try:
+        payload_hash = bytes.fromhex(_text(where, value))
+    except ValueError:
+        payload_hash = b""
+    if len(payload_hash) != len(NO_PAYLOAD) or len(str(value)) != 2 * len(NO_PAYLOAD):
+        raise TransferError(f"{where}: the payload hash is not 64 hexadecimal digits")
+    return payload_hash
+
+
+def _signature(where: str, key: PublicKeyHash, value: object) -> Signature | None:
+    if value is None:
+        return None
+    try:
+        signature = Signature.parse(_text(where, value))
+    except ValueError as error:
+        raise TransferError(f"{where}: the signature is unreadable: {error}") from error
+    if signature.curve not in (None, key.curve):
+        raise TransferError(f"{where}: the signature is none of a {str(key)[:3]} key")
+    return signature
