@@ -527,10 +527,7 @@ async def campaign(runs: int, seed: int, directory: Path, daemons: int = DAEMONS
         await lane.end()
         lane.stop()
 
-    lanes = [
-        Lane(directory / str(n), Random(seed * 1000 + n), report)
-        for n in range(daemons)
-    ]
+    lanes = [Lane(directory / str(n), Random(seed * 1000 + n), report) for n in range(daemons)]
     await gatherResults([Deferred.fromCoroutine(stay(lane)) for lane in lanes])
     return report
 
