@@ -307,7 +307,7 @@ class OptionTests(SynchronousTestCase):
         )
         for name in names:
             warnings = settings_of(f"{BASE}security: {{{name}: False}}").warnings
-            self.assertEqual(warnings, (f"security.{name} is off: this protection does not work",))
+            self.assertEqual(warnings, (f"security.{name} is switched off",))
         off = ", ".join(f"{name}: False" for name in names)
         self.assertEqual(len(settings_of(f"{BASE}security: {{{off}}}").warnings), 4)
 

@@ -138,6 +138,23 @@ class ConnectingTests(DeviceTestCase):
         self.assertTrue(warnings)
         self.assertTrue(all("B0" in sentence and "slot 2" in sentence for sentence in warnings))
 
+    def test_slot_that_fails_for_a_while(self) -> None:
+        """A slot whose key is known is asked again when its chip fails, not forgotten."""
+        self.plug_in()
+        self.board.protocol.dataReceived(b"15\r\n")
+        job = self.sign(transfer(1))
+        self.clock.advance(QUIET)
+        for _ in range(2):  # the two readings that a board has before it is left alone
+            for frame in self.board.asked():
+                self.board.protocol.dataReceived(framing.reply(b"\xb4"))
+                self.assertIn("0011", frame)
+        self.failureResultOf(job.result, NotSent)
+        self.assertFalse(self.device.ready)
+        self.clock.advance(1)
+        self.plug_in()
+        self.assertTrue(self.device.ready)
+        self.assertEqual(self.device.keys, KEYS)
+
     def test_no_key_at_all(self) -> None:
         """A device that says no key is not used."""
         self.board.firmware = Firmware(disabled=[(slot, Opcode.GET_PK) for slot in Slot])
@@ -330,13 +347,26 @@ class CommandTests(DeviceTestCase):
         self.signed(third, transfer(2))
 
     def test_too_many(self) -> None:
-        """Only so many commands wait; one more is refused at once."""
-        jobs = [self.sign(transfer(number)) for number in range(MAX_WAITING)]
-        error = self.assertRaises(Unavailable, self.sign, transfer(MAX_WAITING))
+        """Only so many commands of a kind wait; one more is refused at once, a block is not."""
+        jobs = [self.sign(transfer(number)) for number in range(MAX_WAITING + 1)]
+        error = self.assertRaises(Unavailable, self.sign, transfer(MAX_WAITING + 1))
         self.assertIn("64 requests wait", str(error))
+        urgent = self.sign(block(9, 0), priority=0)
         self.board.serve()
         for number, job in enumerate(jobs):
             self.signed(job, transfer(number))
+        self.signed(urgent, block(9, 0))
+
+    def test_stray_bytes(self) -> None:
+        """What comes unasked is waited out before the next command, which is no signature."""
+        self.board.protocol.dataReceived(b"15\r\n")
+        job = self.sign(transfer(1))
+        self.assertEqual(self.board.asked(), [])
+        self.clock.advance(QUIET)
+        asked = self.board.serve()
+        keys = [framing.get_public_key(slot).frame().hex() for slot in Slot]
+        self.assertEqual(asked, [*keys, framing.sign(Slot.TZ3, transfer(1)).frame().hex()])
+        self.signed(job, transfer(1))
 
     def test_status(self) -> None:
         """A refusal of the device is passed on, and the device stays in use."""
@@ -420,6 +450,7 @@ class CommandTests(DeviceTestCase):
             self.clock.advance(1)
             self.board.serve()
         once_more = self.sign(second)
+        self.clock.advance(QUIET)  # if something came unasked
         self.board.serve()
         self.signed(once_more, second)
 

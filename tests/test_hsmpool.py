@@ -142,13 +142,27 @@ class ChoosingTests(SynchronousTestCase):
         self.second.serve()
         self.assertEqual(self.failureResultOf(asked, StatusReply).value.byte, 0xB8)
 
+    def test_repeat_of_what_is_unclear(self) -> None:
+        """A block is not sent again to the board that may have signed it, whoever asks."""
+        self.start(1)
+        first = self.sign(block(9, 0), 0)
+        self.stay_silent(self.first)
+        self.failureResultOf(first, NoAnswer)
+        self.first.serve()
+        repeated = self.sign(block(9, 0), 0)
+        self.failureResultOf(repeated, NoAnswer)
+        self.assertEqual(self.first.asked(), [])
+        higher = self.sign(block(10, 0), 0)
+        self.first.serve()
+        self.signed(higher, block(10, 0))
+
     def test_least_busy(self) -> None:
         """Requests are shared out; as many wait as the boards together can take."""
         self.start(2)
-        results = [self.sign(transfer(number)) for number in range(2 * MAX_WAITING)]
-        self.failureResultOf(self.sign(transfer(2 * MAX_WAITING)), Unavailable)
+        results = [self.sign(transfer(number)) for number in range(2 * MAX_WAITING + 2)]
+        self.failureResultOf(self.sign(transfer(2 * MAX_WAITING + 2)), Unavailable)
         for board in (self.first, self.second):
-            self.assertEqual(len(board.serve()), MAX_WAITING)
+            self.assertEqual(len(board.serve()), MAX_WAITING + 1)
         for number, result in enumerate(results):
             self.signed(result, transfer(number))
 
@@ -219,7 +233,9 @@ class PoolTests(PoolTestCase):
             await pool.public_key(TZ3)
             self.clock.advance(2)
         (error,) = [e for e in events if e["log_level"] is LogLevel.error]
-        self.assertEqual(formatEvent(error), f"no connected HSM holds {other} of the configuration")
+        self.assertEqual(
+            formatEvent(error), f"keys of the configuration that no connected HSM holds: {other}"
+        )
 
     async def test_no_board(self) -> None:
         """Without a board a request has patience for two seconds, and is refused then."""

@@ -115,6 +115,23 @@ class BodyLimitTests(TestCase):
                     self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["noop"], signature))
 
 
+class PipeliningTests(TestCase):
+    """Requests that come behind each other on one connection."""
+
+    timeout = 5
+
+    async def test_same_request_twice(self) -> None:
+        """A request that is read while the same one before it is answered is answered at once."""
+        stand = Stand()
+        await stand.start(self)
+        body = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
+        request = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % (PATH, len(body))
+        answers = await stand.raw(
+            request + b"\r\n" + body + request + b"Connection: close\r\n\r\n" + body
+        )
+        self.assertEqual(answers.count(b"HTTP/1.1 200 OK"), 2)
+
+
 class AccessLogTests(TestCase):
     """What an access log would give away."""
 

@@ -97,7 +97,7 @@ def _security(field: Field | None) -> Security:
 
 def _switched_off(security: Security) -> list[str]:
     return [
-        f"security.{attribute.name} is off: this protection does not work"
+        f"security.{attribute.name} is switched off"
         for attribute in Security.__attrs_attrs__
         if not getattr(security, attribute.name)
     ]

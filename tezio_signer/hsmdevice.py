@@ -56,6 +56,7 @@ class Job:
     read: Callable[[bytes], Any]
     late: Callable[[Any], object] = bool
     result: Deferred[Any] = field(factory=Deferred)
+    sent: bool = False
 
 
 class HsmDevice:
@@ -147,7 +148,8 @@ class HsmDevice:
 
     def _put(self, job: Job) -> Job:
         job.request.frame()  # what cannot be framed does not even wait
-        if self.load >= MAX_WAITING:
+        # Each kind has its own room: transfers must not keep blocks out.
+        if len(self._waiting[job.priority]) >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} requests wait for the HSM {self.board} already")
         self._waiting[job.priority].append(job)
         self._send_next()
@@ -157,15 +159,19 @@ class HsmDevice:
         if not self.ready or self._busy is not None or not any(self._waiting.values()):
             return
         assert self.connection is not None
+        if not self.connection.in_step:  # something came unasked
+            self._get_into_step(self.connection)
+            return
         job = next(filter(None, self._waiting.values())).popleft()
         self._busy = job
+        job.sent = True
         answer = self.connection.exchange(job.request, job.read, job.late)
         answer.addBoth(self._answered, job, self.connection)
 
     def _answered(self, answer: object, job: Job, connection: HsmProtocol) -> None:
         self._busy = None
         if connection is self.connection and not connection.in_step:
-            self.ready = False
+            self.ready = False  # before others are told to look for a device that is
             self._give_back(f"the HSM {self.board} has to be brought into step")
             self._get_into_step(connection)
         self._send_next()
@@ -210,6 +216,7 @@ class HsmDevice:
         self._get_into_step(connection)
 
     def _get_into_step(self, connection: HsmProtocol) -> None:
+        self.ready = False
         asking = Deferred.fromCoroutine(self._ask_for_keys(connection))
         asking.addCallbacks(self._became_ready, self._gave_up, errbackArgs=(connection,))
 
@@ -248,6 +255,8 @@ class HsmDevice:
                     framing.get_public_key(slot), partial(_public_key_from, slot)
                 )
             except StatusReply as status:
+                if slot in self.keys:  # it was there before, and may be again
+                    raise NoAnswer(f"slot {slot:d} of the HSM {self.board}: {status}") from status
                 self._log.warn(
                     "HSM {board}, slot {slot}: {why}", board=self.board, slot=slot, why=status
                 )
@@ -279,7 +288,8 @@ class HsmDevice:
         self._changed()
 
     def _gave_up(self, failure: Failure, connection: HsmProtocol) -> None:
-        failure.trap(Unavailable)
+        if not failure.check(Unavailable):
+            self._log.failure("HSM {board} cannot be used", failure, board=self.board)
         self._report(failure.getErrorMessage())
         if connection.gone:  # not its fault: it may be used as soon as it is back
             return

@@ -23,6 +23,7 @@ FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5
 CALM_LOOK = 2.0
 """Seconds between two looks while every known board is in use."""
 _REMEMBERED_NONCES = 4096
+_REMEMBERED_UNCLEAR = 64
 _TIMING = Timing()
 
 
@@ -40,6 +41,7 @@ class Signing:
     result: Deferred[Signature] = field(init=False)
     withdrawn: bool = False
     tried: bool = False
+    sent: bool = False
     used: set[HsmProtocol] = field(factory=set)
     device: HsmDevice | None = None
     job: Job | None = None
@@ -51,9 +53,9 @@ class Signing:
 
     def withdraw(self) -> bool:
         """Nobody wants it any more: drop it, unless it has reached a device."""
-        self.withdrawn = True
+        self.withdrawn = not self.sent
         if self.device is not None and self.job is not None:
-            self.withdrawn = self.device.withdraw(self.job)
+            self.withdrawn = self.device.withdraw(self.job) and not self.sent
         return self.withdrawn
 
 
@@ -98,6 +100,9 @@ class HsmPool(Service):
         self._changes: list[Deferred[None]] = []
         self._public_keys: dict[PublicKeyHash, PublicKey] = {}
         self._nonces: dict[PublicKeyHash, OrderedDict[int, bytes]] = {}
+        self._unclear: OrderedDict[
+            tuple[PublicKeyHash, bytes], tuple[set[HsmProtocol], Exception]
+        ] = OrderedDict()
         self._exposed: set[PublicKeyHash] = set()
         self.devices: dict[str, HsmDevice] = {}
 
@@ -120,11 +125,15 @@ class HsmPool(Service):
     def _look(self) -> None:
         self._next_look = None
         try:
-            boards = {board.serial_number or board.port: board for board in self._find()}
+            self._use_boards()
         except Exception:  # pyserial fails when a board vanishes while it looks at it
             self._log.failure("looking for boards failed")
             self._look_in(SLOWEST_LOOK)
-            return
+        else:
+            self._look_again()
+
+    def _use_boards(self) -> None:
+        boards = {board.serial_number or board.port: board for board in self._find()}
         for name, board in boards.items():
             if name not in self.devices:
                 self.devices[name] = HsmDevice(
@@ -138,6 +147,9 @@ class HsmPool(Service):
             self.devices[name].plugged_in(board)
         for name in self.devices.keys() - boards.keys():
             self.devices[name].unplugged()
+
+    def _look_again(self) -> None:
+        self._name_missing()
         if all(device.ready for device in self.devices.values()):
             self._look_in(CALM_LOOK)
         else:
@@ -162,7 +174,8 @@ class HsmPool(Service):
                 self._public_keys[key.hash] = key
             if not device.ready:
                 self._look_soon()
-        self._name_missing()
+        if self.running:
+            self._name_missing()
         changes, self._changes = self._changes, []
         for change in changes:
             change.callback(None)
@@ -176,7 +189,7 @@ class HsmPool(Service):
             self._missing = missing
             if missing:
                 self._log.error(
-                    "no connected HSM holds {keys} of the configuration",
+                    "keys of the configuration that no connected HSM holds: {keys}",
                     keys=", ".join(map(str, missing)),
                 )
 
@@ -228,7 +241,11 @@ class HsmPool(Service):
 
     async def _sign(self, signing: Signing) -> Signature:
         key, until = signing.key, self._reactor.seconds() + self._patience
+        unclear = key, digest(signing.message)
         failure: Exception = Unavailable(f"no connected HSM holds {key}")
+        if signing.may_be_refused and unclear in self._unclear:
+            # These devices may have signed it: they would refuse, or have not answered yet.
+            signing.used, failure = self._unclear[unclear]
         while not signing.withdrawn:
             self._check_exposed(key)
             device = self._device_for(signing)
@@ -240,9 +257,14 @@ class HsmPool(Service):
                 return await self._sign_with(device, signing)
             except NotSent as error:
                 failure = error
+                until = self._reactor.seconds() + self._patience
             except (StatusReply, NoAnswer) as error:
                 failure = error
                 until = self._reactor.seconds() + self._patience
+                if signing.may_be_refused and isinstance(error, NoAnswer):
+                    self._unclear[unclear] = signing.used, error
+                    if len(self._unclear) > _REMEMBERED_UNCLEAR:
+                        self._unclear.popitem(last=False)
         raise failure
 
     def _device_for(self, signing: Signing) -> HsmDevice | None:
@@ -289,6 +311,7 @@ class HsmPool(Service):
             signing.tried = True
             raise
         finally:
+            signing.sent = signing.sent or signing.job.sent
             signing.job = None
         self._check_nonce(signing.key, signing.message, signature)
         return signature

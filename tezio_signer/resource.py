@@ -6,9 +6,12 @@ with status codes that say more than its 500.
 
 import json
 import re
+from socket import AF_UNIX
+from typing import cast
 
 from klein import Klein
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -122,9 +125,14 @@ def _answer(request: SignerRequest, value: Json) -> bytes:
 def _peer(request: SignerRequest) -> Peer:
     """Of the connection itself: headers that name another client are never believed."""
     address = request.getClientAddress()
-    if isinstance(address, IPv4Address | IPv6Address):
-        return Peer.at(address.host)
-    return Peer()
+    try:
+        if isinstance(address, IPv4Address | IPv6Address):
+            return Peer.at(address.host)
+        if cast(Connection, request.transport).getHandle().family == AF_UNIX:
+            return Peer()
+    except ValueError:
+        pass  # not even an address: what a proxy said
+    raise Forbidden("the address of the client is not known")
 
 
 def _hash(key: str) -> PublicKeyHash:

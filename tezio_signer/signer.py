@@ -200,8 +200,14 @@ class Signer:
         flight = self._flights[asked] = _Flight()
         flight.forget = partial(self._forget, asked, flight)
         waiting = flight.board(self._clock)
-        signing = Deferred.fromCoroutine(self._sign(request, flight))
-        signing.addBoth(flight.land).addBoth(lambda _: flight.forget())
+
+        def landed(result: Signature | Failure) -> None:
+            # Forgotten first: who gets the result may ask again within the same call.
+            flight.forget()
+            flight.land(result)
+            self._tell_if_idle()
+
+        Deferred.fromCoroutine(self._sign(request, flight)).addBoth(landed)
         return waiting
 
     def _forget(self, asked: tuple[PublicKeyHash, bytes], flight: _Flight) -> None:
@@ -212,10 +218,9 @@ class Signer:
     async def _sign(self, request: SigningRequest, flight: "_Flight") -> Signature:
         claim = request.claim
         durable = succeed(None) if claim is None else claim.durable
-        committed = False
 
         def late(signature: Signature) -> None:
-            if committed and claim is not None:  # a repeated request will get it
+            if claim is not None:  # a repeated request will get it
                 claim.complete(signature).addErrback(lambda failure: failure.trap(Unavailable))
 
         flight.signing = self._hsms.sign(
@@ -224,10 +229,13 @@ class Signer:
         both = list[Deferred[Any]]((durable, flight.signing.result))
         # The mark has to be on the disk, and the signature made.
         (committed, commit), (signed, result) = await DeferredList(both, consumeErrors=True)
+        if not committed:
+            commit.raiseException()
+        if not signed and claim is not None:
+            # A late answer to an earlier request for it may have come meanwhile.
+            result = claim.found() or result
         try:
-            if not committed:
-                commit.raiseException()
-            if not signed:
+            if isinstance(result, Failure):
                 result.raiseException()
         except StatusReply as status:
             raise _refusal(status) from status

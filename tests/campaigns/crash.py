@@ -27,6 +27,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.inotify import IN_MODIFY, INotify
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.filepath import FilePath
 
 from tests.campaigns.rig import percentile, run
@@ -270,6 +271,7 @@ class Lane:
         self._moment: Moment | None = None
         self._lock: BinaryIO | None = None
         self._killed = self._serving = False
+        self._due: list[IDelayedCall] = []
 
     def start(self) -> None:
         """Create the store, and plug in the HSM."""
@@ -302,7 +304,7 @@ class Lane:
         self._killed = self._serving = False
         daemon = self._daemon = self._spawn()
         if self._moment is Moment.STARTING:
-            reactor.callLater(self._random.uniform(0, self._usual_start()), self._kill)
+            self._later(self._random.uniform(0, self._usual_start()), self._kill)
         talking = Deferred.fromCoroutine(self._talk(daemon))
         code = await daemon.exits()
         await talking
@@ -347,7 +349,7 @@ class Lane:
         self._serving = True
         if self._moment is not None:
             latest = self._random.uniform(0, LIFE) if self._moment is Moment.ANY else LONGEST
-            reactor.callLater(latest, self._kill_if, daemon)
+            self._later(latest, self._kill_if, daemon)
         await self._repeat(client)
         if self._moment is None:
             daemon.send("TERM")
@@ -449,7 +451,7 @@ class Lane:
         if self._events_left == 0:
             delay = self._random.uniform(0, _DELAYS.get(self._moment, 0))
             if delay:
-                reactor.callLater(delay, self._kill_if, self._daemon)
+                self._later(delay, self._kill_if, self._daemon)
             else:
                 self._kill()
 
@@ -471,8 +473,16 @@ class Lane:
         if daemon is self._daemon and not self._killed:
             self._kill()
 
+    def _later(self, seconds: float, call: Callable[..., None], *arguments: object) -> None:
+        """Do something later, unless the daemon is killed before."""
+        self._due = [due for due in self._due if due.active()]
+        self._due.append(reactor.callLater(seconds, call, *arguments))
+
     def _kill(self) -> None:
         self._killed = True
+        for due in self._due:
+            if due.active():
+                due.cancel()
         self._daemon.kill()
 
     # -- what is left ------------------------------------------------------------------

@@ -179,6 +179,18 @@ class ClaimTests(ClaimsTestCase):
         self.successResultOf(again.durable)
         self.assertEqual(self.successResultOf(kept), FIRST)
 
+    def test_invented_chains(self) -> None:
+        """A key has marks on a few chains only; the others are refused, and known ones are not."""
+        blocks = [
+            block(100, 0).replace(bytes.fromhex("7a06a770"), bytes([number]) * 4)
+            for number in range(17)
+        ]
+        for data in blocks[:16]:
+            self.successResultOf(self.claim(data).durable)
+        self.assertIn("16 chains", self.conflict(blocks[16]))
+        self.successResultOf(self.claim(blocks[16], TZ1).durable)
+        self.successResultOf(self.claim(blocks[3]).durable)
+
     def test_marks_are_independent(self) -> None:
         """Kinds of operation, keys and chains do not stand in each other's way."""
         other_chain = block(100, 0).replace(bytes.fromhex("7a06a770"), bytes(4))

@@ -14,12 +14,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from tezio_signer.errors import StartupError, Unavailable
+from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation
 from tezio_signer.watermarks.rule import Mark, MarkId, judge
 from tezio_signer.watermarks.sqlite import StoreError
 
+MAX_CHAINS = 16
+"""Chains on which a key may have marks."""
 _REMEMBERED_SIGNATURES = 1024
 _Result = TypeVar("_Result")
 
@@ -73,11 +75,13 @@ class Claim:
         fails with `Unavailable` if it cannot be. Until then no signature may leave.
     :ivar complete: stores the signature with the mark, and gives the one that may leave:
         the first that came for this payload; raises `Unavailable` if it cannot be stored.
+    :ivar found: the signature that has come for this payload meanwhile, if one has.
     """
 
     signature: Signature | None
     durable: Deferred[None]
     complete: Callable[[Signature], Deferred[Signature]]
+    found: Callable[[], Signature | None]
 
 
 class Watermarks(Service):
@@ -138,6 +142,8 @@ class Watermarks(Service):
         floor = self._floors.get(payload.operation, (0, 0))
         standing = self._marks.get(mark_id)
         mark = judge(mark_id, standing, asked, floor, max_level_jump)
+        if standing is None:
+            self._check_chains(mark_id)
         if standing is None and floor[0] == 0:
             self._log.warn(
                 "the first {operation} of {key} on {chain}, level {mark.level} round "
@@ -149,7 +155,22 @@ class Watermarks(Service):
             )
         self._marks[mark_id] = mark
         durable = self._keep(mark_id, mark)
-        return Claim(mark.signature, durable, partial(self._complete, mark_id, mark))
+        payload_id = mark_id, mark.payload_hash
+        return Claim(
+            mark.signature,
+            durable,
+            partial(self._complete, mark_id, mark),
+            partial(self._signatures.get, payload_id),
+        )
+
+    def _check_chains(self, mark_id: MarkId) -> None:
+        """Nobody may fill memory and disk with chains that he has invented."""
+        chains = {other.chain_id for other in self._marks if other.key == mark_id.key}
+        if mark_id.chain_id not in chains and len(chains) >= MAX_CHAINS:
+            raise Conflict(
+                f"{mark_id.key} has marks on {len(chains)} chains, and {mark_id.chain_id} would be "
+                "one more; name the chains that it bakes on in its configuration (chains)"
+            )
 
     def _keep(self, mark_id: MarkId, mark: Mark) -> Deferred[None]:
         """Write a mark, unless it is on the disk as it is; fails with Unavailable."""

@@ -31,7 +31,7 @@ _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _RESCUE = (
-    "; set high_water_marks to the highest level that was signed, move the file away and run: "
+    "; set high_water_marks to a level above the last that was signed, move the file away and run: "
     "tezio-signer watermarks init"
 )
 
@@ -145,6 +145,8 @@ class SqliteStore:
             undoing.callback(self._connection.close)
             _check(self._connection, path)
             self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
+            if not shared:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             undoing.pop_all()
 
     def load(self) -> dict[MarkId, Mark]:
