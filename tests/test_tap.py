@@ -176,7 +176,10 @@ class MakeServiceTests(TapTestCase):
         """What is dangerous is logged when it starts."""
         self.write(more="security: {auth_check: False, remote_ip_check: False}")
         for arguments, expected in [
-            ((), ["security.remote_ip_check is switched off", "security.auth_check is off"]),
+            (
+                (),
+                ["security.remote_ip_check is switched off", "security.auth_check is switched off"],
+            ),
             (
                 ("--simulate",),
                 ["security.remote_ip_check", "security.auth_check", "SIMULATED HSM: public test"],
