@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.octezclient import SecretKey
-from tests.stand import Client, reactor
+from tests.stand import Answer, Client, reactor
 from tests.test_signer import HeldStand
 from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
@@ -301,8 +301,8 @@ class StoppingTests(ProcessTestCase):
         await daemon.says("SIGHUP")
         self.assertEqual((await client.request("GET", "/")).status, 200)
 
-    async def test_request_in_flight(self) -> None:
-        """A request that the HSM is working on when SIGTERM comes is answered."""
+    async def told_to_stop_while_signing(self) -> tuple[HeldStand, Process, Deferred[Answer]]:
+        """A board that has been asked for a signature, the daemon, and who waits for it."""
         board = HeldStand()
         board.simulator.startService()
         self.addCleanup(board.simulator.stopService)
@@ -312,6 +312,11 @@ class StoppingTests(ProcessTestCase):
         answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
         await board.asked()
         daemon.send("TERM")
+        return board, daemon, answering
+
+    async def test_request_in_flight(self) -> None:
+        """A request that the HSM is working on when SIGTERM comes is answered."""
+        board, daemon, answering = await self.told_to_stop_while_signing()
         await daemon.says(r"\(TCP Port \d+ Closed\)")
         self.assertFalse(answering.called)
         board.answer()
@@ -327,15 +332,7 @@ class StoppingTests(ProcessTestCase):
 
     async def test_wedged_device(self) -> None:
         """With a device that never answers, the client is told so, and the daemon ends in time."""
-        board = HeldStand()
-        board.simulator.startService()
-        self.addCleanup(board.simulator.stopService)
-        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
-        daemon = self.start()
-        client = await serving(daemon)
-        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
-        await board.asked()
-        daemon.send("TERM")
+        _, daemon, answering = await self.told_to_stop_while_signing()
         self.assertLess(await self.stopped(daemon), STOP_SECONDS)
         answer = await answering
         self.assertEqual(answer.status, 502)

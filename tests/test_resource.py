@@ -7,6 +7,7 @@ from typing import TypeVar
 from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import octezclient
@@ -651,6 +652,20 @@ class BadRequestTests(TestCase):
         for data in (b"GET /" + b"a" * 20_000 + rest, b"GET /" + rest + b"X: " + b"y" * 20_000):
             self.assertEqual(await stand.raw(data + b"\r\n"), b"", str(data[:100]))
             await self._nothing_happened(stand, data)
+
+
+class RefusalLogTests(TestCase):
+    """What an operator can read of somebody who was turned away."""
+
+    async def test_refused_get(self) -> None:
+        """A refused request that is no signing request has a line of its own, without its query."""
+        stand = Stand(settings_with(allowed_ips=()))
+        await stand.start(self)
+        with capturedLogs() as events:
+            await stand.request("GET", f"/keys/{TZ1}?authentication=secret")
+        (said,) = [formatEvent(event) for event in events if "refused" in event["log_format"]]
+        self.assertIn(f"refused GET /keys/{TZ1} from 127.0.0.1: 403", said)
+        self.assertNotIn("secret", said)
 
 
 class ForwardedTests(TestCase):

@@ -209,10 +209,6 @@ class HsmPool(Service):
 
     # -- keys and signatures -----------------------------------------------------------
 
-    def known_key(self, key: PublicKeyHash) -> PublicKey | None:
-        """The public key of an address, if an HSM with it has been seen."""
-        return self._public_keys.get(key)
-
     async def public_key(self, key: PublicKeyHash) -> PublicKey:
         """The public key of an address, waiting for an HSM with it if none has been seen.
 
@@ -221,8 +217,12 @@ class HsmPool(Service):
         until = self._reactor.seconds() + self._patience
         while key not in self._public_keys:
             if not await self._change(until):
-                raise Unavailable(f"no connected HSM holds {key}")
+                raise self._nobody_holds(key)
         return self._public_keys[key]
+
+    def _nobody_holds(self, key: PublicKeyHash) -> Unavailable:
+        troubles = [f"HSM {d.board}: {d.trouble}" for d in self.devices.values() if d.trouble]
+        return Unavailable("; ".join([f"no connected HSM holds {key}", *troubles]))
 
     def sign(
         self,
@@ -242,7 +242,7 @@ class HsmPool(Service):
     async def _sign(self, signing: Signing) -> Signature:
         key, until = signing.key, self._reactor.seconds() + self._patience
         unclear = key, digest(signing.message)
-        failure: Exception = Unavailable(f"no connected HSM holds {key}")
+        failure: Exception | None = None
         if signing.may_be_refused and unclear in self._unclear:
             # These devices may have signed it: they would refuse, or have not answered yet.
             signing.used, failure = self._unclear[unclear]
@@ -265,7 +265,7 @@ class HsmPool(Service):
                     self._unclear[unclear] = signing.used, error
                     if len(self._unclear) > _REMEMBERED_UNCLEAR:
                         self._unclear.popitem(last=False)
-        raise failure
+        raise failure or self._nobody_holds(key)
 
     def _device_for(self, signing: Signing) -> HsmDevice | None:
         """The least busy of the devices that may be asked."""

@@ -88,6 +88,15 @@ class SignerResource:
         """An Octez error list, with the status of the refusal."""
         refused = failure.value
         assert isinstance(refused, Refused)
+        if request.method != b"POST":  # a signing request is logged where it was decided
+            self._log.warn(
+                "refused {method} {path} from {peer}: {status} {sentence}",
+                method=request.method.decode("ascii"),
+                path=request.path.decode("ascii"),
+                peer=getattr(request.getClientAddress(), "host", "a local socket"),
+                status=refused.status,
+                sentence=refused,
+            )
         request.setResponseCode(refused.status)
         return _respond(request, error_list(refused))
 

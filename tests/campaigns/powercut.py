@@ -195,7 +195,7 @@ class Disk:
         elif call.name in _SYNCS:
             file.sync()
         else:
-            raise NotImplementedError(f"{call.name} in the store's directory")
+            raise ValueError(f"{call.name} in the store's directory")
         return True
 
     def left(self, random: Random | None = None) -> dict[str, bytes]:
