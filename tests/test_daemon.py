@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
@@ -12,10 +13,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
+from tests.filewatch import FileWatch
 from tests.octezclient import SecretKey
 from tests.stand import Answer, Client, reactor
 from tests.test_signer import HeldStand
@@ -170,6 +172,18 @@ class ProcessTestCase(TestCase):
         for word in ("Traceback", "Unhandled", "#debug", "#critical"):
             self.assertNotIn(word, daemon.log)
 
+    async def signing(self) -> tuple[HeldStand, Process, Deferred[Answer]]:
+        """A board that has been asked for a signature, the daemon, and who waits for it."""
+        board = HeldStand()
+        board.simulator.startService()
+        self.addCleanup(board.simulator.stopService)
+        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
+        daemon = self.start()
+        client = await serving(daemon)
+        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
+        await board.asked()
+        return board, daemon, answering
+
 
 class SigningTests(ProcessTestCase):
     """A daemon that does its work."""
@@ -301,22 +315,10 @@ class StoppingTests(ProcessTestCase):
         await daemon.says("SIGHUP")
         self.assertEqual((await client.request("GET", "/")).status, 200)
 
-    async def told_to_stop_while_signing(self) -> tuple[HeldStand, Process, Deferred[Answer]]:
-        """A board that has been asked for a signature, the daemon, and who waits for it."""
-        board = HeldStand()
-        board.simulator.startService()
-        self.addCleanup(board.simulator.stopService)
-        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
-        daemon = self.start()
-        client = await serving(daemon)
-        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
-        await board.asked()
-        daemon.send("TERM")
-        return board, daemon, answering
-
     async def test_request_in_flight(self) -> None:
         """A request that the HSM is working on when SIGTERM comes is answered."""
-        board, daemon, answering = await self.told_to_stop_while_signing()
+        board, daemon, answering = await self.signing()
+        daemon.send("TERM")
         await daemon.says(r"\(TCP Port \d+ Closed\)")
         self.assertFalse(answering.called)
         board.answer()
@@ -332,7 +334,8 @@ class StoppingTests(ProcessTestCase):
 
     async def test_wedged_device(self) -> None:
         """With a device that never answers, the client is told so, and the daemon ends in time."""
-        _, daemon, answering = await self.told_to_stop_while_signing()
+        _, daemon, answering = await self.signing()
+        daemon.send("TERM")
         self.assertLess(await self.stopped(daemon), STOP_SECONDS)
         answer = await answering
         self.assertEqual(answer.status, 502)
@@ -378,19 +381,21 @@ class RestartTests(ProcessTestCase):
         self.assertEqual((await client.sign(TZ3, block(10, 1))).status, 200)
         self.assertEqual((await client.sign(TZ3, block(10, 0))).status, 409)
 
+    def is_marked(self) -> bool:
+        """Whether the files hold a mark; of a copy, as the open store shows it without a write."""
+        copy = Path(self.mktemp())
+        copy.mkdir()
+        for file in self.directory.glob("watermarks.sqlite*"):
+            if file.suffix in (".sqlite", ".sqlite-wal"):
+                shutil.copy(file, copy)
+        return bool(sqlite.read(copy / "watermarks.sqlite"))
+
     async def test_killed_while_signing(self) -> None:
         """What the HSM is signing when the daemon is killed keeps its position for ever."""
-        board = HeldStand()
-        board.simulator.startService()
-        self.addCleanup(board.simulator.stopService)
-        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
-        daemon = self.start()
-        client = await serving(daemon)
-        lost = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
+        written = FileWatch(self, self.directory)
+        board, daemon, lost = await self.signing()
         lost.addErrback(lambda _: None)  # there will be no answer
-        await board.asked()
-        while not sqlite.read(self.directory / "watermarks.sqlite"):
-            await deferLater(reactor, 0)
+        await written.until(self.is_marked)
         await daemon.kill()
         await lost
         board.answer()

@@ -11,11 +11,10 @@ from configparser import RawConfigParser
 from pathlib import Path
 
 from twisted.internet import error
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from tests.filewatch import FileWatch
 from tests.interop.processes import (
-    PATIENCE,
     ROOT,
     command,
     run,
@@ -23,7 +22,7 @@ from tests.interop.processes import (
     start_signer_command,
     twistd_script,
 )
-from tests.stand import Answer, Client, reactor
+from tests.stand import Answer, Client
 from tests.vectors import TZ3, block
 
 _SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"
@@ -88,6 +87,8 @@ class SupervisorTests(TestCase):
             directory.mkdir(parents=True)
         self.log = root / "var" / "log" / "supervisor" / "tezio-signer.log"
         self.log.parent.mkdir(parents=True)
+        self.heard = 0
+        self.written = FileWatch(self, self.log.parent)
         twistd.write_text(twistd_script())
         twistd.chmod(0o755)
         self.client = Client(self.free_port())
@@ -113,21 +114,16 @@ class SupervisorTests(TestCase):
     async def running(self) -> int:
         """The process id of the daemon that supervisord has started, once it serves its key.
 
-        This asks again and again, because supervisord knows that the process runs, and
-        not that it listens; what the daemon says goes into the log file.
+        supervisord knows that the process runs, and not that it serves: that is in its log.
         """
         spawned = await self.supervisord.says(r"spawned: 'tezio-signer' with pid (\d+)\n")
-        deadline = reactor.seconds() + PATIENCE
-        while reactor.seconds() < deadline:
-            try:
-                answer = await self.client.request("GET", f"/keys/{TZ3}")
-            except error.ConnectionRefusedError:
-                pass
-            else:
-                if answer.status == 200:
-                    return int(spawned[1])
-            await deferLater(reactor, 0.05)
-        raise AssertionError(f"the signer does not serve its key:\n{self.log.read_text()}")
+        await self.written.until(lambda: "is ready: slot" in self.said_since())
+        self.heard += len(self.said_since())
+        return int(spawned[1])
+
+    def said_since(self) -> str:
+        """What the daemon has logged since it was waited for the last time."""
+        return self.log.read_text()[self.heard :] if self.log.exists() else ""
 
     async def sign_block(self, payload_byte: int) -> Answer:
         """Ask for one of the blocks at one level and round."""
