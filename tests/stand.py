@@ -1,6 +1,6 @@
 """A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http.client import HTTPResponse
 from io import BytesIO
@@ -11,6 +11,7 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -26,7 +27,8 @@ from tezio_signer.settings import Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.claims import Watermarks, WatermarkStore
+from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.grouped import BlockingStore, GroupedStore, Writer
 from tezio_signer.watermarks.sqlite import SqliteStore
 
 reactor = cast(Reactor, installed)
@@ -57,6 +59,19 @@ class ImmediateWriter:
 
     def stop(self) -> None:
         """Nothing to wait for."""
+
+
+def watermarks_on(
+    store: Callable[[], BlockingStore] | None = None,
+    make_writer: Callable[[], Writer] = ImmediateWriter,
+    floors: Mapping[Operation, tuple[int, int]] | None = None,
+) -> Watermarks:
+    """Watermarks on a store of this kind, in memory if none is given."""
+
+    def opened() -> GroupedStore:
+        return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
+
+    return Watermarks(opened, floors or {}, Clock())
 
 
 @frozen
@@ -140,7 +155,7 @@ class Stand(Client):
         self,
         settings: Settings | None = None,
         firmware: Firmware | None = None,
-        store: Callable[[], WatermarkStore] | None = None,
+        store: Callable[[], BlockingStore] | None = None,
         latency: float | None = 0,
         device_reactor: Reactor = reactor,
     ) -> None:
@@ -154,9 +169,7 @@ class Stand(Client):
             partial(open_port, reactor),
             patience=self.settings.hsm_wait_seconds,
         )
-        self.watermarks = Watermarks(
-            store or (lambda: SqliteStore(None)), ImmediateWriter, self.settings.floors
-        )
+        self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
         self.site = SignerSite(SignerResource(self.signer).app.resource())
 

@@ -15,7 +15,7 @@ from tests.commandtest import SHIPPED, CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
-from tezio_signer import __version__, cli
+from tezio_signer import __version__, cli, commands
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
@@ -210,7 +210,7 @@ class InProcessTests(CommandTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = OwnReactor()
-        self.patch(cli, "react", self.reactor.react)
+        self.patch(commands, "react", self.reactor.react)
 
     def test_no_board(self) -> None:
         """Without any board `keys` says so."""

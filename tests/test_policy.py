@@ -13,11 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests import octezclient
 from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in
 from tests.stand import (
-    ImmediateWriter,
     Stand,
     parse_response,
     reactor,
     settings_with,
+    watermarks_on,
 )
 from tests.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.errors import (
@@ -34,7 +34,6 @@ from tezio_signer.settings import Security, Settings, SigningKey
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.sqlite import SqliteStore
 
 MAINNET = "NetXdQprcVkpaWU"
 OTHER_CHAIN = "NetXo5iVw1vBoxM"
@@ -104,7 +103,7 @@ class RuleTests(SynchronousTestCase):
         self.asked_for: list[PublicKeyHash] = []
 
     def _watermarks(self, settings: Settings) -> Watermarks:
-        watermarks = Watermarks(lambda: SqliteStore(None), ImmediateWriter, settings.floors)
+        watermarks = watermarks_on(floors=settings.floors)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
         return watermarks

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, message_in, text_in, verifies
-from tests.stand import ImmediateWriter, Stand, reactor, settings_with
+from tests.stand import ImmediateWriter, Stand, reactor, settings_with, watermarks_on
 from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
 from tezio_signer.hsm.firmware import SKETCH_POLICY, Answer, Firmware
@@ -34,9 +34,10 @@ from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
-from tezio_signer.watermarks.claims import Watermarks, WatermarkStore
+from tezio_signer.watermarks.grouped import BlockingStore
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore, StoreError
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import Kept, StoreError
 
 NOOP = PAYLOADS["noop"]
 TRANSFER = PAYLOADS["transfer"]
@@ -99,7 +100,7 @@ class HeldStand(Stand):
     def __init__(
         self,
         settings: Settings | None = None,
-        store: Callable[[], WatermarkStore] | None = None,
+        store: Callable[[], BlockingStore] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.device = _DeviceReactor()
@@ -335,7 +336,7 @@ class LeavingTests(TestCase):
         stand = HeldStand()
         await stand.start(self)
         disk = _SlowDisk()
-        watermarks = Watermarks(lambda: SqliteStore(None), lambda: disk, {})
+        watermarks = watermarks_on(make_writer=lambda: disk)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
         signer = Signer(stand.settings, stand.hsms, watermarks, reactor)
@@ -445,13 +446,16 @@ class _Store:
     def load(self) -> dict[MarkId, Mark]:
         return self._store.load()
 
-    def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        error = self.error if mark.signature is None else self.signature_error
-        if error is not None:
-            raise error
-        self._store.keep(mark_id, mark)
-        if mark.signature is not None:
-            self.signed.put(mark)
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+        for _, mark in marks:
+            error = self.error if mark.signature is None else self.signature_error
+            if error is not None:
+                raise error
+        kept = self._store.keep(marks)
+        for _, mark in marks:
+            if mark.signature is not None:
+                self.signed.put(mark)
+        return kept
 
     def close(self) -> None:
         self._store.close()
@@ -469,11 +473,12 @@ class _SlowDisk(ImmediateWriter):
         return turn.addCallback(lambda _: work())
 
     def write(self) -> int:
-        """Do all that waits, and say how much it was."""
-        waiting, self._waiting = self._waiting, []
-        for turn in waiting:
-            turn.callback(None)
-        return len(waiting)
+        """Do all that waits, also what comes up meanwhile, and say how much it was."""
+        done = 0
+        while self._waiting:
+            self._waiting.pop(0).callback(None)
+            done += 1
+        return done
 
 
 class LateTests(TestCase):
@@ -497,7 +502,7 @@ class LateTests(TestCase):
         self.assertIn("did not answer within", str(failure))
         stand.answer()
         await store.signed.get()
-        again = self.successResultOf(stand.signer.submit(submission(block(7, 0))))
+        again = await stand.signer.submit(submission(block(7, 0)))
         self.assertTrue(good(TZ3, block(7, 0), again))
         self.assertEqual(stand.messages(), [block(7, 0)])
 
@@ -513,7 +518,7 @@ class LateTests(TestCase):
         stand.answer()
         stored = await store.signed.get()
         self.assertEqual((stored.level, stored.round), (7, 0))
-        again = self.successResultOf(stand.signer.submit(submission(block(7, 0))))
+        again = await stand.signer.submit(submission(block(7, 0)))
         self.assertEqual(again, stored.signature)
 
 
@@ -522,7 +527,7 @@ class StoreTests(TestCase):
 
     def setUp(self) -> None:
         self.store = _Store()
-        self.stand = Stand(settings_with(), store=lambda: cast(WatermarkStore, self.store))
+        self.stand = Stand(settings_with(), store=lambda: self.store)
 
     async def test_failing_store(self) -> None:
         """Without a stored mark there is no signature, although the HSM has made one."""
@@ -564,8 +569,9 @@ class StoreTests(TestCase):
         await self.stand.start(self)
         await self.stand.sign(TZ3, block(7, 0))
         watermarks = self.stand.watermarks
-        for mark_id, mark in watermarks._marks.items():
-            watermarks._marks[mark_id] = evolve(mark, signature=Signature(Curve.P256, bytes(64)))
+        for marks in (watermarks._marks, watermarks._stored):
+            for mark_id, mark in marks.items():
+                marks[mark_id] = evolve(mark, signature=Signature(Curve.P256, bytes(64)))
         answer = await self.stand.sign(TZ3, block(7, 0))
         self.assertEqual(answer.status, 502)
         self.assertIn("does not verify", message_in(answer.body))
@@ -584,7 +590,7 @@ class StoreTests(TestCase):
         held = HeldStand()
         await held.start(self)
         disk = _SlowDisk()
-        watermarks = Watermarks(lambda: SqliteStore(None), lambda: disk, {})
+        watermarks = watermarks_on(make_writer=lambda: disk)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
         signer = Signer(held.settings, held.hsms, watermarks, reactor)
@@ -840,7 +846,7 @@ class LogTests(TestCase):
     async def test_fault_has_its_line(self) -> None:
         """A fault of ours leaves one line like any decision, with the traceback in it."""
         store = _Store()
-        stand = Stand(settings_with(), store=lambda: cast(WatermarkStore, store))
+        stand = Stand(settings_with(), store=lambda: cast(BlockingStore, store))
         await stand.start(self)
         store.error = RuntimeError("a detail from inside")
         with capturedLogs() as events:

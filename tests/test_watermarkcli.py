@@ -45,9 +45,9 @@ class StoreCommandTests(CommandTestCase):
         mark = Mark(5_000_000, 1, b"\xab" * 32)
         signature = Signature(Curve.P256, bytes(64))
         for operation in (Operation.BLOCK, Operation.ATTESTATION):
-            store.keep(MarkId(MAINNET, TZ3, operation), mark)
+            store.keep([(MarkId(MAINNET, TZ3, operation), mark)])
         signed = MarkId(MAINNET, TZ3, Operation.ATTESTATION)
-        store.keep(signed, evolve(mark, signature=signature))
+        store.keep([(signed, evolve(mark, signature=signature))])
         table = self.run_command("watermarks", "list").out.splitlines()
         columns = ["chain", "key", "operation", "level", "round", "payload_hash", "signature"]
         self.assertEqual(table[0].split(), columns)

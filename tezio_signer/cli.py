@@ -3,12 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import react
+from twisted.internet.defer import Deferred
 
 from tezio_signer import __version__, watermarkcli
 from tezio_signer.commands import (
@@ -17,6 +16,7 @@ from tezio_signer.commands import (
     config_option,
     json_option,
     print_rows,
+    run,
 )
 from tezio_signer.errors import StartupError, Unavailable
 from tezio_signer.hsm.boards import Board, find_boards
@@ -27,7 +27,7 @@ from tezio_signer.reactors import Reactor
 from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.tap import load_settings
-from tezio_signer.watermarks.sqlite import StoreError
+from tezio_signer.watermarks.store import StoreError
 
 _MILLISECONDS = 1000
 
@@ -109,29 +109,9 @@ def _meaning(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _run(main: Callable[[Reactor], Deferred[None]]) -> None:
-    """Run the reactor for one command."""
-    failed: list[str] = []
-
-    def started(reactor: Any) -> Deferred[None]:
-        def failure(failure: Any) -> None:
-            failure.trap(CommandError, OSError)
-            failed.append(failure.getErrorMessage())
-
-        return maybeDeferred(main, reactor).addErrback(failure)
-
-    try:
-        react(started)
-    except SystemExit as done:
-        if failed:
-            raise CommandError(failed[0]) from None
-        if done.code:
-            raise
-
-
 def _keys(options: argparse.Namespace) -> None:
     settings = None if options.simulate else load_settings(options.config, simulate=False)
-    _run(lambda reactor: Deferred.fromCoroutine(_list_keys(reactor, settings, options.json)))
+    run(lambda reactor: Deferred.fromCoroutine(_list_keys(reactor, settings, options.json)))
 
 
 async def _list_keys(reactor: Reactor, settings: Settings | None, as_json: bool) -> None:
@@ -192,4 +172,4 @@ def _simulate(options: argparse.Namespace) -> None:
         reactor.addSystemEventTrigger("before", "shutdown", simulator.stopService)
         return Deferred()
 
-    _run(started)
+    run(started)

@@ -5,6 +5,13 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import react
+from twisted.python.failure import Failure
+
+from tezio_signer.reactors import Reactor
+from tezio_signer.watermarks.store import StoreError
+
 
 class CommandError(Exception):
     """The answer is no, or the input is bad; `str()` is one line."""
@@ -60,3 +67,23 @@ def _text(value: object) -> str:
             return ",".join(value) or "nothing"
         case _:
             return str(value)
+
+
+def run(main: Callable[[Reactor], Deferred[None]]) -> None:
+    """Run the reactor for one command; raises what its errors are for the operator."""
+    failed: list[str] = []
+
+    def started(reactor: Any) -> Deferred[None]:
+        def failure(failure: Failure) -> None:
+            failure.trap(CommandError, StoreError, OSError)
+            failed.append(failure.getErrorMessage())
+
+        return maybeDeferred(main, reactor).addErrback(failure)
+
+    try:
+        react(started)
+    except SystemExit as done:
+        if failed:
+            raise CommandError(failed[0]) from None
+        if done.code:
+            raise

@@ -19,6 +19,7 @@ from tezio_signer.settings import (
     Settings,
     SigningKey,
 )
+from tezio_signer.storeconfig import store_address, store_warnings
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
@@ -26,7 +27,6 @@ from tezio_signer.watermarks.rule import BAKING_OPERATIONS
 from tezio_signer.yamlfields import Field, read
 
 SIGNED_OPERATIONS = (Operation.GENERIC, *BAKING_OPERATIONS)
-DEFAULT_STORE = "sqlite:watermarks.sqlite"
 _LOOPBACK = (ip_network("127.0.0.1"), ip_network("::1"))
 _TOP = (
     "security",
@@ -57,6 +57,7 @@ def settings_from(root: Field, directory: Path) -> Settings:
     authorized_keys = tuple(map(_public_key, _items(top, "authorized_keys")))
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
     listen = top["listen"].mapping(("http",)) if "listen" in top else {}
+    store = store_address(top.get("watermarks"), directory)
     settings = Settings(
         signing_keys=signing_keys,
         security=security,
@@ -71,8 +72,8 @@ def settings_from(root: Field, directory: Path) -> Settings:
             _seconds(top["hsm_wait_seconds"]) if "hsm_wait_seconds" in top else DEFAULT_PATIENCE
         ),
         http=_endpoints(listen["http"]) if "http" in listen else (DEFAULT_HTTP,),
-        store=_store(top.get("watermarks"), directory),
-        warnings=(*_switched_off(security), *warnings),
+        store=store,
+        warnings=(*_switched_off(security), *warnings, *store_warnings(store)),
     )
     if auth_key in signing_keys:
         raise policy["auth_key"].error("the auth key of the HSM cannot be a signing key too")
@@ -263,13 +264,3 @@ def _endpoints(field: Field) -> tuple[str, ...]:
     if not endpoints:
         raise field.error(f"no endpoint; such as {DEFAULT_HTTP}")
     return endpoints
-
-
-def _store(field: Field | None, directory: Path) -> Path:
-    url = DEFAULT_STORE
-    if field is not None:
-        store = field.mapping(("store",), required=["store"])["store"]
-        url = store.text()
-        if not url.startswith("sqlite:") or url == "sqlite:":
-            raise store.error(f"{url} is no store; allowed: sqlite:PATH")
-    return directory / url.removeprefix("sqlite:")

@@ -41,12 +41,38 @@ class SigningKey:
 
 
 @frozen
+class EtcdAddress:
+    """An etcd cluster, and how to be let in.
+
+    :ivar endpoints: the URLs of its members, `https://host:2379`.
+    :ivar ca: PEM file of the authorities that its certificates come from; None for those
+        that this machine trusts.
+    :ivar certificate: PEM file of the client certificate, and of its chain.
+    :ivar password_file: holds the password of `user` in its first line.
+    """
+
+    endpoints: tuple[str, ...]
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+
+    def __str__(self) -> str:
+        return f"etcd at {', '.join(self.endpoints)}"
+
+
+StoreAddress = Path | EtcdAddress
+"""Where the watermarks are: an SQLite file, or an etcd cluster."""
+
+
+@frozen
 class Settings:
     """A whole configuration.
 
     :ivar floors: level and round at or below which nothing is signed.
     :ivar hsm_wait_seconds: how long a request waits for an HSM to be plugged in again.
-    :ivar store: the SQLite file of the watermarks; None for one in memory.
+    :ivar store: where the watermarks are; None for in memory only.
     """
 
     signing_keys: dict[PublicKeyHash, SigningKey]
@@ -60,7 +86,7 @@ class Settings:
     hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
     http: tuple[str, ...] = (DEFAULT_HTTP,)
     hsm_wait_seconds: float = DEFAULT_PATIENCE
-    store: Path | None = None
+    store: StoreAddress | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -18,7 +18,7 @@ from tezio_signer.policy import Peer, SigningRequest, check_peer, decide, rules_
 from tezio_signer.settings import Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation
-from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.claims import Claim, Watermarks
 
 DEADLINE = 6.0
 """Seconds after which a client is told that its signature is not there; a block's time."""
@@ -190,7 +190,7 @@ class Signer:
         """
         claim = request.claim
         if claim is not None and claim.signature is not None:
-            return Deferred.fromCoroutine(self._stored(request, claim.signature, claim.durable))
+            return Deferred.fromCoroutine(self._stored(request, claim))
         asked = request.key, request.data
         flight = self._flights.get(asked)
         if flight is not None:
@@ -221,7 +221,7 @@ class Signer:
 
         def late(signature: Signature) -> None:
             if claim is not None:  # a repeated request will get it
-                claim.complete(signature).addErrback(lambda failure: failure.trap(Unavailable))
+                claim.complete(signature).addErrback(lambda failure: failure.trap(Refused))
 
         flight.signing = self._hsms.sign(
             request.key, request.data, _PRIORITIES[request.payload.operation], late
@@ -246,10 +246,9 @@ class Signer:
             await self._verify(request, signature)
         return signature
 
-    async def _stored(
-        self, request: SigningRequest, signature: Signature, durable: Deferred[None]
-    ) -> Signature:
-        await durable
+    async def _stored(self, request: SigningRequest, claim: Claim) -> Signature:
+        signature = await claim.durable
+        assert signature is not None
         await self._verify(request, signature)
         return signature
 

@@ -1,5 +1,6 @@
 """`twistd tezio-signer`: reads the options and settings, and composes the services."""
 
+import atexit
 import os
 import sys
 from functools import partial
@@ -28,8 +29,8 @@ from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
-from tezio_signer.watermarks.claims import ThreadWriter, Watermarks
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.opening import open_store
 from tezio_signer.yamlfields import ConfigError
 
 CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
@@ -108,7 +109,10 @@ def makeService(options: Options) -> Daemon:
         verbose=settings.verbose,
     )
     watermarks = Watermarks(
-        partial(SqliteStore, settings.store), partial(ThreadWriter, reactor), settings.floors
+        partial(open_store, settings.store, reactor),
+        settings.floors,
+        reactor,
+        partial(_give_up, reactor),
     )
     signer = Signer(settings, hsms, watermarks, reactor)
     site = SignerSite(SignerResource(signer).app.resource())
@@ -121,6 +125,15 @@ def _door(endpoint: str, site: SignerSite) -> IService:
         return listening_service(endpoint, site)
     except (ValueError, TypeError, LookupError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+
+
+def _give_up(reactor: Reactor, error: StartupError) -> None:
+    """End a daemon that turns out, only when it runs, not to be able to do its work."""
+    _log.critical("{sentence}", sentence=error)
+    print(f"tezio-signer: {error}", file=sys.stderr)
+    # twistd exits with 0 whatever has stopped the reactor; this is run after it.
+    atexit.register(os._exit, 1)
+    reactor.stop()
 
 
 def _say_startup_errors_in_one_line() -> None:

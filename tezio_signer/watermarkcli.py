@@ -2,19 +2,30 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tezio_signer.commands import CommandError, command, config_option, json_option, print_rows
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from tezio_signer.commands import (
+    CommandError,
+    command,
+    config_option,
+    json_option,
+    print_rows,
+    run,
+)
+from tezio_signer.settings import EtcdAddress
 from tezio_signer.tap import load_settings
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.watermarks import sqlite, transfer
+from tezio_signer.watermarks import transfer
+from tezio_signer.watermarks.markjson import LAST_LEVEL, TransferError, order
+from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
-from tezio_signer.watermarks.transfer import Outcome, Reading, TransferError
+from tezio_signer.watermarks.transfer import Outcome, Reading
 
 _OPERATIONS = {str(operation): operation for operation in BAKING_OPERATIONS}
 _Value = TypeVar("_Value")
@@ -70,25 +81,48 @@ def _key(text: str) -> PublicKeyHash:
 
 def _natural(text: str) -> int:
     value = _checked(int, text)
-    if not 0 <= value <= transfer.LAST_LEVEL:
-        raise argparse.ArgumentTypeError(f"from 0 to {transfer.LAST_LEVEL} are possible")
+    if not 0 <= value <= LAST_LEVEL:
+        raise argparse.ArgumentTypeError(f"from 0 to {LAST_LEVEL} are possible")
     return value
 
 
-def _path(options: argparse.Namespace) -> Path:
-    path = load_settings(options.config, simulate=False).store
-    assert path is not None
-    return path
+def _with_store(
+    options: argparse.Namespace, act: Callable[[OperatedStore], Coroutine[Any, Any, None]]
+) -> None:
+    """Do something with the store of the configuration."""
+    address = load_settings(options.config, simulate=False).store
+
+    async def acting(store: OperatedStore) -> None:
+        try:
+            await act(store)
+        finally:
+            await store.close()
+
+    if isinstance(address, EtcdAddress):
+        run(lambda reactor: Deferred.fromCoroutine(acting(etcd_store(address, reactor))))
+        return
+    assert address is not None
+    failures: list[Failure] = []  # a file needs no reactor: it is done when this returns
+    Deferred.fromCoroutine(acting(SqliteFile(address))).addErrback(failures.append)
+    if failures:
+        failures[0].raiseException()
 
 
 def _init(options: argparse.Namespace) -> None:
-    path = _path(options)
-    sqlite.create(path)
-    print(f"created {path}")
+    address = load_settings(options.config, simulate=False).store
+
+    async def init(store: OperatedStore) -> None:
+        await store.create()
+        print(f"created {address}")
+
+    _with_store(options, init)
 
 
 def _list(options: argparse.Namespace) -> None:
-    _print(transfer.rows(sqlite.read(_path(options))), "no marks yet", options.json)
+    async def listing(store: OperatedStore) -> None:
+        _print(transfer.rows(await store.read()), "no marks yet", options.json)
+
+    _with_store(options, listing)
 
 
 def _print(rows: list[dict[str, Any]], nothing: str, as_json: bool) -> None:
@@ -102,8 +136,9 @@ def _set(options: argparse.Namespace) -> None:
     mark_id = MarkId(options.chain, options.key, _OPERATIONS[options.operation])
     mark = transfer.closed(options.level, options.round)
     what = f"{mark_id.operation} of {mark_id.key} on {mark_id.chain_id}"
-    with closing(SqliteStore(_path(options))) as store:
-        standing = store.load().get(mark_id)
+
+    async def setting(store: OperatedStore) -> None:
+        standing = (await store.load()).get(mark_id)
         if standing is not None and mark.position <= standing.position:
             if not options.lower:
                 raise CommandError(
@@ -111,9 +146,11 @@ def _set(options: argparse.Namespace) -> None:
                     "lowering it needs --lower"
                 )
             _confirm(what, str(mark_id.key), standing, mark)
-        store.replace({mark_id: mark})
-    before = "there was none" if standing is None else f"it was at {_position(standing)}"
-    print(f"the mark for {what} is at {_position(mark)}; {before}")
+        await store.replace({mark_id: mark})
+        before = "there was none" if standing is None else f"it was at {_position(standing)}"
+        print(f"the mark for {what} is at {_position(mark)}; {before}")
+
+    _with_store(options, setting)
 
 
 def _position(mark: Mark) -> str:
@@ -134,16 +171,18 @@ def _confirm(what: str, address: str, standing: Mark, mark: Mark) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    with closing(SqliteStore(_path(options))) as store:
-        text = transfer.dump(store.load())
-    if options.file == "-":
-        print(text, end="")
-        return
-    try:
-        with open(options.file, "x", encoding="utf-8") as file:  # an older export stays
-            file.write(text)
-    except OSError as error:
-        raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
+    async def export(store: OperatedStore) -> None:
+        text = transfer.dump(await store.load())
+        if options.file == "-":
+            print(text, end="")
+            return
+        try:
+            with open(options.file, "x", encoding="utf-8") as file:  # an older export stays
+                file.write(text)
+        except OSError as error:
+            raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
+
+    _with_store(options, export)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -158,13 +197,17 @@ def _import(options: argparse.Namespace) -> None:
     }
     if options.key is not None and not brought:
         raise CommandError(f"{options.file} holds no mark of {options.key}")
-    with closing(SqliteStore(_path(options))) as store:
-        standing = store.load()
-        merged = {
-            mark_id: transfer.merge(standing.get(mark_id), mark)
-            for mark_id, mark in brought.items()
-        }
-        store.replace({m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT})
+    merged: dict[MarkId, tuple[Outcome, Mark]] = {}
+
+    async def merging(store: OperatedStore) -> None:
+        standing = await store.load()
+        for mark_id, mark in brought.items():
+            merged[mark_id] = transfer.merge(standing.get(mark_id), mark)
+        await store.replace(
+            {m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT}
+        )
+
+    _with_store(options, merging)
     for what in reading.ignored:
         print(f"ignored: {what}", file=sys.stderr)
     rows = [
@@ -176,7 +219,7 @@ def _import(options: argparse.Namespace) -> None:
             "round": merged[mark_id][1].round,
             "outcome": str(merged[mark_id][0]),
         }
-        for mark_id in sorted(merged, key=transfer.order)
+        for mark_id in sorted(merged, key=order)
     ]
     _print(rows, "no marks to import", options.json)
 

@@ -36,6 +36,7 @@ from tests.stand import Client, reactor
 from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.store import StoreError
 
 STORE = "watermarks.sqlite"
 SECTOR = 512
@@ -308,7 +309,7 @@ def _compare(left: dict[str, bytes], ledger: Ledger, report: Report, scratch: Pa
             (scratch / name).write_bytes(data)
     try:
         report.above |= ledger.above(sqlite.read(scratch / STORE))
-    except sqlite.StoreError as error:
+    except StoreError as error:
         report.unreadable.add(str(error))
     shutil.rmtree(scratch)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from tests.stand import Client, ImmediateWriter, reactor, settings_with
+from tests.stand import Client, reactor, settings_with, watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.simulator import Simulator
@@ -18,8 +18,6 @@ from tezio_signer.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import Timing, open_port
 from tezio_signer.signer import Signer
-from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.sqlite import SqliteStore
 
 _Result = TypeVar("_Result")
 
@@ -39,7 +37,7 @@ class Rig:
             timing=timing or Timing(),
         )
         settings = settings_with()
-        watermarks = Watermarks(partial(SqliteStore, None), ImmediateWriter, settings.floors)
+        watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self._signer = Signer(settings, self.pool, watermarks, reactor)
 

@@ -1,27 +1,22 @@
 """Claims: decided in memory at once, and on the disk before a signature may leave."""
 
-import threading
-from collections.abc import Callable
-from hashlib import blake2b
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from attrs import evolve
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-from tests.stand import ImmediateWriter, reactor
+from tests.stand import ImmediateWriter, watermarks_on
 from tests.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.claims import Claim, ThreadWriter, Watermarks, Writer
+from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.grouped import Writer
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore, StoreError
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import Kept, StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 FIRST = Signature(Curve.P256, b"\x01" * 64)
@@ -37,19 +32,24 @@ class RecordingStore:
         self.failing: set[str] = set()
         self.closed = False
 
-    def _write(self, what: str, mark_id: MarkId, mark: Mark) -> None:
-        if what in self.failing:
-            raise StoreError("disk full")
-        self.written.append((what, mark.level))
-        self.marks[mark_id] = mark
-
     def load(self) -> dict[MarkId, Mark]:
         if "load" in self.failing:
             raise StoreError("store is damaged")
         return dict(self.marks)
 
-    def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        self._write("keep" if mark.signature is None else "signature", mark_id, mark)
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+        return [self._keep(mark_id, mark) for mark_id, mark in marks]
+
+    def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
+        what = "keep" if mark.signature is None else "signature"
+        if what in self.failing:
+            raise StoreError("disk full")
+        before = self.marks.get(mark_id)
+        if before is not None and before.position > mark.position:
+            return Kept(before, before)
+        self.written.append((what, mark.level))
+        self.marks[mark_id] = mark
+        return Kept(before, mark)
 
     def close(self) -> None:
         self.closed = True
@@ -67,10 +67,9 @@ class SlowWriter(ImmediateWriter):
         return done.addCallback(lambda _: work())
 
     def work(self) -> None:
-        """Do all that was given, in order."""
-        work, self._work = self._work, []
-        for step in work:
-            step()
+        """Do all that was given, in order, also what comes up meanwhile."""
+        while self._work:
+            self._work.pop(0)()
 
 
 class ClaimsTestCase(SynchronousTestCase):
@@ -84,7 +83,7 @@ class ClaimsTestCase(SynchronousTestCase):
 
     def started(self, make_writer: Callable[[], Writer] = ImmediateWriter) -> Watermarks:
         """Running watermarks on the store, as after a restart."""
-        watermarks = Watermarks(lambda: self.store, make_writer, self.floors)
+        watermarks = watermarks_on(lambda: self.store, make_writer, self.floors)
         watermarks.startService()
         return watermarks
 
@@ -318,7 +317,7 @@ class ServiceTests(ClaimsTestCase):
         def missing() -> RecordingStore:
             raise StoreError("the store does not exist")
 
-        watermarks = Watermarks(missing, ImmediateWriter, {})
+        watermarks = watermarks_on(missing)
         error = self.assertRaises(StartupError, watermarks.startService)
         self.assertEqual(str(error), "the store does not exist")
         self.store.failing = {"load"}
@@ -344,7 +343,7 @@ class SignatureTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = SqliteStore(None)
-        self.watermarks = Watermarks(lambda: self.store, ImmediateWriter, {})
+        self.watermarks = watermarks_on(lambda: self.store)
         self.watermarks.startService()
         self.addCleanup(self.watermarks.stopService)
 
@@ -379,186 +378,3 @@ class SignatureTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(first.complete(FIRST)), FIRST)
         self.claim(block(101, 0))
         self.assertEqual(self.successResultOf(second.complete(SECOND)), FIRST)
-
-
-class ThreadWriterTests(TestCase):
-    """The thread beside the reactor."""
-
-    def setUp(self) -> None:
-        self.writer = ThreadWriter(reactor)
-        self.stopped = False
-        self.addCleanup(self.stop)
-
-    def stop(self) -> None:
-        """Stop the thread, once."""
-        if not self.stopped:
-            self.stopped = True
-            self.writer.stop()
-
-    async def test_thread_and_order(self) -> None:
-        """Work is done one after the other in one other thread, its results come back in ours."""
-        here = threading.current_thread()
-        order: list[int] = []
-        threads: set[threading.Thread] = set()
-
-        def work(number: int) -> int:
-            threads.add(threading.current_thread())
-            order.append(number)
-            return number
-
-        results = [self.writer.run(lambda n=n: work(n)) for n in range(50)]  # type: ignore[misc]
-        for result in results:
-            result.addCallback(lambda number: (number, threading.current_thread() is here))
-        self.assertEqual(await gatherResults(results), [(n, True) for n in range(50)])
-        self.assertEqual(order, list(range(50)))
-        self.assertEqual(len(threads), 1)
-        self.assertNotIn(here, threads)
-
-    async def test_errors_come_back(self) -> None:
-        """An error of the work is its result, and the next work is done."""
-
-        def fail() -> None:
-            raise StoreError("disk full")
-
-        failing = self.writer.run(fail)
-        self.assertEqual(await self.writer.run(lambda: 7), 7)
-        await self.assertFailure(failing, StoreError)
-
-    async def test_stop_waits(self) -> None:
-        """What was given before stopping is done when stopping returns."""
-        done: list[int] = []
-        results = [self.writer.run(lambda n=n: done.append(n)) for n in range(20)]  # type: ignore[misc]
-        self.stop()
-        self.assertEqual(done, list(range(20)))
-        await gatherResults(results)
-
-    async def test_watermarks_on_a_file(self) -> None:
-        """A claim through the thread is in the file when it is durable."""
-        path = Path(self.mktemp())
-        sqlite.create(path)
-        watermarks = Watermarks(lambda: SqliteStore(path), lambda: self.writer, {})
-        watermarks.startService()
-        data = block(100, 0)
-        claim = watermarks.claim(TZ3, cast(Baking, decode(data)), data)
-        await claim.durable
-        self.assertEqual(sqlite.read(path)[BLOCK].position, (100, 0))
-        await claim.complete(FIRST)
-        self.stopped = True
-        watermarks.stopService()
-        self.assertEqual(sqlite.read(path)[BLOCK].signature, FIRST)
-
-
-class Model:
-    """What the watermarks have to do, in a few lines: memory, and what a restart leaves of it."""
-
-    def __init__(self) -> None:
-        self.memory: dict[MarkId, Mark] = {}
-        self.disk: dict[MarkId, Mark] = {}
-
-    def claim(self, mark_id: MarkId, asked: Mark, failing: bool) -> Mark | None:
-        """The mark that stands then; None if it is refused."""
-        standing = self.memory.get(mark_id, asked)
-        if standing != asked and standing.position >= asked.position:
-            if standing != evolve(asked, signature=standing.signature):
-                return None
-            asked = standing
-        self.memory[mark_id] = asked
-        if not failing:
-            self.disk[mark_id] = asked
-        return asked
-
-    def complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> None:
-        """The first signature of what still stands is kept."""
-        for marks in (self.memory, self.disk):
-            if marks.get(mark_id) == mark:
-                marks[mark_id] = evolve(mark, signature=signature)
-
-    def restart(self) -> None:
-        """Only what is on the disk is left."""
-        self.memory = dict(self.disk)
-
-
-class FailingSqliteStore(SqliteStore):
-    """A store whose disk can be full."""
-
-    full = False
-
-    def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        if self.full:
-            raise StoreError("disk full")
-        super().keep(mark_id, mark)
-
-
-_PAYLOADS = [
-    make(level, round_, payload_byte)
-    for make in (block, lambda *where: consensus("att", *where))
-    for level in (1, 2)
-    for round_ in (0, 1)
-    for payload_byte in (0x40, 0x41)
-]
-_ACTIONS = st.sampled_from(["claim"] * 4 + ["complete"] * 2 + ["claim on a full disk", "restart"])
-
-
-class SequenceTests(SynchronousTestCase):
-    """Any sequence of claims, signatures, failing writes and restarts."""
-
-    def start(self) -> None:
-        """Open the store as a daemon does when it starts."""
-        self.store = FailingSqliteStore(self.path)
-        self.watermarks = Watermarks(lambda: self.store, ImmediateWriter, {})
-        self.watermarks.startService()
-
-    def claim(self, mark_id: MarkId, data: bytes, failing: bool) -> Claim | None:
-        """Claim a payload, and check the answer against the model."""
-        payload = cast(Baking, decode(data))
-        payload_hash = blake2b(data, digest_size=32).digest()
-        asked = Mark(payload.level, payload.round, payload_hash)
-        expected = self.model.claim(mark_id, asked, failing)
-        if expected is None:
-            self.assertRaises(Conflict, self.watermarks.claim, mark_id.key, payload, data)
-            return None
-        self.store.full = failing
-        claim = self.watermarks.claim(mark_id.key, payload, data)
-        self.assertEqual(claim.signature, expected.signature)
-        if failing and self.model.disk.get(mark_id) != expected:
-            self.failureResultOf(claim.durable, Unavailable)
-            return None
-        self.successResultOf(claim.durable)
-        self.claims.append((mark_id, expected, claim))
-        return claim
-
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-    @given(
-        st.lists(
-            st.tuples(_ACTIONS, st.sampled_from(_PAYLOADS), st.sampled_from([TZ1, TZ3])),
-            max_size=25,
-        )
-    )
-    def test_against_a_model(self, steps: list[tuple[str, bytes, PublicKeyHash]]) -> None:
-        """Memory and file agree with the model, and no position is signed for two payloads."""
-        self.path = Path(self.mktemp())
-        sqlite.create(self.path)
-        self.model = Model()
-        self.claims: list[tuple[MarkId, Mark, Claim]] = []
-        signed: dict[tuple[MarkId, tuple[int, int]], bytes] = {}
-        self.start()
-        for number, (action, data, key) in enumerate(steps):
-            payload = cast(Baking, decode(data))
-            if action == "restart":
-                self.watermarks.stopService()
-                self.model.restart()
-                self.claims.clear()
-                self.start()
-            elif action == "complete" and self.claims:
-                mark_id, mark, claim = self.claims.pop(number % len(self.claims))
-                signature = claim.signature or Signature(Curve.P256, bytes([number]) * 64)
-                self.model.complete(mark_id, mark, signature)
-                self.store.full = False
-                self.successResultOf(claim.complete(signature))
-                first = signed.setdefault((mark_id, mark.position), mark.payload_hash)
-                self.assertEqual(mark.payload_hash, first)
-            elif action.startswith("claim"):
-                mark_id = MarkId(payload.chain_id, key, payload.operation)
-                self.claim(mark_id, data, failing=action != "claim")
-            self.assertEqual(sqlite.read(self.path), self.model.disk)
-        self.watermarks.stopService()

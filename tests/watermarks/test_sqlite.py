@@ -15,7 +15,8 @@ from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore, StoreError
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 MARK = Mark(5_000_000, 2, b"\x01" * 32)
@@ -87,10 +88,10 @@ class KeepingTests(StoreTestCase):
         }
         store = self.open()
         for mark_id in marks.keys() | signatures.keys():
-            store.keep(mark_id, marks.get(mark_id, MARK))
+            store.keep([(mark_id, marks.get(mark_id, MARK))])
         for mark_id, signature in signatures.items():
             signed = evolve(marks.get(mark_id, MARK), signature=signature)
-            store.keep(mark_id, signed)
+            store.keep([(mark_id, signed)])
             marks[mark_id] = signed
         self.assertEqual(store.load(), marks)
         store.close()
@@ -99,15 +100,15 @@ class KeepingTests(StoreTestCase):
     def test_mark_moves(self) -> None:
         """A new position replaces the one before, and its signature."""
         store = self.open()
-        store.keep(BLOCK, MARK)
-        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
-        store.keep(BLOCK, evolve(MARK, round=3))
+        store.keep([(BLOCK, MARK)])
+        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
+        store.keep([(BLOCK, evolve(MARK, round=3))])
         self.assertEqual(store.load(), {BLOCK: evolve(MARK, round=3)})
 
     def test_replace(self) -> None:
         """Marks put in the place of others, lower ones too, are kept with their signatures."""
         store = self.open()
-        store.keep(BLOCK, MARK)
+        store.keep([(BLOCK, MARK)])
         other = evolve(BLOCK, key=TZ1)
         marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=SIGNATURE)}
         store.replace(marks)
@@ -119,7 +120,7 @@ class KeepingTests(StoreTestCase):
     def test_replace_all_or_none(self) -> None:
         """When one of several marks cannot be written, none is, and the store goes on."""
         store = self.open()
-        store.keep(BLOCK, MARK)
+        store.keep([(BLOCK, MARK)])
         self.execute(
             self.path,
             "CREATE TRIGGER full BEFORE INSERT ON marks WHEN NEW.level = 9 "
@@ -129,14 +130,14 @@ class KeepingTests(StoreTestCase):
         error = self.assertRaises(StoreError, store.replace, marks)
         self.assertIn("disk full", str(error))
         self.assertEqual(store.load(), {BLOCK: MARK})
-        store.keep(BLOCK, evolve(MARK, round=9))
+        store.keep([(BLOCK, evolve(MARK, round=9))])
         self.assertEqual(store.load(), {BLOCK: evolve(MARK, round=9)})
 
     def test_in_memory(self) -> None:
         """A store without a file keeps marks until it is closed, and no two are the same."""
         first, second = SqliteStore(None), SqliteStore(None)
         self.addCleanup(second.close)
-        first.keep(BLOCK, MARK)
+        first.keep([(BLOCK, MARK)])
         self.assertEqual((first.load(), second.load()), ({BLOCK: MARK}, {}))
         first.close()
         self.assertIn("in memory", str(self.assertRaises(StoreError, first.load)))
@@ -147,7 +148,7 @@ class KeepingTests(StoreTestCase):
         store.close()
         signed = evolve(MARK, signature=SIGNATURE)
         for mark in (MARK, signed):
-            error = self.assertRaises(StoreError, store.keep, BLOCK, mark)
+            error = self.assertRaises(StoreError, store.keep, [(BLOCK, mark)])
             self.assertIn(str(self.path), str(error))
 
 
@@ -168,23 +169,22 @@ class DurabilityTests(StoreTestCase):
         return statements
 
     def test_everything_is_synced(self) -> None:
-        """Each mark and each signature is written by itself, under FULL."""
+        """Each mark and each signature is written in a transaction, under FULL."""
         sqlite.create(self.path)
         statements = self.trace()
         store = self.open()
-        store.keep(BLOCK, MARK)
-        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
-        store.keep(BLOCK, evolve(MARK, level=5_000_001))
+        store.keep([(BLOCK, MARK)])
+        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
+        store.keep([(BLOCK, evolve(MARK, level=5_000_001))])
         synchronous = "the default"
         written = []
         for statement in statements:
             words = statement.upper().replace("=", " = ").split()
             if words[:3] == ["PRAGMA", "SYNCHRONOUS", "="]:
                 synchronous = words[3]
-            elif words[0] in ("INSERT", "UPDATE"):
+            elif words[0] in ("INSERT", "UPDATE", "COMMIT", "END", "RELEASE"):
                 written.append((words[0], synchronous))
-            self.assertNotIn(words[0], ("BEGIN", "SAVEPOINT", "COMMIT"))
-        self.assertEqual(written, 3 * [("INSERT", "FULL")])
+        self.assertEqual(written, 3 * [("INSERT", "FULL"), ("COMMIT", "FULL")])
         self.assertEqual(synchronous, "FULL")
 
     def test_write_ahead_log(self) -> None:
@@ -198,8 +198,8 @@ class DurabilityTests(StoreTestCase):
         """What was kept is in the files at once, as a crash of the process would leave them."""
         sqlite.create(self.path)
         store = self.open()
-        store.keep(BLOCK, MARK)
-        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep([(BLOCK, MARK)])
+        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
         copy = self.directory / "after-the-crash"
         for suffix in ("", "-wal"):
             shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
@@ -251,7 +251,7 @@ class OpeningTests(StoreTestCase):
         """The bytes of a closed store with one mark."""
         sqlite.create(self.path)
         store = SqliteStore(self.path)
-        store.keep(BLOCK, mark)
+        store.keep([(BLOCK, mark)])
         store.close()
         return self.path.read_bytes()
 
@@ -397,9 +397,9 @@ class LockingTests(StoreTestCase):
         """The marks of an open store can be read, as they are at that moment."""
         store = self.open()
         self.assertEqual(sqlite.read(self.path), {})
-        store.keep(BLOCK, MARK)
+        store.keep([(BLOCK, MARK)])
         self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
-        store.keep(BLOCK, evolve(MARK, signature=SIGNATURE))
+        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
         self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
     def test_reading_locks_nothing(self) -> None:
@@ -415,6 +415,6 @@ class LockingTests(StoreTestCase):
         with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM marks").fetchall()
-            store.keep(BLOCK, MARK)
+            store.keep([(BLOCK, MARK)])
             self.assertEqual(reader.execute("SELECT * FROM marks").fetchall(), [])
         self.assertEqual(store.load(), {BLOCK: MARK})

@@ -11,11 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.vectors import OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.markjson import TransferError
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.transfer import (
     Outcome,
     Reading,
-    TransferError,
     combine,
     dump,
     load,

@@ -3,67 +3,29 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation
-from tezio_signer.watermarks.rule import Mark, MarkId, judge
-from tezio_signer.watermarks.sqlite import StoreError
+from tezio_signer.watermarks.rule import Mark, MarkId, judge, settle
+from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError, WatermarkStore
 
 MAX_CHAINS = 16
 """Chains on which a key may have marks."""
-_REMEMBERED_SIGNATURES = 1024
-_Result = TypeVar("_Result")
-
-
-class WatermarkStore(Protocol):
-    """Keeps marks where they survive a crash. Its methods may block and raise StoreError."""
-
-    def load(self) -> dict[MarkId, Mark]:
-        """All marks of the store."""
-
-    def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        """Write a mark; it survives a power cut when this returns."""
-
-    def close(self) -> None:
-        """Give the store free for others."""
-
-
-class Writer(Protocol):
-    """Runs what blocks, in order, one after the other."""
-
-    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """The result of the work, when its turn has come and it is done."""
-
-    def stop(self) -> None:
-        """Finish the work that was given, and end."""
-
-
-class ThreadWriter:
-    """A single thread, so that a slow disk stops no reactor and writes keep their order."""
-
-    def __init__(self, reactor: IReactorFromThreads) -> None:
-        self._reactor = reactor
-        self._thread = ThreadPool(1, 1, "watermarks")
-        self._thread.start()
-
-    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """The result of the work, delivered in the reactor's thread."""
-        return deferToThreadPool(self._reactor, self._thread, work)
-
-    def stop(self) -> None:
-        """Wait for the work that was given."""
-        self._thread.stop()
+REFRESH_INTERVAL = 5.0
+"""Seconds after which the marks that other daemons may have moved are read again."""
+_RETRY_INTERVAL = 1.0
+_REMEMBERED_PAYLOADS = 1024
+_Payload = tuple[MarkId, bytes]
 
 
 @frozen(eq=False)
@@ -71,15 +33,17 @@ class Claim:
     """The right to sign one payload.
 
     :ivar signature: the signature, if this payload was signed before.
-    :ivar durable: fires when the mark, with its signature if it has one, is on the disk;
-        fails with `Unavailable` if it cannot be. Until then no signature may leave.
+    :ivar durable: fires when the mark, with its signature if it has one, is in the store,
+        with the signature that may leave, if there is one: another daemon's, it may be.
+        Fails with `Unavailable` if it cannot be stored, and with `Conflict` if another
+        daemon was there first. Until then no signature may leave.
     :ivar complete: stores the signature with the mark, and gives the one that may leave:
-        the first that came for this payload; raises `Unavailable` if it cannot be stored.
+        the first that came for this payload; fails like `durable`.
     :ivar found: the signature that has come for this payload meanwhile, if one has.
     """
 
     signature: Signature | None
-    durable: Deferred[None]
+    durable: Deferred[Signature | None]
     complete: Callable[[Signature], Deferred[Signature]]
     found: Callable[[], Signature | None]
 
@@ -89,6 +53,7 @@ class Watermarks(Service):
 
     :param open_store: called when the service starts; raises StoreError.
     :param floors: level and round at or below which nothing is signed.
+    :param give_up: called when a store that answers late turns out to be none.
     """
 
     _log = Logger()
@@ -96,31 +61,83 @@ class Watermarks(Service):
     def __init__(
         self,
         open_store: Callable[[], WatermarkStore],
-        make_writer: Callable[[], Writer],
         floors: Mapping[Operation, tuple[int, int]],
+        clock: IReactorTime,
+        give_up: Callable[[StartupError], object] = bool,
     ) -> None:
         self._open_store = open_store
-        self._make_writer = make_writer
         self._floors = floors
+        self._give_up = give_up
+        self._reading = LoopingCall(self._read)
+        self._reading.clock = clock
+        self._started = False
+        self._refused: StartupError | None = None
+        self._missing: str | None = "the watermark store has not been read yet"
         self._marks: dict[MarkId, Mark] = {}
         self._stored: dict[MarkId, Mark] = {}
-        self._signatures: OrderedDict[tuple[MarkId, bytes], Signature] = OrderedDict()
+        self._passed: OrderedDict[_Payload, Signature | None] = OrderedDict()
 
     def startService(self) -> None:
-        """Open the store and read its marks; raises StartupError."""
+        """Open the store and read its marks; raises StartupError if they can never be read.
+
+        A store that is away for the time being is read when it is back; until then
+        nothing can be claimed.
+        """
         super().startService()
         try:
             self._store = self._open_store()
-            self._stored = self._store.load()
         except StoreError as error:
             raise StartupError(str(error)) from error
-        self._marks = dict(self._stored)
-        self._writer = self._make_writer()
+        self._reading.start(_RETRY_INTERVAL).addErrback(self._faulty)
+        if self._refused is not None:
+            raise self._refused
+        self._started = True
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None]:
+        """Close the store."""
         super().stopService()
-        self._writer.stop()
-        self._store.close()
+        if self._reading.running:
+            self._reading.stop()
+        return self._store.close()
+
+    async def _read(self) -> None:
+        """Learn what the store holds: once, or again and again if others write to it."""
+        try:
+            marks = await self._store.load()
+        except CancelledError:
+            return
+        except StoreAwayError as error:
+            if self._missing is not None:
+                self._missing = f"no signature without a stored watermark: {error}"
+                self._log.warn("{sentence}", sentence=error)
+            return
+        except StoreError as error:
+            self._reading.stop()
+            self._refused = StartupError(str(error))
+            if self._started:
+                self._give_up(self._refused)
+            return
+        for mark_id, mark in marks.items():
+            self._learn(mark_id, mark)
+        self._missing = None
+        self._reading.interval = REFRESH_INTERVAL
+        if not self._store.shared:
+            self._reading.stop()
+
+    def _faulty(self, failure: Failure) -> None:
+        self._log.failure("the watermark store is read no more", failure)
+
+    def _learn(self, mark_id: MarkId, mark: Mark) -> None:
+        """A mark that stands in the store holds here too."""
+        self._stored[mark_id] = mark
+        known = self._marks.get(mark_id)
+        # What stands there at the same position came before what was claimed here.
+        if (
+            known is None
+            or mark.position > known.position
+            or (mark.position == known.position and settle(mark, known) == mark)
+        ):
+            self._marks[mark_id] = mark
 
     def claim(
         self,
@@ -136,7 +153,10 @@ class Watermarks(Service):
 
         :param max_level_jump: how many levels the mark may move at once; None for any.
         :raises Conflict: if another payload has it, or a higher one, or it is too far ahead.
+        :raises Unavailable: while the marks are not known.
         """
+        if self._missing is not None:
+            raise Unavailable(self._missing)
         mark_id = MarkId.of(key, payload)
         asked = Mark(payload.level, payload.round, digest(data))
         floor = self._floors.get(payload.operation, (0, 0))
@@ -154,13 +174,11 @@ class Watermarks(Service):
                 mark=mark,  # `level` means the one of the event to Twisted
             )
         self._marks[mark_id] = mark
-        durable = self._keep(mark_id, mark)
-        payload_id = mark_id, mark.payload_hash
         return Claim(
             mark.signature,
-            durable,
-            partial(self._complete, mark_id, mark),
-            partial(self._signatures.get, payload_id),
+            self._keep(mark_id, mark).addCallback(partial(_granted, mark_id, mark)),
+            lambda signature: Deferred.fromCoroutine(self._complete(mark_id, mark, signature)),
+            partial(self._found, mark_id, mark),
         )
 
     def _check_chains(self, mark_id: MarkId) -> None:
@@ -172,29 +190,55 @@ class Watermarks(Service):
                 "one more; name the chains that it bakes on in its configuration (chains)"
             )
 
-    def _keep(self, mark_id: MarkId, mark: Mark) -> Deferred[None]:
-        """Write a mark, unless it is on the disk as it is; fails with Unavailable."""
+    def _keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Mark]:
+        """Write a mark, unless the store has it; the one that stands there then.
+
+        Fails with Unavailable.
+        """
         if self._stored.get(mark_id) == mark:
-            return succeed(None)
+            return succeed(mark)
+        return self._store.keep(mark_id, mark).addCallbacks(partial(self._kept, mark_id), _not_kept)
 
-        def written(_: None) -> None:
-            self._stored[mark_id] = mark
+    def _kept(self, mark_id: MarkId, kept: Kept) -> Mark:
+        self._learn(mark_id, kept.now)
+        before = kept.before
+        if before is not None and before.position < kept.now.position:
+            # Who moves a mark knows whether the payload below has a signature that may have
+            # left. Nobody else can store one for it any more.
+            self._passed[mark_id, before.payload_hash] = before.signature
+            if len(self._passed) > _REMEMBERED_PAYLOADS:
+                self._passed.popitem(last=False)
+        return kept.now
 
-        return self._writer.run(partial(self._store.keep, mark_id, mark)).addCallbacks(
-            written, _not_kept
-        )
+    def _found(self, mark_id: MarkId, mark: Mark) -> Signature | None:
+        standing = self._marks[mark_id]
+        if standing.payload_hash == mark.payload_hash:
+            return standing.signature
+        return self._passed.get((mark_id, mark.payload_hash))
 
-    def _complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> Deferred[Signature]:
-        # Two devices may have signed one payload. Only one signature of it may ever
-        # leave: with another signature, a block has another hash.
-        payload = mark_id, mark.payload_hash
-        first = self._signatures.setdefault(payload, signature)
-        if len(self._signatures) > _REMEMBERED_SIGNATURES:
-            self._signatures.popitem(last=False)
-        if self._marks[mark_id].position != mark.position:  # a later payload has it by now
-            return succeed(first)
-        self._marks[mark_id] = evolve(mark, signature=first)
-        return self._keep(mark_id, self._marks[mark_id]).addCallback(lambda _: first)
+    async def _complete(self, mark_id: MarkId, mark: Mark, signature: Signature) -> Signature:
+        # Several devices, here or at another daemon, may have signed one payload. Only one
+        # signature of it may ever leave: with another signature, a block has another hash.
+        mark = evolve(mark, signature=self._found(mark_id, mark) or signature)
+        if self._marks[mark_id].payload_hash == mark.payload_hash:
+            self._marks[mark_id] = mark
+        now = await self._keep(mark_id, mark)
+        if now.payload_hash == mark.payload_hash and now.signature is not None:
+            return now.signature
+        passed = mark_id, mark.payload_hash
+        if passed not in self._passed:
+            raise Conflict(
+                f"another signer has moved the high watermark to level {now.level} round "
+                f"{now.round} meanwhile, and may have signed this too"
+            )
+        first = self._passed[passed] or signature
+        self._passed[passed] = first
+        return first
+
+
+def _granted(mark_id: MarkId, mark: Mark, now: Mark) -> Signature | None:
+    """The signature that stands for this payload; raises Conflict if another payload does."""
+    return judge(mark_id, now, mark).signature
 
 
 def _not_kept(failure: Failure) -> NoReturn:

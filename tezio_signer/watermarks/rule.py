@@ -79,6 +79,17 @@ def judge(
     return standing
 
 
+def settle(standing: Mark | None, asked: Mark) -> Mark:
+    """The mark that stands in a store after `asked` was brought to it.
+
+    This never is a lower one, nor another payload or signature at the same position.
+    """
+    if standing is None or asked.position > standing.position:
+        return asked
+    same = asked.position == standing.position and asked.payload_hash == standing.payload_hash
+    return asked if same and standing.signature is None else standing
+
+
 def _check_jump(
     mark_id: MarkId,
     what: str,

@@ -3,13 +3,14 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.rule import Mark, MarkId, settle
+from tezio_signer.watermarks.store import Kept, StoreError
 
 APPLICATION_ID = 0x54455A49
 """Written into the file's header, so that no other program's database is taken for ours."""
@@ -27,6 +28,10 @@ CREATE TABLE marks (
 ) STRICT, WITHOUT ROWID
 """
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FIND = (
+    "SELECT level, round, payload_hash, signature FROM marks "
+    "WHERE chain_id = ? AND key = ? AND operation = ?"
+)
 
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -34,10 +39,6 @@ _RESCUE = (
     "; set high_water_marks to a level above the last that was signed, move the file away and run: "
     "tezio-signer watermarks init"
 )
-
-
-class StoreError(Exception):
-    """The store cannot be opened, read or written; `str()` says why and what to do."""
 
 
 @contextmanager
@@ -151,39 +152,59 @@ class SqliteStore:
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
-        with _errors(self._path):
-            rows = self._connection.execute("SELECT * FROM marks").fetchall()
-            try:
-                return {
-                    MarkId(chain_id, PublicKeyHash.parse(key), Operation[operation.upper()]): Mark(
-                        level, round_, payload_hash, signature and Signature.parse(signature)
-                    )
-                    for chain_id, key, operation, level, round_, payload_hash, signature in rows
-                }
-            except (ValueError, KeyError) as error:
-                raise StoreError(
-                    f"watermark store {self._path} is damaged: {error}{_RESCUE}"
-                ) from error
+        with self._reading():
+            return {
+                MarkId(chain_id, PublicKeyHash.parse(key), Operation[operation.upper()]): _mark(
+                    *values
+                )
+                for chain_id, key, operation, *values in self._connection.execute(
+                    "SELECT * FROM marks"
+                )
+            }
 
-    def keep(self, mark_id: MarkId, mark: Mark) -> None:
-        """Write a mark, its signature too if it has one; it is on the disk on return."""
-        with _errors(self._path):
-            self._connection.execute(_KEEP, _row(mark_id, mark))
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+        """Write marks where they are no step back, together; on the disk on return."""
+        with self._transaction():
+            return [self._settle(mark_id, mark) for mark_id, mark in marks]
+
+    def _settle(self, mark_id: MarkId, mark: Mark) -> Kept:
+        with self._reading():
+            row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
+            before = None if row is None else _mark(*row)
+        now = settle(before, mark)
+        if now != before:
+            self._connection.execute(_KEEP, _row(mark_id, now))
+        return Kept(before, now)
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> None:
         """Put these in the place of what stands, all or none; it is on the disk on return.
 
         This may lower a mark: it is for an operator who knows why, not for signing.
         """
+        with self._transaction():
+            for mark_id, mark in marks.items():
+                self._connection.execute(_KEEP, _row(mark_id, mark))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         with _errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                for mark_id, mark in marks.items():
-                    self._connection.execute(_KEEP, _row(mark_id, mark))
+                yield
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with _errors(self._path):
+            try:
+                yield
+            except (ValueError, KeyError) as error:
+                raise StoreError(
+                    f"watermark store {self._path} is damaged: {error}{_RESCUE}"
+                ) from error
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -193,11 +214,17 @@ class SqliteStore:
             self._lock = None
 
 
+def _mark(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
+    return Mark(level, round_, payload_hash, Signature.parse(signature) if signature else None)
+
+
+def _row_id(mark_id: MarkId) -> tuple[str, str, str]:
+    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
+
+
 def _row(mark_id: MarkId, mark: Mark) -> tuple[str | int | bytes | None, ...]:
     return (
-        mark_id.chain_id,
-        str(mark_id.key),
-        str(mark_id.operation),
+        *_row_id(mark_id),
         mark.level,
         mark.round,
         mark.payload_hash,

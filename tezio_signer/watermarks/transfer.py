@@ -12,12 +12,23 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from tezio_signer.tezos import base58check
-from tezio_signer.tezos.keys import KEY_TYPES, PublicKeyHash, Signature
+from tezio_signer.tezos.keys import KEY_TYPES, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, NO_PAYLOAD, Mark, MarkId
+from tezio_signer.watermarks.markjson import (
+    LAST_ROUND,
+    TransferError,
+    chain,
+    json_object,
+    key_hash,
+    natural,
+    order,
+    read_row,
+    row,
+    signed,
+)
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 
 VERSION = 1
-LAST_ROUND = LAST_LEVEL = 2**31 - 1
 OCTEZ_FILES = {
     "block_high_watermarks": Operation.BLOCK,
     "preattestation_high_watermarks": Operation.PREATTESTATION,
@@ -34,12 +45,6 @@ _SIGNATORY_KINDS = {
     "attestation_with_dal": Operation.ATTESTATION,
     "endorsement": Operation.ATTESTATION,
 }
-_NEEDED = ("chain", "key", "operation", "level", "round")
-_FIELDS = (*_NEEDED, "payload_hash", "signature")
-
-
-class TransferError(Exception):
-    """A text that is no set of marks; `str()` says in one line where and why."""
 
 
 class Outcome(Enum):
@@ -98,23 +103,8 @@ def combine(readings: Iterable[Reading]) -> Reading:
 
 def rows(marks: Mapping[MarkId, Mark]) -> list[dict[str, Any]]:
     """Marks in order, as they are listed and exported."""
-    return [
-        {
-            "chain": mark_id.chain_id,
-            "key": str(mark_id.key),
-            "operation": str(mark_id.operation),
-            "level": mark.level,
-            "round": mark.round,
-            "payload_hash": mark.payload_hash.hex(),
-            "signature": mark.signature and str(mark.signature),
-        }
-        for mark_id, mark in sorted(marks.items(), key=lambda item: order(item[0]))
-    ]
-
-
-def order(mark_id: MarkId) -> tuple[str, str, str]:
-    """What marks are sorted by: chain, key, operation."""
-    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
+    ordered = sorted(marks.items(), key=lambda item: order(item[0]))
+    return [row(mark_id, mark) for mark_id, mark in ordered]
 
 
 def dump(marks: Mapping[MarkId, Mark]) -> str:
@@ -160,7 +150,7 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         document = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise TransferError(f"{name}: not JSON: {error}") from error
-    return _object(name, document)
+    return json_object(name, document)
 
 
 def _own(name: str, document: dict[str, Any]) -> Reading:
@@ -176,29 +166,18 @@ def _own(name: str, document: dict[str, Any]) -> Reading:
     marks: dict[MarkId, Mark] = {}
     for index, value in enumerate(document["marks"]):
         where = f"{name}: marks[{index}]"
-        entry = _object(where, value)
-        for unknown in sorted(entry.keys() - set(_FIELDS)):
-            raise TransferError(f"{where}: {unknown!a:.40} is unknown")
-        for missing in (needed for needed in _NEEDED if needed not in entry):
-            raise TransferError(f"{where}: {missing} is missing")
-        key = _key(f"{where}.key", entry["key"])
-        chain_id = _chain(f"{where}.chain", entry["chain"])
-        mark_id = MarkId(chain_id, key, _operation(f"{where}.operation", entry["operation"]))
+        mark_id, mark = read_row(where, value)
         if mark_id in marks:
             raise TransferError(f"{where}: this chain, key and operation stand there twice")
-        marks[mark_id] = Mark(
-            _natural(f"{where}.level", entry["level"]),
-            _natural(f"{where}.round", entry["round"]),
-            *_signed(where, key, entry.get("payload_hash"), entry.get("signature")),
-        )
+        marks[mark_id] = mark
     return Reading(marks)
 
 
 def _octez(name: str, document: dict[str, Any], operation: Operation) -> Reading:
     marks: dict[MarkId, Mark] = {}
     ignored = []
-    for chain, keys in document.items():
-        chain_id = _chain(name, chain)
+    for written, keys in document.items():
+        chain_id = chain(name, written)
         for where, key, entry in _of_keys(f"{name}: {chain_id}", ".", keys):
             if key.curve not in KEY_TYPES:
                 ignored.append(_foreign(where))
@@ -206,8 +185,8 @@ def _octez(name: str, document: dict[str, Any], operation: Operation) -> Reading
             level, round_ = _position(where, entry)
             mark = closed(level, round_)
             if entry.get("signature") is not None and entry.get("round") is not None:
-                signed = _signed(where, key, entry.get("hash"), entry["signature"])
-                mark = Mark(level, round_, *signed)
+                known = signed(where, key, entry.get("hash"), entry["signature"])
+                mark = Mark(level, round_, *known)
             marks[MarkId(chain_id, key, operation)] = mark
     return Reading(marks, tuple(ignored))
 
@@ -221,7 +200,7 @@ def _signatory(name: str, document: dict[str, Any], chain_id: str) -> Reading:
         for kind, value in kinds.items():
             if kind not in _SIGNATORY_KINDS:
                 raise TransferError(f"{where}: {kind!a:.40} is no kind of operation")
-            level, round_ = _position(f"{where}.{kind}", _object(f"{where}.{kind}", value))
+            level, round_ = _position(f"{where}.{kind}", json_object(f"{where}.{kind}", value))
             operation = _SIGNATORY_KINDS[kind]
             if operation is Operation.BLOCK:
                 # It keeps the round of the payload, and the block may have been of a later one.
@@ -236,10 +215,10 @@ def _of_keys(
     where: str, separator: str, value: object
 ) -> Iterator[tuple[str, PublicKeyHash, dict[str, Any]]]:
     """The entries under public key hashes, each with its place for errors."""
-    for text, entry in _object(where, value).items():
-        key = _key(where, text)
+    for text, entry in json_object(where, value).items():
+        key = key_hash(where, text)
         there = f"{where}{separator}{key}"
-        yield there, key, _object(there, entry)
+        yield there, key, json_object(there, entry)
 
 
 def _foreign(where: str) -> str:
@@ -248,81 +227,6 @@ def _foreign(where: str) -> str:
 
 def _position(where: str, entry: dict[str, Any]) -> tuple[int, int]:
     """Level and round; without a round, which old versions left out, all rounds are meant."""
-    level = _natural(f"{where}.level", entry.get("level"))
+    level = natural(f"{where}.level", entry.get("level"))
     round_ = entry.get("round")
-    return level, LAST_ROUND if round_ is None else _natural(f"{where}.round", round_)
-
-
-def _object(where: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TransferError(f"{where}: an object is expected")
-    return value
-
-
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TransferError(f"{where}: a text is expected, not {value!r:.40}")
-    return value
-
-
-def _natural(where: str, value: object) -> int:
-    if type(value) is not int or not 0 <= value <= LAST_LEVEL:
-        raise TransferError(
-            f"{where}: a number from 0 to {LAST_LEVEL} is expected, not {value!r:.40}"
-        )
-    return value
-
-
-def _chain(where: str, value: object) -> str:
-    try:
-        return base58check.chain_id(_text(where, value))
-    except ValueError as error:
-        raise TransferError(f"{where}: {value!r:.60}: {error}") from error
-
-
-def _key(where: str, value: object) -> PublicKeyHash:
-    try:
-        return PublicKeyHash.parse(_text(where, value))
-    except ValueError as error:
-        raise TransferError(f"{where}: {value!r:.60}: {error}") from error
-
-
-def _operation(where: str, value: object) -> Operation:
-    for operation in BAKING_OPERATIONS:
-        if value == str(operation):
-            return operation
-    names = ", ".join(map(str, BAKING_OPERATIONS))
-    raise TransferError(f"{where}: {value!r:.40} has no watermark; allowed: {names}")
-
-
-def _signed(
-    where: str, key: PublicKeyHash, payload_hash: object, signature: object
-) -> tuple[bytes, Signature | None]:
-    """What a mark was for; without a hash nothing is signed at its position."""
-    if payload_hash is None and signature is not None:
-        raise TransferError(f"{where}: there is a signature, but not the hash of its payload")
-    return _hash(where, payload_hash), _signature(where, key, signature)
-
-
-def _hash(where: str, value: object) -> bytes:
-    if value is None:
-        return NO_PAYLOAD
-    try:
-        payload_hash = bytes.fromhex(_text(where, value))
-    except ValueError:
-        payload_hash = b""
-    if len(payload_hash) != len(NO_PAYLOAD) or len(str(value)) != 2 * len(NO_PAYLOAD):
-        raise TransferError(f"{where}: the payload hash is not 64 hexadecimal digits")
-    return payload_hash
-
-
-def _signature(where: str, key: PublicKeyHash, value: object) -> Signature | None:
-    if value is None:
-        return None
-    try:
-        signature = Signature.parse(_text(where, value))
-    except ValueError as error:
-        raise TransferError(f"{where}: the signature is unreadable: {error}") from error
-    if signature.curve not in (None, key.curve):
-        raise TransferError(f"{where}: the signature is none of a {str(key)[:3]} key")
-    return signature
+    return level, LAST_ROUND if round_ is None else natural(f"{where}.round", round_)

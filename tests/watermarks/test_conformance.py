@@ -1,0 +1,52 @@
+"""All stores that need no other program keep what stores promise."""
+
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, execute
+from twisted.trial.unittest import TestCase
+
+from tests.stand import ImmediateWriter, reactor
+from tests.watermarks.conformance import MemoryStore, StorePromises
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import StoreError, WatermarkStore
+
+
+class MemoryTests(StorePromises, TestCase):
+    """The model that the others are compared with."""
+
+    def setUp(self) -> None:
+        self.marks: dict[MarkId, Mark] | None = None
+
+    def make(self) -> Deferred[None]:
+        def make() -> None:
+            self.marks = {}
+
+        return execute(make)
+
+    def open_store(self) -> WatermarkStore:
+        if self.marks is None:
+            raise StoreError("made by: tezio-signer watermarks init")
+        return MemoryStore(self.marks)
+
+
+class SqliteTests(StorePromises, TestCase):
+    """An SQLite file, written in this thread."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def make(self) -> Deferred[None]:
+        return execute(sqlite.create, self.path)
+
+    def open_store(self) -> WatermarkStore:
+        return GroupedStore(SqliteStore(self.path), ImmediateWriter())
+
+
+class SqliteInAThreadTests(SqliteTests):
+    """An SQLite file, written in a thread as the daemon does."""
+
+    def open_store(self) -> WatermarkStore:
+        return GroupedStore(SqliteStore(self.path), ThreadWriter(reactor))

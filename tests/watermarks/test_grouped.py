@@ -1,0 +1,174 @@
+"""A blocking store behind the reactor: one thread, and commits in groups."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.stand import ImmediateWriter, reactor, watermarks_on
+from tests.vectors import TZ1, TZ3, block
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Baking, Operation, decode
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import Kept, StoreError
+
+BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
+FIRST = Signature(Curve.P256, b"\x01" * 64)
+
+
+class HeldWriter(ImmediateWriter):
+    """A writer that does one piece of work when the test says so.
+
+    :ivar waiting: the work that was given and not done.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def run(self, work: Callable[[], Any]) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.waiting.append(lambda: done.callback(None))
+        return done.addCallback(lambda _: work())
+
+    def stop(self) -> None:
+        """Do what was given."""
+        while self.waiting:
+            self.waiting.pop(0)()
+
+
+class GroupingTests(SynchronousTestCase):
+    """Which marks are committed together."""
+
+    def setUp(self) -> None:
+        self.writer = HeldWriter()
+        self.file = SqliteStore(None)
+        self.groups: list[list[int]] = []
+        keep = self.file.keep
+
+        def recorded(marks: Any) -> list[Kept]:
+            self.groups.append([mark.level for _, mark in marks])
+            return keep(marks)
+
+        self.patch(self.file, "keep", recorded)
+        self.store = GroupedStore(self.file, self.writer)
+
+    def keep(self, level: int) -> Deferred[Kept]:
+        """Bring a mark of a key of its own."""
+        return self.store.keep(
+            MarkId("NetXdQprcVkpaWU", TZ1, tuple(Operation)[level % 3]), Mark(level, 0, bytes(32))
+        )
+
+    def test_groups(self) -> None:
+        """What comes while a commit is on its way is committed together, in order, after it."""
+        kept = [self.keep(level) for level in (1, 2, 3, 4)]
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.waiting.pop()()
+        self.assertEqual(self.successResultOf(kept[0]).now.level, 1)
+        for waiting in kept[1:]:
+            self.assertNoResult(waiting)
+        kept.append(self.keep(5))
+        self.writer.waiting.pop()()
+        self.assertEqual([self.successResultOf(k).now.level for k in kept[1:4]], [2, 3, 4])
+        self.assertNoResult(kept[4])
+        self.writer.waiting.pop()()
+        self.successResultOf(kept[4])
+        self.assertEqual(self.groups, [[1], [2, 3, 4], [5]])
+        self.assertEqual(self.writer.waiting, [])
+
+    def test_failing_group(self) -> None:
+        """A group that cannot be committed fails, and the next one is tried."""
+
+        def full(_: object) -> list[Kept]:
+            raise StoreError("disk full")
+
+        keep = self.file.keep
+        self.patch(self.file, "keep", full)
+        failing = [self.keep(1)]
+        following = [self.keep(2), self.keep(3)]
+        self.patch(self.file, "keep", keep)
+        self.writer.stop()
+        for failed in failing:
+            self.failureResultOf(failed, StoreError)
+        for kept in following:
+            self.successResultOf(kept)
+
+    def test_close(self) -> None:
+        """What has gathered is written before the store is closed."""
+        kept = [self.keep(level) for level in (1, 2, 3)]
+        self.successResultOf(self.store.close())
+        for written in kept:
+            self.successResultOf(written)
+        self.assertRaises(StoreError, self.file.load)
+
+
+class ThreadWriterTests(TestCase):
+    """The thread beside the reactor."""
+
+    def setUp(self) -> None:
+        self.writer = ThreadWriter(reactor)
+        self.stopped = False
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        """Stop the thread, once."""
+        if not self.stopped:
+            self.stopped = True
+            self.writer.stop()
+
+    async def test_thread_and_order(self) -> None:
+        """Work is done one after the other in one other thread, its results come back in ours."""
+        here = threading.current_thread()
+        order: list[int] = []
+        threads: set[threading.Thread] = set()
+
+        def work(number: int) -> int:
+            threads.add(threading.current_thread())
+            order.append(number)
+            return number
+
+        results = [self.writer.run(lambda n=n: work(n)) for n in range(50)]  # type: ignore[misc]
+        for result in results:
+            result.addCallback(lambda number: (number, threading.current_thread() is here))
+        self.assertEqual(await gatherResults(results), [(n, True) for n in range(50)])
+        self.assertEqual(order, list(range(50)))
+        self.assertEqual(len(threads), 1)
+        self.assertNotIn(here, threads)
+
+    async def test_errors_come_back(self) -> None:
+        """An error of the work is its result, and the next work is done."""
+
+        def fail() -> None:
+            raise StoreError("disk full")
+
+        failing = self.writer.run(fail)
+        self.assertEqual(await self.writer.run(lambda: 7), 7)
+        await self.assertFailure(failing, StoreError)
+
+    async def test_stop_waits(self) -> None:
+        """What was given before stopping is done when stopping returns."""
+        done: list[int] = []
+        results = [self.writer.run(lambda n=n: done.append(n)) for n in range(20)]  # type: ignore[misc]
+        self.stop()
+        self.assertEqual(done, list(range(20)))
+        await gatherResults(results)
+
+    async def test_watermarks_on_a_file(self) -> None:
+        """A claim through the thread is in the file when it is durable."""
+        path = Path(self.mktemp())
+        sqlite.create(path)
+        watermarks = watermarks_on(lambda: SqliteStore(path), lambda: self.writer)
+        watermarks.startService()
+        data = block(100, 0)
+        claim = watermarks.claim(TZ3, cast(Baking, decode(data)), data)
+        await claim.durable
+        self.assertEqual(sqlite.read(path)[BLOCK].position, (100, 0))
+        await claim.complete(FIRST)
+        self.stopped = True
+        watermarks.stopService()
+        self.assertEqual(sqlite.read(path)[BLOCK].signature, FIRST)

@@ -1,0 +1,33 @@
+"""Any history of claims, signatures, failing writes and restarts, beside a model.
+
+More of the same: `python -m tests.campaigns.model`.
+"""
+
+from twisted.trial.unittest import TestCase
+
+from tests.watermarks.places import memory, shared_memory, sqlite_file
+from tests.watermarks.statemachine import Place, drive
+
+STEPS = 400
+
+
+class ModelTests(TestCase):
+    """Watermarks and model never diverge, and nothing is released twice."""
+
+    timeout = 120
+
+    async def agree(self, place: Place) -> None:
+        """Drive watermarks on this kind of store."""
+        self.assertGreaterEqual(await drive(place, STEPS), STEPS)
+
+    async def test_memory(self) -> None:
+        """One daemon on the model itself."""
+        await self.agree(memory())
+
+    async def test_shared_memory(self) -> None:
+        """Two daemons on the model."""
+        await self.agree(shared_memory())
+
+    async def test_sqlite(self) -> None:
+        """One daemon on a file."""
+        await self.agree(sqlite_file(self.mktemp))

@@ -1,0 +1,64 @@
+"""Where a configuration says that the watermarks are."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tezio_signer.settings import EtcdAddress, StoreAddress
+from tezio_signer.yamlfields import Field
+
+DEFAULT_STORE = "sqlite:watermarks.sqlite"
+_SQLITE, _ETCD = "sqlite:", "etcd:"
+_ETCD_ACCESS = ("ca", "certificate", "private_key", "user", "password_file")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def store_address(field: Field | None, directory: Path) -> StoreAddress:
+    """What `watermarks` of a configuration says; raises ConfigError."""
+    if field is None:
+        return directory / DEFAULT_STORE.removeprefix(_SQLITE)
+    entries = field.mapping(("store", *_ETCD_ACCESS), required=["store"])
+    store = entries.pop("store")
+    url = store.text()
+    if url.startswith(_SQLITE) and url != _SQLITE:
+        for name, entry in entries.items():
+            raise entry.error(f"{name} is for a store in etcd")
+        return directory / url.removeprefix(_SQLITE)
+    if not url.startswith(_ETCD):
+        raise store.error(
+            f"{url} is no store; allowed: sqlite:PATH, etcd:https://HOST:2379,https://HOST:2379,…"
+        )
+    for one, other in (("certificate", "private_key"), ("user", "password_file")):
+        if (one in entries) != (other in entries):
+            raise field.error(f"{one} and {other} belong together")
+    access = {
+        name: entry.text() if name == "user" else directory / entry.text()
+        for name, entry in entries.items()
+    }
+    return EtcdAddress(_members(store, url.removeprefix(_ETCD)), **access)  # type: ignore[arg-type]
+
+
+def _members(field: Field, urls: str) -> tuple[str, ...]:
+    members = tuple(url.strip().rstrip("/") for url in urls.split(","))
+    for url in members:
+        try:
+            parts = urlsplit(url)
+            right = parts.scheme in ("http", "https") and parts.hostname and parts.port
+        except ValueError:
+            right = False
+        if not right or url != f"{parts.scheme}://{parts.netloc}" or "@" in url:
+            raise field.error(
+                f"{url or 'nothing'} is no member of etcd; allowed: https://HOST:PORT or "
+                "http://HOST:PORT, several with commas between them"
+            )
+    return members
+
+
+def store_warnings(address: StoreAddress) -> list[str]:
+    """What an operator should know of where his watermarks go."""
+    if not isinstance(address, EtcdAddress):
+        return []
+    return [
+        f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
+        for url in address.endpoints
+        if url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK
+    ]

@@ -1,0 +1,283 @@
+"""Watermarks in an etcd cluster, for several signers: moved by compare-and-swap."""
+
+import json
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from tezio_signer.watermarks.etcdgateway import PATIENCE, EtcdGateway, text
+from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
+from tezio_signer.watermarks.rule import Mark, MarkId, settle
+from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
+
+PREFIX = "tezio-signer/"
+MARKER = f"{PREFIX}store"
+"""Says that this is a store, and which: it is made once, and no mark moves without it."""
+MARKS = f"{PREFIX}marks/"
+FORMAT = 1
+_PAGE = 1000
+_AT_ONCE = 100
+"""Marks in one transaction; etcd takes 128 operations unless it is told otherwise."""
+
+
+@frozen
+class _Held:
+    """What was seen under a key: the mark, and the revision by which it may be swapped."""
+
+    mark: Mark | None = None
+    revision: int = 0
+
+
+_NOTHING = _Held()
+
+
+class EtcdStore:
+    """A `WatermarkStore` that other daemons may use at the same time.
+
+    One key for each mark, `tezio-signer/marks/<chain>/<key>/<operation>`, with the mark as
+    JSON. A mark moves only from the very state that was seen, so that of two daemons one
+    comes first, and the other learns what stands.
+    """
+
+    _log = Logger()
+    shared = True
+
+    def __init__(self, gateway: EtcdGateway, clock: IReactorTime) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._marker: str | None = None
+        self._held: dict[MarkId, _Held] = {}
+        self._revision = 0
+        self._locks: dict[MarkId, DeferredLock] = {}
+
+    def create(self) -> Deferred[None]:
+        """Make an empty store; fails with StoreError if there is one."""
+        return Deferred.fromCoroutine(self._create())
+
+    async def _create(self) -> None:
+        marker = json.dumps({"format": FORMAT, "id": uuid4().hex})
+        answer = await self._transaction(
+            [{"target": "CREATE", "key": text(MARKER), "create_revision": "0"}],
+            [_put(MARKER, marker)],
+            [],
+        )
+        # A first attempt without an answer may have made it.
+        if not answer.get("succeeded") and _value(await self._read(MARKER)) != marker:
+            raise StoreError("this etcd has a watermark store already, and it is left as it is")
+
+    def load(self) -> Deferred[dict[MarkId, Mark]]:
+        """All marks of the store; after the first time only what has changed is asked for."""
+        return Deferred.fromCoroutine(self._load())
+
+    async def _load(self) -> dict[MarkId, Mark]:
+        key, since, newest = MARKS, self._revision + 1, 0
+        while True:
+            marker, page = await self._ranges(
+                {"key": text(MARKER)},
+                {
+                    "key": text(key),
+                    "range_end": text(f"{MARKS[:-1]}0"),  # "0" comes right after "/"
+                    "limit": str(_PAGE),
+                    "min_mod_revision": str(since),
+                },
+            )
+            self._marker = _known_marker(marker)
+            if newest == 0:
+                newest = int(page["header"]["revision"])
+                if newest < self._revision:
+                    self._log.critical("etcd has gone back in time: was a backup restored?")
+                    since = 0
+            for found in page.get("kvs", ()):
+                key = _decoded(found["key"])
+                self._see(_mark_id(key), found)
+            if not page.get("more"):
+                break
+            key += "\0"
+        self._revision = newest
+        return {mark_id: held.mark for mark_id, held in self._held.items() if held.mark}
+
+    read = load
+
+    def _see(self, mark_id: MarkId, found: dict[str, Any] | None) -> _Held:
+        """Remember what stands under a mark's key."""
+        if found is None:
+            held = _NOTHING
+        else:
+            held = _Held(_mark(mark_id, _decoded(found["value"])), int(found["mod_revision"]))
+        before = self._held.get(mark_id, _NOTHING)
+        if before.mark and (held.mark is None or settle(held.mark, before.mark) != held.mark):
+            self._log.critical(
+                "the mark of {key} for {operation} on {chain} was lowered in etcd",
+                key=mark_id.key,
+                operation=mark_id.operation,
+                chain=mark_id.chain_id,
+            )
+        self._held[mark_id] = held
+        return held
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
+        """Swap the mark, if it is no step back."""
+        return Deferred.fromCoroutine(self._keep(mark_id, mark))
+
+    async def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
+        until = self._clock.seconds() + PATIENCE
+        lock = self._locks.setdefault(mark_id, DeferredLock())
+        await lock.acquire()  # whoever has it gives up before us
+        try:
+            held = self._held.get(mark_id, _NOTHING)
+            while (now := settle(held.mark, mark)) != held.mark:
+                if await self._swap(mark_id, held, now, until):
+                    return Kept(held.mark, now)
+                held = self._held[mark_id]
+            return Kept(now, now)
+        finally:
+            lock.release()
+
+    async def _swap(self, mark_id: MarkId, held: _Held, mark: Mark, until: float) -> bool:
+        """Put a mark in the place of what is held; if that is outdated, see what stands."""
+        if self._marker is None:
+            raise StoreAwayError("the store has not been read yet")
+        key = _key(mark_id)
+        answer = await self._transaction(
+            [
+                {"target": "VALUE", "key": text(MARKER), "value": text(self._marker)},
+                {"target": "MOD", "key": text(key), "mod_revision": str(held.revision)},
+            ],
+            [_put(key, _json(mark_id, mark))],
+            [_get(MARKER), _get(key)],
+            until,
+        )
+        if answer.get("succeeded"):
+            self._held[mark_id] = _Held(mark, int(answer["header"]["revision"]))
+            return True
+        marker, found = (_first(reply["response_range"]) for reply in answer["responses"])
+        if _known_marker(marker) != self._marker:
+            raise StoreError("the store in etcd is another than at the start of this signer")
+        self._see(mark_id, found)
+        return False
+
+    def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
+        """Put these in the place of what was seen when loading.
+
+        This may lower a mark: it is for an operator who knows why, not for signing. Fails
+        with StoreError if a daemon has moved one meanwhile; the marks before it, in groups
+        of a hundred, are then replaced.
+        """
+        return Deferred.fromCoroutine(self._replace(marks))
+
+    async def _replace(self, marks: Mapping[MarkId, Mark]) -> None:
+        listed = list(marks.items())
+        for start in range(0, len(listed), _AT_ONCE):
+            group = listed[start : start + _AT_ONCE]
+            unchanged = [
+                {
+                    "target": "MOD",
+                    "key": text(_key(mark_id)),
+                    "mod_revision": str(self._held.get(mark_id, _NOTHING).revision),
+                }
+                for mark_id, _ in group
+            ]
+            puts = [_put(_key(mark_id), _json(mark_id, mark)) for mark_id, mark in group]
+            answer = await self._transaction(unchanged, puts, [])
+            if not answer.get("succeeded"):
+                raise StoreError("a signer has moved the marks meanwhile; try again")
+
+    def close(self) -> Deferred[None]:
+        """Close the connections."""
+        return self._gateway.close()
+
+    async def _transaction(
+        self,
+        compare: list[dict[str, Any]],
+        success: list[dict[str, Any]],
+        failure: list[dict[str, Any]],
+        until: float | None = None,
+    ) -> dict[str, Any]:
+        question = {"compare": compare, "success": success, "failure": failure}
+        return await self._gateway.ask("/v3/kv/txn", question, until)
+
+    async def _ranges(
+        self, marker: dict[str, Any], marks: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Two ranges at one revision: the marker, and a page of marks."""
+        asked = [{"request_range": marker}, {"request_range": marks}]
+        answer = await self._transaction([], asked, [])
+        first, page = (reply["response_range"] for reply in answer["responses"])
+        return _first(first), {**page, "header": answer["header"]}
+
+    async def _read(self, key: str) -> dict[str, Any] | None:
+        return _first(await self._gateway.ask("/v3/kv/range", {"key": text(key)}))
+
+
+def _put(key: str, value: str) -> dict[str, Any]:
+    return {"request_put": {"key": text(key), "value": text(value)}}
+
+
+def _get(key: str) -> dict[str, Any]:
+    return {"request_range": {"key": text(key)}}
+
+
+def _first(page: dict[str, Any]) -> dict[str, Any] | None:
+    found = page.get("kvs", [])
+    return found[0] if found else None
+
+
+def _decoded(value: str) -> str:
+    return b64decode(value).decode()
+
+
+def _value(found: dict[str, Any] | None) -> str | None:
+    return None if found is None else _decoded(found["value"])
+
+
+def _known_marker(found: dict[str, Any] | None) -> str:
+    """The marker as it stands; raises StoreError if it is missing, or none of ours."""
+    marker = _value(found)
+    if marker is None:
+        raise StoreError(
+            "this etcd holds no watermark store; if it is new and never held one, create it "
+            "with: tezio-signer watermarks init"
+        )
+    try:
+        version = json.loads(marker)["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{MARKER} in etcd is not the marker of a watermark store") from error
+    if version != FORMAT:
+        raise StoreError(
+            f"the watermark store in etcd has format {version}, not {FORMAT}; use the version "
+            "of Tezio Signer that wrote it"
+        )
+    return marker
+
+
+def _key(mark_id: MarkId) -> str:
+    return MARKS + "/".join(order(mark_id))
+
+
+def _mark_id(key: str) -> MarkId:
+    try:
+        chain, address, operation = key.removeprefix(MARKS).split("/")
+        return read_id(key, chain, address, operation)
+    except (ValueError, TransferError) as error:
+        raise StoreError(f"{key} in etcd is no key of a watermark") from error
+
+
+def _json(mark_id: MarkId, mark: Mark) -> str:
+    return json.dumps(row(mark_id, mark))
+
+
+def _mark(mark_id: MarkId, value: str) -> Mark:
+    """A mark as it stands under its key; raises StoreError."""
+    try:
+        read_id, mark = read_row(_key(mark_id), json.loads(value))
+    except (ValueError, TransferError) as error:
+        raise StoreError(f"a watermark in etcd is damaged: {error}") from error
+    if read_id != mark_id:
+        raise StoreError(f"{_key(mark_id)} in etcd holds the watermark of another key")
+    return mark

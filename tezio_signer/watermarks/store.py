@@ -1,0 +1,53 @@
+"""What every store of watermarks does, and how it says that it cannot."""
+
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from tezio_signer.watermarks.rule import Mark, MarkId
+
+
+class StoreError(Exception):
+    """The store cannot be opened, read or written; `str()` says why and what to do."""
+
+
+class StoreAwayError(StoreError):
+    """The store does not answer for the time being; trying again may help."""
+
+
+@frozen
+class Kept:
+    """What became of a mark that was brought to a store.
+
+    :ivar before: the mark that it found, if it is known to be the one that `now` has
+        replaced; equal to `now` if it has replaced nothing.
+    :ivar now: the mark that stands: the one that was brought, or one that it may not move.
+    """
+
+    before: Mark | None
+    now: Mark
+
+
+class WatermarkStore(Protocol):
+    """Keeps marks where they survive a crash.
+
+    What is kept for one mark is written in the order in which it was brought.
+
+    :ivar shared: whether other daemons may move its marks too.
+    """
+
+    shared: bool
+
+    def load(self) -> Deferred[dict[MarkId, Mark]]:
+        """All marks of the store; fails with StoreError."""
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
+        """Write a mark, if it is no step back (`rule.settle`).
+
+        The mark that stands survives a power cut when this fires. Fails with StoreError;
+        whether the mark was written is then not known.
+        """
+
+    def close(self) -> Deferred[None]:
+        """Give the store free for others, when all that was brought is written."""
