@@ -1,4 +1,4 @@
-"""Payloads and HTTP requests for Hypothesis: well-formed ones, and what is made of them to harm.
+"""Payloads, HTTP requests and socket frames for Hypothesis: good ones, and what is made to harm.
 
 The layouts are written out as Octez documents them, not taken from the package's decoder.
 """
@@ -8,7 +8,16 @@ import string
 
 from hypothesis import strategies as st
 
-from tests.vectors import AUTH, AUTHENTICATION, EXCHANGES, MORE_PAYLOADS, PAYLOADS, TZ1, TZ3
+from tests.vectors import (
+    AUTH,
+    AUTHENTICATION,
+    EXCHANGES,
+    FRAMES,
+    MORE_PAYLOADS,
+    PAYLOADS,
+    TZ1,
+    TZ3,
+)
 
 RECORDED = [*PAYLOADS.values(), *(bytes.fromhex(p["hex"]) for p in MORE_PAYLOADS)]
 """All recorded payloads, those for tz4 keys among them."""
@@ -137,6 +146,24 @@ def hostile_payloads() -> st.SearchStrategy[bytes]:
         _around_the_longest(),
         _with_frames_inside(),
         arbitrary.map(lambda parts: bytes([parts[0]]) + parts[1]),
+    )
+
+
+@st.composite
+def _changed_frame(draw: st.DrawFn) -> bytes:
+    """The payload of a recorded frame with some bytes set, and cut or lengthened at its end."""
+    payload = bytearray(draw(st.sampled_from(list(FRAMES.values()))))[2:]
+    for _ in range(draw(st.integers(0, 4))):
+        payload[draw(st.integers(0, len(payload) - 1))] = draw(st.integers(0, 255))
+    return bytes(payload[: draw(st.integers(0, len(payload)))]) + draw(st.binary(max_size=4))
+
+
+def socket_payloads() -> st.SearchStrategy[bytes]:
+    """Payloads of frames of the socket protocol, good and bad."""
+    return st.one_of(
+        st.sampled_from([frame[2:] for frame in FRAMES.values()]),
+        _changed_frame(),
+        st.binary(max_size=100),
     )
 
 

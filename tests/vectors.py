@@ -23,6 +23,10 @@ MORE_PAYLOADS: list[dict[str, Any]] = _load("more-payloads.json")
 """Further payloads: hex, kind, level, round, chain_id, operations, blake2b256."""
 OPERATIONS: dict[str, str] = _load("octez-operations.json")["operations"]
 """Unsigned operations of every kind, without a magic byte, in hex."""
+FRAMES: dict[str, bytes] = {
+    name: bytes.fromhex(text) for name, text in _load("octez-frames.json")["frames"].items()
+}
+"""Frames of the socket protocol by name, their length in front: sign_tz1, …; R_* are answers."""
 AUTHENTICATION: dict[str, str] = _load("octez-frames.json")["auth"]
 """One authentication: signed_bytes, auth_key, auth_pkh, signature, signature_generic."""
 

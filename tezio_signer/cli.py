@@ -89,9 +89,13 @@ def _check(options: argparse.Namespace) -> None:
     checked = settings.security.remote_ip_check
     networks = ", ".join(map(str, settings.allowed_ips)) or "nowhere"
     print(f"\nfrom: {networks if checked else 'everywhere'}")
+    if settings.allowed_uids is not None:
+        users = ", ".join(map(str, sorted(settings.allowed_uids)))
+        print(f"users at Unix sockets: {users or 'nobody'}")
     print(f"authenticated by: {', '.join(map(str, settings.authorized or ())) or 'nobody'}")
     print(f"watermarks: {settings.store}")
     print(f"HTTP: {', '.join(settings.http)}")
+    print(f"Octez socket: {', '.join(settings.octez_socket) or 'nowhere'}")
     for warning in settings.warnings:
         print(f"warning: {warning}")
 

@@ -15,6 +15,7 @@ from tezio_signer.settings import (
     DEFAULT_HTTP,
     DEFAULT_LEVEL_JUMP,
     DEFAULT_PATIENCE,
+    EXAMPLE_SOCKET,
     Security,
     Settings,
     SigningKey,
@@ -33,6 +34,7 @@ _TOP = (
     "verbose",
     "high_water_marks",
     "allowed_ips",
+    "allowed_uids",
     "policy",
     "authorized_keys",
     "list_known_keys",
@@ -56,13 +58,16 @@ def settings_from(root: Field, directory: Path) -> Settings:
     signing_keys, warnings = _signing_keys(policy["signing_keys"])
     authorized_keys = tuple(map(_public_key, _items(top, "authorized_keys")))
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
-    listen = top["listen"].mapping(("http",)) if "listen" in top else {}
+    listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
     store = store_address(top.get("watermarks"), directory)
     settings = Settings(
         signing_keys=signing_keys,
         security=security,
         verbose=top["verbose"].boolean() if "verbose" in top else False,
         allowed_ips=_networks(top["allowed_ips"]) if "allowed_ips" in top else _LOOPBACK,
+        allowed_uids=frozenset(map(_uid, _items(top, "allowed_uids")))
+        if "allowed_uids" in top
+        else None,
         auth_key=auth_key,
         authorized_keys=authorized_keys,
         list_known_keys=top["list_known_keys"].boolean() if "list_known_keys" in top else False,
@@ -71,7 +76,10 @@ def settings_from(root: Field, directory: Path) -> Settings:
         hsm_wait_seconds=(
             _seconds(top["hsm_wait_seconds"]) if "hsm_wait_seconds" in top else DEFAULT_PATIENCE
         ),
-        http=_endpoints(listen["http"]) if "http" in listen else (DEFAULT_HTTP,),
+        http=_endpoints(listen["http"], DEFAULT_HTTP) if "http" in listen else (DEFAULT_HTTP,),
+        octez_socket=(
+            _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
+        ),
         store=store,
         warnings=(*_switched_off(security), *warnings, *store_warnings(store)),
     )
@@ -259,8 +267,15 @@ def _seconds(field: Field) -> float:
     return float(value)
 
 
-def _endpoints(field: Field) -> tuple[str, ...]:
+def _uid(field: Field) -> int:
+    value = field.integer()
+    if not 0 <= value < 2**32 - 1:
+        raise field.error(f"the number of a user is expected, not {value}")
+    return value
+
+
+def _endpoints(field: Field, example: str) -> tuple[str, ...]:
     endpoints = tuple(item.text() for item in field.items())
     if not endpoints:
-        raise field.error(f"no endpoint; such as {DEFAULT_HTTP}")
+        raise field.error(f"no endpoint; such as {example}")
     return endpoints

@@ -17,6 +17,7 @@ from tezio_signer.signer import Signer
 STOP_TIMEOUT = 2.5
 """Seconds that requests in progress get when the daemon stops; then they are refused."""
 _FLUSH_TIME = 0.05
+_STOPPING = "the signer is stopping"
 
 
 _log = Logger()
@@ -67,11 +68,12 @@ class Daemon(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._signer.close(_STOPPING)
         await maybeDeferred(self._doors.stopService)
         try:
             await self._signer.drained().addTimeout(STOP_TIMEOUT, self._clock)
         except defer.TimeoutError:
-            self._signer.refuse_all("the signer is stopping")
+            self._signer.refuse_all(_STOPPING)
         # The last answers are with their connections, which write in the next rounds.
         await deferLater(self._clock, _FLUSH_TIME)
         await maybeDeferred(self._inner.stopService)

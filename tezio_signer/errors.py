@@ -6,6 +6,9 @@ bounded in number, by which refusals are counted and logged.
 
 from typing import ClassVar
 
+FAULT = "internal error of the signer, see its log"
+"""What a client is told of a fault of ours."""
+
 
 class Refused(Exception):
     """A request that is not served; `str()` is one sentence for the client."""

@@ -29,10 +29,26 @@ _AUTHENTICATION_PREFIX = b"\x04\x01"
 
 
 @frozen
+class Credentials:
+    """Whose process is at the other end of a Unix socket, as the kernel says."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"uid {self.uid}, gid {self.gid}, pid {self.pid}"
+
+
+@frozen
 class Peer:
-    """Who asks. Someone on a Unix socket is on this machine, and counts as 127.0.0.1."""
+    """Who asks. Someone on a Unix socket is on this machine, and counts as 127.0.0.1.
+
+    :ivar credentials: None unless the connection is a Unix socket's.
+    """
 
     address: IPv4Address | IPv6Address = _LOCALHOST
+    credentials: Credentials | None = None
 
     @classmethod
     def at(cls, host: str) -> "Peer":
@@ -43,7 +59,7 @@ class Peer:
         return cls(address)
 
     def __str__(self) -> str:
-        return str(self.address)
+        return f"{self.address} ({self.credentials})" if self.credentials else str(self.address)
 
 
 @frozen
@@ -95,6 +111,7 @@ def rules_for(settings: Settings, public_key: FindKey, watermarks: Watermarks) -
     security = settings.security
     rules: list[tuple[bool, Rule]] = [
         (security.remote_ip_check, allowed_peer(settings.allowed_ips)),
+        (settings.allowed_uids is not None, allowed_user(settings.allowed_uids)),
         (True, known_key(settings)),
         (security.auth_check, authenticated(settings, public_key)),
         (True, allowed_chain(settings)),
@@ -116,7 +133,13 @@ def decide(rules: Iterable[Rule], request: SigningRequest) -> Deferred[SigningRe
 def check_peer(peer: Peer, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
     """Raises Forbidden unless the peer is in one of the networks."""
     if not any(peer.address in network for network in allowed):
-        raise Forbidden(f"address {peer} is not among allowed_ips")
+        raise Forbidden(f"address {peer.address} is not among allowed_ips")
+
+
+def check_user(peer: Peer, allowed: frozenset[int] | None) -> None:
+    """Raises Forbidden for a user at a Unix socket that is not among these; None are all."""
+    if allowed is not None and peer.credentials and peer.credentials.uid not in allowed:
+        raise Forbidden(f"user id {peer.credentials.uid} is not among allowed_uids")
 
 
 def allowed_peer(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Rule:
@@ -124,6 +147,16 @@ def allowed_peer(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Rule:
 
     def rule(request: SigningRequest) -> SigningRequest:
         check_peer(request.peer, allowed)
+        return request
+
+    return rule
+
+
+def allowed_user(allowed: frozenset[int] | None) -> Rule:
+    """At a Unix socket, only the users of `allowed_uids`."""
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        check_user(request.peer, allowed)
         return request
 
     return rule

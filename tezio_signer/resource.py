@@ -6,26 +6,23 @@ with status codes that say more than its 500.
 
 import json
 import re
-from socket import AF_UNIX
-from typing import cast
 
 from klein import Klein
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
-from tezio_signer.errors import Forbidden, Malformed, Refused
+from tezio_signer.doors import NO_PROOF, named, peer_of
+from tezio_signer.errors import FAULT, Forbidden, Malformed, Refused
 from tezio_signer.httpsite import SignerRequest
 from tezio_signer.octezjson import Json, encode, error_list
-from tezio_signer.policy import Peer, SigningRequest
+from tezio_signer.policy import SigningRequest
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 _VERSIONS = (b"0", b"1", b"2", b"3")
-_HEX = re.compile("(?:[0-9a-fA-F]{2})+")
+_HEX = re.compile("(?:[0-9a-fA-F]{2})*")
 
 
 class SignerResource:
@@ -40,32 +37,32 @@ class SignerResource:
     @app.route("/", methods=["GET"])
     def greeting(self, request: SignerRequest) -> bytes:
         """Name and version, for a person with a browser."""
-        self._signer.admit(_peer(request))
+        self._signer.admit(peer_of(request.transport))
         return _respond(request, f"Tezio Signer {__version__}\n".encode("ascii"), b"text/plain")
 
     @app.route("/authorized_keys", methods=["GET"])
     def authorized_keys(self, request: SignerRequest) -> bytes:
         """Whose authentication is accepted; exactly `{}` when none is needed."""
-        self._signer.admit(_peer(request))
+        self._signer.admit(peer_of(request.transport))
         keys = self._signer.authorized_keys()
         return _answer(request, {} if keys is None else {"authorized_keys": list(map(str, keys))})
 
     @app.route("/known_keys", methods=["GET"])
     def known_keys(self, request: SignerRequest) -> bytes:
         """All signing keys, if the configuration lists them."""
-        self._signer.admit(_peer(request))
+        self._signer.admit(peer_of(request.transport))
         return _answer(request, {"known_keys": list(map(str, self._signer.known_keys()))})
 
     @app.route("/keys/<key>", methods=["GET"])
     async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
-        self._signer.admit(_peer(request))
+        self._signer.admit(peer_of(request.transport))
         return _answer(request, {"public_key": str(await self._signer.public_key(_hash(key)))})
 
     @app.route("/keys/<key>", methods=["POST"])
     async def sign(self, request: SignerRequest, key: str) -> bytes:
         """Sign the hexadecimal bytes in the body, a JSON string."""
-        peer = _peer(request)
+        peer = peer_of(request.transport)
 
         def read() -> SigningRequest:
             key_hash = _hash(key)
@@ -79,9 +76,9 @@ class SignerResource:
     @app.route("/bls_prove_possession/<key>", methods=["GET"])
     def bls_prove_possession(self, request: SignerRequest, key: str) -> bytes:
         """Refused: a Tezio HSM holds no BLS key."""
-        self._signer.admit(_peer(request))
+        self._signer.admit(peer_of(request.transport))
         _hash(key)
-        raise Forbidden("Proof of possession can only be requested for BLS keys.")
+        raise Forbidden(NO_PROOF)
 
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:
@@ -93,7 +90,7 @@ class SignerResource:
                 "refused {method} {path} from {peer}: {status} {sentence}",
                 method=request.method.decode("ascii"),
                 path=request.path.decode("ascii"),
-                peer=getattr(request.getClientAddress(), "host", "a local socket"),
+                peer=named(request.transport),
                 status=refused.status,
                 sentence=refused,
             )
@@ -116,7 +113,7 @@ class SignerResource:
         """A fault of ours: the traceback is for the log."""
         self._log.failure("fault in a route", failure)
         request.setResponseCode(Refused.status)
-        return _respond(request, error_list(Refused("internal error of the signer, see its log")))
+        return _respond(request, error_list(Refused(FAULT)))
 
 
 def _respond(
@@ -129,19 +126,6 @@ def _respond(
 
 def _answer(request: SignerRequest, value: Json) -> bytes:
     return _respond(request, encode(value))
-
-
-def _peer(request: SignerRequest) -> Peer:
-    """Of the connection itself: headers that name another client are never believed."""
-    address = request.getClientAddress()
-    try:
-        if isinstance(address, IPv4Address | IPv6Address):
-            return Peer.at(address.host)
-        if cast(Connection, request.transport).getHandle().family == AF_UNIX:
-            return Peer()
-    except ValueError:
-        pass  # not even an address: what a proxy said
-    raise Forbidden("the address of the client is not known")
 
 
 def _hash(key: str) -> PublicKeyHash:
@@ -187,8 +171,6 @@ def _payload(request: SignerRequest) -> bytes:
         raise Malformed(f"{expected}; this is {'no JSON' if body.strip() else 'empty'}") from error
     if not isinstance(text, str):
         raise Malformed(f"{expected}; this is JSON of another type")
-    if text == "":
-        raise Malformed("can't sign empty data")
     if not _HEX.fullmatch(text):
         raise Malformed(f"{expected}: an even number of digits, no 0x prefix")
     return bytes.fromhex(text)

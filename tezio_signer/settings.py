@@ -13,6 +13,7 @@ DEFAULT_PATIENCE = 2.0
 DEFAULT_LEVEL_JUMP = 500_000
 """More than a month of blocks, one every six seconds."""
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
+EXAMPLE_SOCKET = "tcp:7732:interface=127.0.0.1"
 
 
 @frozen
@@ -70,6 +71,7 @@ StoreAddress = Path | EtcdAddress
 class Settings:
     """A whole configuration.
 
+    :ivar allowed_uids: who may ask at a Unix socket, or None for anybody.
     :ivar floors: level and round at or below which nothing is signed.
     :ivar hsm_wait_seconds: how long a request waits for an HSM to be plugged in again.
     :ivar store: where the watermarks are; None for in memory only.
@@ -79,12 +81,14 @@ class Settings:
     security: Security = Security()
     verbose: bool = False
     allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
+    allowed_uids: frozenset[int] | None = None
     auth_key: PublicKeyHash | None = None
     authorized_keys: tuple[PublicKey, ...] = ()
     list_known_keys: bool = False
     floors: dict[Operation, tuple[int, int]] = Factory(dict)
     hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
     http: tuple[str, ...] = (DEFAULT_HTTP,)
+    octez_socket: tuple[str, ...] = ()
     hsm_wait_seconds: float = DEFAULT_PATIENCE
     store: StoreAddress | None = None
     warnings: tuple[str, ...] = ()

@@ -10,11 +10,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable, UnknownKey
+from tezio_signer.errors import FAULT, Conflict, Forbidden, Refused, Unavailable, UnknownKey
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsmdevice import Priority
 from tezio_signer.hsmpool import HsmPool, Signing
-from tezio_signer.policy import Peer, SigningRequest, check_peer, decide, rules_for
+from tezio_signer.policy import (
+    Peer,
+    SigningRequest,
+    check_peer,
+    check_user,
+    decide,
+    rules_for,
+)
 from tezio_signer.settings import Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation
@@ -89,13 +96,15 @@ class Signer:
         self._clock = clock
         self._rules = rules_for(settings, hsms.public_key, watermarks)
         self._flights: dict[tuple[PublicKeyHash, bytes], _Flight] = {}
+        self._closed_because: str | None = None
         self._open = 0
         self._idle: list[Deferred[None]] = []
 
     def admit(self, peer: Peer) -> None:
-        """Raises Forbidden for an address that may ask nothing."""
+        """Raises Forbidden for an address or a user that may ask nothing."""
         if self._settings.security.remote_ip_check:
             check_peer(peer, self._settings.allowed_ips)
+        check_user(peer, self._settings.allowed_uids)
 
     def authorized_keys(self) -> tuple[PublicKeyHash, ...] | None:
         """Who may authenticate; None if nobody has to."""
@@ -129,6 +138,10 @@ class Signer:
         self._tell_if_idle()
         return idle
 
+    def close(self, why: str) -> None:
+        """Refuse what is submitted from now on; connections may still be open."""
+        self._closed_because = why
+
     def refuse_all(self, why: str) -> None:
         """Tell everybody who still waits for a signature that there will be none."""
         for flight in list(self._flights.values()):
@@ -159,6 +172,8 @@ class Signer:
 
         try:
             self.admit(submission.peer)
+            if self._closed_because is not None:
+                raise Unavailable(self._closed_because)
             request = submission.read()
             request = await decide(self._rules, request)
             signature = await self._signature(request)
@@ -178,7 +193,7 @@ class Signer:
             self._log.failure(
                 "fault while serving {what} from {peer} in {milliseconds} ms", **facts()
             )
-            raise Refused("internal error of the signer, see its log") from None
+            raise Refused(FAULT) from None
         self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
         return signature
 

@@ -11,6 +11,7 @@ from typing import cast
 from attrs import evolve
 from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -22,6 +23,7 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
@@ -62,10 +64,15 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["http"] = []
+        self["octez-socket"] = []
 
     def opt_http(self, endpoint: str) -> None:
         """Where the Octez HTTP API listens, as tcp:6732:interface=127.0.0.1; repeatable."""
         self["http"].append(endpoint)
+
+    def opt_octez_socket(self, endpoint: str) -> None:
+        """Where the Octez socket protocol listens, as unix:/run/signer.sock; repeatable."""
+        self["octez-socket"].append(endpoint)
 
 
 def config_path(chosen: str | None) -> Path:
@@ -116,13 +123,18 @@ def makeService(options: Options) -> Daemon:
     )
     signer = Signer(settings, hsms, watermarks, reactor)
     site = SignerSite(SignerResource(signer).app.resource())
-    doors = [_door(endpoint, site) for endpoint in options["http"] or settings.http]
-    return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
+    sockets = OctezSocketFactory(signer, reactor)
+    doors = [
+        *(_door(endpoint, site) for endpoint in options["http"] or settings.http),
+        *(_door(e, sockets) for e in options["octez-socket"] or settings.octez_socket),
+    ]
+    inner = [*([simulator] if simulator else []), watermarks, hsms, sockets.connections]
+    return Daemon(reactor, signer, inner, doors)
 
 
-def _door(endpoint: str, site: SignerSite) -> IService:
+def _door(endpoint: str, factory: IProtocolFactory) -> IService:
     try:
-        return listening_service(endpoint, site)
+        return listening_service(endpoint, factory)
     except (ValueError, TypeError, LookupError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
 

@@ -59,6 +59,12 @@ class AddressTests(SynchronousTestCase):
             self.assertEqual(address.curve, curve)
             self.assertEqual(bytes(address).hex(), recorded["pkh_binary"])
             self.assertEqual(str(address), recorded["pkh"])
+            self.assertEqual(PublicKeyHash.from_bytes(bytes(address)), address)
+
+    def test_no_binary_form(self) -> None:
+        """Bytes of another length or tag are no address."""
+        for data in (b"", b"\x00" * 20, b"\x00" * 22, b"\x05" + bytes(20), b"\xff" * 21):
+            self.assertRaises(ValueError, PublicKeyHash.from_bytes, data)
 
     def test_tz5(self) -> None:
         """An ML-DSA address is read, and has tag 4."""

@@ -50,6 +50,7 @@ SIGNATURE_TYPES = {
     Curve.P256: Base58Type.P2SIG,
     None: Base58Type.SIG,
 }
+_TAGGED_HASH_LENGTH = 21
 _ELLIPTIC = {Curve.SECP256K1: ec.SECP256K1, Curve.P256: ec.SECP256R1}
 # Prehashed() wants an algorithm of the digest's size; the digest itself is BLAKE2b.
 _DIGEST_GIVEN = ec.ECDSA(Prehashed(SHA256()))
@@ -88,7 +89,17 @@ class PublicKeyHash:
     @classmethod
     def of_key(cls, curve: Curve, public_key: bytes) -> Self:
         """The address of a public key in its compressed form."""
-        data = blake2b(public_key, digest_size=20).digest()
+        return cls._of(curve, blake2b(public_key, digest_size=20).digest())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read the 21-byte binary form; raises ValueError for any other."""
+        if len(data) != _TAGGED_HASH_LENGTH:
+            raise ValueError(f"a public key hash has {_TAGGED_HASH_LENGTH} bytes, not {len(data)}")
+        return cls._of(Curve(data[0]), data[1:])
+
+    @classmethod
+    def _of(cls, curve: Curve, data: bytes) -> Self:
         return cls(base58check.encode(HASH_TYPES[curve], data), curve, data)
 
     def __str__(self) -> str:

@@ -1,0 +1,333 @@
+"""The Octez signer protocol on TCP and Unix sockets: frames to values and back, no decision.
+
+A connection carries any number of requests, each answered before the next one is read
+(Octez `src/bin_signer/socket_daemon.ml`). Clients of Octez ask for the authorized keys and
+for the signature on the same connection, wait 8 s for each answer, and then ask again.
+"""
+
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tezio_signer import octezmessages
+from tezio_signer.doors import NO_PROOF, named, peer_of
+from tezio_signer.errors import FAULT, Forbidden, Refused
+from tezio_signer.octezmessages import (
+    FRAME_HEADER,
+    GetAuthorizedKeys,
+    GetPublicKey,
+    ListKnownKeys,
+    ProvePossession,
+    Request,
+    Sign,
+    SupportsDeterministicNonces,
+    Undecodable,
+)
+from tezio_signer.policy import Peer, SigningRequest
+from tezio_signer.signer import Signer, Submission
+
+IDLE_TIMEOUT = 8.0
+"""Seconds without a byte of a client whose turn it is; those of Octez' own signer."""
+FRAME_TIMEOUT = 10.0
+"""Seconds that a request may take to come in, however steadily it drips."""
+LINGER = 2.0
+"""Seconds in which a client that is hung up on may still read its answers."""
+MAX_CONNECTIONS = 256
+_STOP_TIME = 0.2
+_NO_NONCES = "A Tezio HSM makes no deterministic nonces."
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class OctezSocket(Protocol):
+    """One connection. It holds one request, and what one more reading of the socket brings."""
+
+    _log = Logger()
+    transport: ITCPTransport
+
+    def __init__(self, signer: Signer, clock: IReactorTime, connections: "Connections") -> None:
+        self._signer = signer
+        self._clock = clock
+        self._connections = connections
+        self._received = bytearray()
+        self._frame_began: float | None = None
+        self._serving: Deferred[bytes] | None = None
+        self._timer: IDelayedCall | None = None
+        self._paused = False  # we do not read
+        self._clogged = False  # the client does not read
+        self._finishing = False  # no more will come, or is wanted
+        self._hung_up = False
+
+    def connectionMade(self) -> None:
+        self._connections.add(self)
+        self.transport.registerProducer(self, True)
+        self._next()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._hung_up = True
+        self._set_timer(None)
+        self._connections.remove(self)
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._hung_up:
+            return
+        self._received += data
+        if self._serving is None and not self._clogged:
+            self._next()
+        elif not self._paused:
+            # Until then reading goes on, because it shows when the client goes away.
+            self._paused = True
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        # A client that has closed its side only still reads its answer. One that closed all
+        # of its socket looks the same, until an answer is written to it.
+        self.finish()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is never closed alone."""
+
+    def finish(self) -> None:
+        """Serve what has come, and close."""
+        self._finishing = True
+        if self._serving is None and not self._clogged and not self._hung_up:
+            self._next()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """The client does not read its answers: it gets no more of them."""
+        self._clogged = True
+
+    def resumeProducing(self) -> None:
+        """The client has read what it was sent."""
+        self._clogged = False
+        if self._serving is None and not self._hung_up:
+            self._next()
+
+    def stopProducing(self) -> None:
+        """The connection is lost, which is told by `connectionLost`."""
+
+    def _next(self) -> None:
+        """Serve a request if one is there completely; else it is the client's turn."""
+        payload = self._take_frame()
+        if payload is not None:
+            self._set_timer(None)
+            self._serve(payload)
+        elif self._finishing:
+            self._hang_up()
+        else:
+            if self._paused:
+                self._paused = False
+                self.transport.resumeProducing()
+            self._wait_for_client()
+
+    def _take_frame(self) -> bytes | None:
+        end = FRAME_HEADER + int.from_bytes(self._received[:FRAME_HEADER], "big")
+        if len(self._received) < end:
+            return None
+        payload = bytes(self._received[FRAME_HEADER:end])
+        del self._received[:end]
+        self._frame_began = None
+        return payload
+
+    def _serve(self, payload: bytes) -> None:
+        try:
+            request = octezmessages.decode(payload)
+        except Undecodable as error:
+            # As Octez' own signer does: nobody knows what an answer would be taken for.
+            self._log.warn(
+                "closed the connection of {peer}, whose request cannot be read: {error}",
+                peer=named(self.transport),
+                error=error,
+            )
+            self._hang_up()
+            return
+        serving = self._serving = Deferred.fromCoroutine(self._answer(request))
+        serving.addCallbacks(self._answered, self._left).addErrback(self._failed)
+
+    def _answered(self, answer: bytes) -> None:
+        self._serving = None
+        self.transport.write(octezmessages.frame(answer))
+        if self._clogged:
+            self._wait_for_client()
+        elif self._received:
+            # Other connections have their turn before the next request of this one.
+            self._set_timer(0, self._next)
+        else:
+            self._next()
+
+    def _left(self, failure: Failure) -> None:
+        failure.trap(CancelledError)
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("fault while answering over a socket", failure)
+        self._hang_up()
+
+    def _wait_for_client(self) -> None:
+        now = self._clock.seconds()
+        seconds = IDLE_TIMEOUT
+        if self._received and not self._clogged:
+            if self._frame_began is None:
+                self._frame_began = now
+            seconds = min(seconds, self._frame_began + FRAME_TIMEOUT - now)
+        self._set_timer(seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        if self._received or self._clogged:
+            self._log.warn(
+                "closed the connection of {peer}, which {what}",
+                peer=named(self.transport),
+                what="does not read" if self._clogged else "stopped in the middle of a request",
+            )
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close when the answers are written, or by force if they are not read."""
+        if self._hung_up:
+            return
+        self._hung_up = True
+        self.transport.unregisterProducer()
+        self._set_timer(LINGER, self.abort)
+        self.transport.loseConnection()
+
+    def _set_timer(self, seconds: float | None, call: Callable[[], None] | None = None) -> None:
+        """Have one call wait, or none; the one that waited is dropped."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, call) if seconds is not None and call else None
+
+    async def _answer(self, request: Request) -> bytes:
+        peer = named(self.transport)
+        try:
+            return await self._result(request)
+        except Refused as refused:
+            if not isinstance(request, Sign):  # which is logged where it was decided
+                self._log.warn(
+                    "refused {what} from {peer}: {status} {sentence}",
+                    what=_described(request),
+                    peer=peer,
+                    status=refused.status,
+                    sentence=refused,
+                )
+            return octezmessages.error_answer(str(refused))
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure(
+                "fault while answering {what} from {peer}", what=_described(request), peer=peer
+            )
+            return octezmessages.error_answer(FAULT)
+
+    async def _result(self, request: Request) -> bytes:
+        peer = peer_of(self.transport)
+        if isinstance(request, Sign):
+            signature = await self._signer.submit(_submission(request, peer))
+            return octezmessages.signature_answer(signature)
+        self._signer.admit(peer)
+        match request:
+            case GetPublicKey(key):
+                # An unknown key is an error trace, which clients print; Octez' own signer
+                # closes the connection, and its clients say that they do not know why.
+                return octezmessages.public_key_answer(await self._signer.public_key(key))
+            case GetAuthorizedKeys():
+                return octezmessages.authorized_keys_answer(self._signer.authorized_keys())
+            case ListKnownKeys():
+                return octezmessages.known_keys_answer(self._signer.known_keys())
+            case SupportsDeterministicNonces():
+                return octezmessages.supports_answer(False)
+            case ProvePossession():
+                raise Forbidden(NO_PROOF)
+            case _:
+                raise Forbidden(_NO_NONCES)
+
+
+def _submission(request: Sign, peer: Peer) -> Submission:
+    def read() -> SigningRequest:
+        return SigningRequest.read(request.key, request.data, peer, request.authentication)
+
+    return Submission(peer, str(request.key), read)
+
+
+def _described(request: Request) -> str:
+    key = getattr(request, "key", None)
+    return f"{type(request).__name__} {key}" if key else type(request).__name__
+
+
+class Connections(Service):
+    """The open connections; stopping closes them all."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._open: set[OctezSocket] = set()
+        self._all_closed: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: OctezSocket) -> None:
+        """Count a connection that was made."""
+        self._open.add(connection)
+
+    def remove(self, connection: OctezSocket) -> None:
+        """Forget a connection that was lost."""
+        self._open.discard(connection)
+        if not self._open and self._all_closed is not None:
+            self._all_closed.callback(None)
+            self._all_closed = None
+
+    def stopService(self) -> Deferred[None]:
+        """Close the connections: when what came on them is answered, by force a little later."""
+        super().stopService()
+        if not self._open:
+            return succeed(None)
+        closed = self._all_closed = Deferred()
+        by_force = self._clock.callLater(_STOP_TIME, self._abort)
+        for connection in list(self._open):
+            connection.finish()
+        return closed.addCallback(lambda _: by_force.active() and by_force.cancel())
+
+    def _abort(self) -> None:
+        for connection in list(self._open):
+            connection.abort()
+
+
+class OctezSocketFactory(Factory):
+    """Connections that are served by one signer.
+
+    :ivar connections: a service that closes those that are open when it is stopped.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(self, signer: Signer, clock: IReactorTime) -> None:
+        self._signer = signer
+        self._clock = clock
+        self.connections = Connections(clock)
+
+    def buildProtocol(self, addr: IAddress | None) -> OctezSocket | None:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._log.warn(
+                "closed a connection of {address}: {count} are open",
+                address=addr,
+                count=len(self.connections),
+            )
+            return None
+        return OctezSocket(self._signer, self._clock, self.connections)
