@@ -237,6 +237,17 @@ class ConnectingTests(DeviceTestCase):
         self.assertIn("did not answer", self.device.trouble)
         self.assertFalse(self.device.ready)
 
+    def test_silent_device_plugged_in_again(self) -> None:
+        """A device that rests is tried at once when its port was made anew meanwhile."""
+        # Three times two commands of three seconds, with rests of one and two seconds.
+        while self.clock.seconds() < 23:
+            self.device.plugged_in(self.device.board)
+            self.clock.advance(0.05)
+        self.device.plugged_in(self.device.board)
+        self.assertEqual(self.board.opened, 3)
+        self.device.plugged_in(Board("port", "board", (2, 2)))
+        self.assertEqual(self.board.opened, 4)
+
     def test_other_port(self) -> None:
         """A board that appears at another port is used there."""
         self.plug_in()

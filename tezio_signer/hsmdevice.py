@@ -183,13 +183,19 @@ class HsmDevice:
         """The board is there, perhaps under another name than before."""
         if board.port != self.board.port:
             self.close()
-            self.board = board
+        if board.node != self.board.node:
+            self._forget_failures()
+        self.board = board
         if self._port is None and self._reactor.seconds() >= self._rest_until:
             self._connect()
 
     def unplugged(self) -> None:
         """The board is not there any more."""
         self.close()
+        self._forget_failures()
+
+    def _forget_failures(self) -> None:
+        """A board that was pulled out may be another than it was."""
         self._failures = 0
         self._rest_until = 0.0
 

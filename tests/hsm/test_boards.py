@@ -1,6 +1,7 @@
 """Which serial ports are taken for boards."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from serial.tools.list_ports_common import ListPortInfo
 from twisted.trial.unittest import SynchronousTestCase
@@ -92,6 +93,22 @@ class FindBoardsTests(SynchronousTestCase):
         selectors = (BoardSelector(port="/dev/tezio"), BoardSelector(port="/dev/ttyACM7"))
         self.assertEqual(find_boards(selectors), [Board("/dev/tezio"), Board("/dev/ttyACM7")])
         self.assertEqual(find_boards(()), [])
+
+    def test_node(self) -> None:
+        """A port that was removed and made again is told from what it was before."""
+        path = Path(self.mktemp()).absolute()
+        selector = BoardSelector(port=str(path))
+
+        def node() -> tuple[int, int] | None:
+            return find_boards((selector,))[0].node
+
+        self.assertIsNone(node())
+        path.touch()
+        first = node()
+        self.assertEqual(node(), first)
+        path.rename(path.with_suffix(".old"))  # so that its number is not given again
+        path.touch()
+        self.assertNotIn(node(), (None, first))
 
     def test_several_choices(self) -> None:
         """Several choices add up, each board once."""
