@@ -10,12 +10,14 @@ from attrs import evolve, frozen
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.vectors import TZ3
+from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
@@ -149,6 +151,7 @@ class Stand(Client):
 
     :ivar written: every byte that was written to the HSM.
     :param device_reactor: what the simulated HSM runs on.
+    :param site_clock: by which connections have their time.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class Stand(Client):
         store: Callable[[], BlockingStore] | None = None,
         latency: float | None = 0,
         device_reactor: Reactor = reactor,
+        site_clock: IReactorTime = reactor,
     ) -> None:
         self.settings = evolve(settings or built_in_settings(), http=())
         self.firmware = firmware or Firmware()
@@ -171,7 +175,9 @@ class Stand(Client):
         )
         self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
-        self.site = SignerSite(SignerResource(self.signer).app.resource())
+        self.connections = Connections(self.settings.limits, site_clock)
+        resource = SignerResource(self.signer, self.settings.request_token)
+        self.site = SignerSite(resource.app.resource(), self.settings.limits, site_clock)
 
     async def start(self, test: TestCase) -> None:
         """Start all services, and wait until the HSM has said its keys."""
@@ -182,7 +188,8 @@ class Stand(Client):
         test.addCleanup(self.watermarks.stopService)
         self.hsms.startService()
         test.addCleanup(self.hsms.stopService)
-        port = reactor.listenTCP(0, self.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        limited = LimitedFactory(self.site, self.connections)
+        port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
         test.addCleanup(port.stopListening)
         super().__init__(port.getHost().port)
         await self.hsms.public_key(TZ3)

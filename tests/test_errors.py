@@ -12,6 +12,7 @@ STATUSES = {
     "UnknownKey": 404,
     "Conflict": 409,
     "TooLarge": 413,
+    "TooMany": 429,
     "Unavailable": 502,
 }
 

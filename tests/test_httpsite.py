@@ -2,6 +2,7 @@
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -21,8 +22,9 @@ class ConnectionTests(SynchronousTestCase):
     """One connection, whose bytes come and go as the test says."""
 
     def setUp(self) -> None:
+        self.clock = Clock()
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
-        channel = Stand().site.buildProtocol(self.transport.getPeer())
+        channel = Stand(site_clock=self.clock).site.buildProtocol(self.transport.getPeer())
         assert channel is not None
         self.channel = channel
         channel.makeConnection(self.transport)
@@ -47,6 +49,7 @@ class ConnectionTests(SynchronousTestCase):
             + octezclient.get("127.0.0.1", "/nowhere")
             + octezclient.get("127.0.0.1", "/known_keys")
         )
+        self.clock.pump([0] * 3)
         answers = self._answers()
         starts = [answers.index(text) for text in (b"{}\n", b"404 Not Found", b'{"known_keys"')]
         self.assertEqual(starts, sorted(starts))

@@ -25,7 +25,7 @@ class Malformed(Refused):
 
 
 class Unauthenticated(Refused):
-    """The authentication signature is missing or does not verify."""
+    """The authentication signature or the request token is missing or wrong."""
 
     status = 401
     reason = "unauthenticated"
@@ -57,6 +57,13 @@ class TooLarge(Refused):
 
     status = 413
     reason = "too_large"
+
+
+class TooMany(Refused):
+    """A client asks for more signatures than a limit allows."""
+
+    status = 429
+    reason = "too_many"
 
 
 class Unavailable(Refused):

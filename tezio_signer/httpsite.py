@@ -4,47 +4,56 @@ import re
 from io import BytesIO
 from urllib.parse import quote, unquote_to_bytes
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from twisted.web import http
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from tezio_signer.errors import TooLarge
+from tezio_signer.connections import Place, place_of
+from tezio_signer.errors import Malformed, Refused, TooLarge
 from tezio_signer.octezjson import error_list
+from tezio_signer.settings import Limits
 
-MAX_BODY = 128 * 1024
-"""Bytes of the longest request body that is read."""
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes of a body refused as too large that are still taken, so that the client reads why."""
+_ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 
 
 class SignerRequest(Request):
-    """A request with a limited body in memory, slashes collapsed, and no trust in `Host`."""
+    """A request with a limited body in memory, one way to read it, and no trust in `Host`."""
 
+    channel: "SignerChannel"
     content: BytesIO
     transport: ITCPTransport
     _discarded: int | None = None
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
-        if length is not None and length > MAX_BODY:
-            self._refuse()
+        if length is not None and length > self.channel.limits.body_bytes:
+            self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
         if self._discarded is None:
-            if self.content.tell() + len(data) <= MAX_BODY:
+            if self.content.tell() + len(data) <= self.channel.limits.body_bytes:
                 super().handleContentChunk(data)
                 return
-            self._refuse()
+            self._refuse_body()
         self._discarded = (self._discarded or 0) + len(data)
         if self._discarded > MAX_DISCARDED:
             self.channel.forceAbortClient()
 
-    def _refuse(self) -> None:
+    def _refuse_body(self) -> None:
         """Answer at once; the connection closes when the client has sent its body."""
         self._discarded = 0
+        self.requestHeaders.removeHeader(b"expect")  # no `100 Continue` after this answer
+        limit = self.channel.limits.body_bytes
+        self._answer_below_the_routes(TooLarge(f"the request body is larger than {limit} bytes"))
+
+    def _answer_below_the_routes(self, refused: Refused) -> None:
         peer = self.getClientAddress()
-        refused = TooLarge(f"the request body is larger than {MAX_BODY} bytes")
         self._log.warn(
             "refused a request from {peer}: {status} {sentence}",
             peer=getattr(peer, "host", peer),
@@ -52,16 +61,39 @@ class SignerRequest(Request):
             sentence=refused,
         )
         body = error_list(refused)
-        self.transport.write(
-            b"HTTP/1.1 %d Content Too Large\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (refused.status, len(body), body)
+        self.channel.write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"Connection: close\r\n\r\n%b"
+            % (refused.status, http.RESPONSES[refused.status], len(body), body)
         )
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if self._discarded is None:
-            super().requestReceived(command, path, version)
-        else:
+        if self._discarded is not None:
             self.channel.loseConnection()
+            return
+        try:
+            self._check_framing(version)
+            self._check_target(path)
+        except Malformed as malformed:
+            self._answer_below_the_routes(malformed)
+            self.channel.loseConnection()
+            return
+        super().requestReceived(command, path, version)
+
+    def _check_framing(self, version: bytes) -> None:
+        """Where a proxy could see another end of the body, there must be no request at all."""
+        codings = self.requestHeaders.getRawHeaders(b"transfer-encoding", [])
+        if codings and (version != b"HTTP/1.1" or [c.lower() for c in codings] != [b"chunked"]):
+            raise Malformed(
+                "Transfer-Encoding can only be chunked, in HTTP/1.1, and without a Content-Length"
+            )
+
+    def _check_target(self, target: bytes) -> None:
+        path = target.partition(b"?")[0]
+        if not path.startswith(b"/"):
+            raise Malformed("the target of a request has to be a path that begins with /")
+        if _ENCODED_SLASH.search(path):
+            raise Malformed("the path must not contain %2F, which some read as a slash")
 
     def process(self) -> None:
         # octez-client makes `//keys/…` of a base URL that ends in a slash. What is no UTF-8
@@ -75,16 +107,118 @@ class SignerRequest(Request):
         return b"tezio-signer"
 
 
-class SignerSite(Site):
-    """A site without an access log, which would hold the authentication signatures."""
+class SignerChannel(HTTPChannel):
+    """A connection that says what it is doing, and reads HTTP one way only.
 
+    A request that comes behind another waits for the reactor's next turn: thousands of them
+    in one packet must not keep all others waiting.
+    """
+
+    site: "SignerSite"
+    transport: ITCPTransport
+    _place: Place | None = None
+    _closing = False
+    _reading = False
+    _turn: IDelayedCall | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What the site holds its clients to."""
+        return self.site.limits
+
+    def connectionMade(self) -> None:
+        self.maxHeaders = self.limits.headers
+        self.totalHeadersSize = self.limits.header_bytes
+        self._place = place_of(self.transport)
+        if self._place is not None:
+            self._place.close = self.loseConnection  # which knows how to close TLS
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        # Under TLS, bytes go on coming until the client has closed its side.
+        if self._closing:
+            return
+        if self._place is not None:
+            self._place.receiving()
+        self._reading = True
+        try:
+            super().dataReceived(data)
+        finally:
+            self._reading = False
+
+    def lineReceived(self, line: bytes) -> None:
+        if line[:1] in (b" ", b"\t"):
+            # A header folded into several lines, which not everybody puts together again.
+            self._respondToBadRequestAndDisconnect()
+        else:
+            super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            received: bool = super().headerReceived(line)
+        except ValueError:  # a Content-Length of thousands of digits
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return received
+
+    def allContentReceived(self) -> None:
+        if self._place is not None:
+            self._place.serving()
+        super().allContentReceived()
+
+    def requestDone(self, request: http.Request) -> None:
+        if self._reading:
+            self._turn = self.callLater(0, self._next_request, request)
+        else:
+            self._next_request(request)
+
+    def _next_request(self, request: http.Request) -> None:
+        self._turn = None
+        if self._place is not None and not self._place.answered():
+            self.persistent = 0
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        self._closing = True
+        if self._place is not None:
+            self._place.closing()
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        super().connectionLost(reason)
+
+
+class SignerSite(Site):
+    """A site without an access log, which would hold the authentication signatures.
+
+    How long connections may take is for `connections.py`, around this site.
+    """
+
+    # No HTTP/2, to which Twisted would switch by itself where the library for it is installed:
+    # nothing here would limit it.
+    protocol = SignerChannel  # type: ignore[assignment]
     requestFactory = SignerRequest
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: IResource) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        limits: Limits | None = None,
+        reactor: IReactorTime | None = None,
+    ) -> None:
         # Otherwise the Content-Type of every POST goes through the e-mail parser.
-        super().__init__(resource, parsePOSTFormSubmission=False)
+        super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
+        self.limits = limits or Limits()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"http/1.1"]
+
+    def buildProtocol(self, addr: IAddress | None) -> SignerChannel:
+        return super().buildProtocol(addr)
 
     def log(self, request: http.Request) -> None:
         """Decisions are logged where they are made."""

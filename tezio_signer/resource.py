@@ -6,6 +6,7 @@ with status codes that say more than its 500.
 
 import json
 import re
+from hmac import compare_digest
 
 from klein import Klein
 from twisted.logger import Logger
@@ -14,14 +15,19 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
 from tezio_signer.doors import NO_PROOF, named, peer_of
-from tezio_signer.errors import FAULT, Forbidden, Malformed, Refused
+from tezio_signer.errors import FAULT, Forbidden, Malformed, Refused, Unauthenticated
 from tezio_signer.httpsite import SignerRequest
 from tezio_signer.octezjson import Json, encode, error_list
 from tezio_signer.policy import SigningRequest
+from tezio_signer.settings import RequestToken
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 _VERSIONS = (b"0", b"1", b"2", b"3")
+_ROUTES = (
+    "no such route; there are GET /authorized_keys, GET /known_keys, GET /keys/<address>, "
+    "POST /keys/<address> and GET /bls_prove_possession/<address>"
+)
 _HEX = re.compile("(?:[0-9a-fA-F]{2})*")
 
 
@@ -31,8 +37,9 @@ class SignerResource:
     app = Klein()
     _log = Logger()
 
-    def __init__(self, signer: Signer) -> None:
+    def __init__(self, signer: Signer, token: RequestToken | None = None) -> None:
         self._signer = signer
+        self._token = token
 
     @app.route("/", methods=["GET"])
     def greeting(self, request: SignerRequest) -> bytes:
@@ -43,20 +50,20 @@ class SignerResource:
     @app.route("/authorized_keys", methods=["GET"])
     def authorized_keys(self, request: SignerRequest) -> bytes:
         """Whose authentication is accepted; exactly `{}` when none is needed."""
-        self._signer.admit(peer_of(request.transport))
+        self._admit(request)
         keys = self._signer.authorized_keys()
         return _answer(request, {} if keys is None else {"authorized_keys": list(map(str, keys))})
 
     @app.route("/known_keys", methods=["GET"])
     def known_keys(self, request: SignerRequest) -> bytes:
         """All signing keys, if the configuration lists them."""
-        self._signer.admit(peer_of(request.transport))
+        self._admit(request)
         return _answer(request, {"known_keys": list(map(str, self._signer.known_keys()))})
 
     @app.route("/keys/<key>", methods=["GET"])
     async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
-        self._signer.admit(peer_of(request.transport))
+        self._admit(request)
         return _answer(request, {"public_key": str(await self._signer.public_key(_hash(key)))})
 
     @app.route("/keys/<key>", methods=["POST"])
@@ -65,6 +72,7 @@ class SignerResource:
         peer = peer_of(request.transport)
 
         def read() -> SigningRequest:
+            self._check_token(request)
             key_hash = _hash(key)
             authentication = _authentication(request)
             _check_version(request)
@@ -76,9 +84,25 @@ class SignerResource:
     @app.route("/bls_prove_possession/<key>", methods=["GET"])
     def bls_prove_possession(self, request: SignerRequest, key: str) -> bytes:
         """Refused: a Tezio HSM holds no BLS key."""
-        self._signer.admit(peer_of(request.transport))
+        self._admit(request)
         _hash(key)
         raise Forbidden(NO_PROOF)
+
+    def _admit(self, request: SignerRequest) -> None:
+        self._signer.admit(peer_of(request.transport))
+        self._check_token(request)
+
+    def _check_token(self, request: SignerRequest) -> None:
+        """Wanted on every route but `/`: octez-client sends its headers with all requests."""
+        if self._token is None:
+            return
+        sent = request.requestHeaders.getRawHeaders(self._token.header.encode("ascii"), [])
+        if not sent:
+            raise Unauthenticated(
+                f"the header {self._token.header} with the request token is missing"
+            )
+        if len(sent) > 1 or not compare_digest(sent[0], self._token.secret):
+            raise Unauthenticated(f"the request token in the header {self._token.header} is wrong")
 
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:
@@ -105,7 +129,10 @@ class SignerResource:
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             request.setHeader(b"Allow", ", ".join(error.valid_methods).encode("ascii"))
         request.setResponseCode(error.code or Malformed.status)
-        sentence = f"{error.name}: no such route or method; see GET /keys/<address>"
+        sentence = _ROUTES
+        if isinstance(error, MethodNotAllowed):
+            methods = " or ".join(sorted(error.valid_methods or ()))
+            sentence = f"this path takes {methods} only"
         return _respond(request, error_list(Refused(sentence)))
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
+from cryptography.x509 import Certificate
 
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
@@ -68,6 +69,47 @@ StoreAddress = Path | EtcdAddress
 
 
 @frozen
+class Limits:
+    """What clients may take of the daemon.
+
+    :ivar connections: at once, over all doors; `connections_per_peer` for each IP address.
+    :ivar request_seconds: from the first byte of a request, or from connecting, to its last;
+        and how long a client may take to read an answer after which it is disconnected.
+    :ivar idle_seconds: how long a connection is kept for another request.
+    :ivar headers: lines of the header of an HTTP request.
+    :ivar signatures_per_minute: generic operations for each client and key; None for any number.
+    """
+
+    connections: int = 512
+    connections_per_peer: int = 128
+    request_seconds: float = 10.0
+    idle_seconds: float = 60.0
+    body_bytes: int = 128 * 1024
+    header_bytes: int = 16 * 1024
+    headers: int = 100
+    signatures_per_minute: int | None = None
+
+
+@frozen
+class RequestToken:
+    """A secret that HTTP clients send with every request.
+
+    :ivar header: in lower case.
+    """
+
+    header: str
+    secret: bytes = field(repr=False)
+
+
+@frozen
+class ClientCa:
+    """Whose client certificates are accepted."""
+
+    path: Path
+    certificates: tuple[Certificate, ...] = field(repr=False)
+
+
+@frozen
 class Settings:
     """A whole configuration.
 
@@ -89,6 +131,9 @@ class Settings:
     hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
     http: tuple[str, ...] = (DEFAULT_HTTP,)
     octez_socket: tuple[str, ...] = ()
+    request_token: RequestToken | None = None
+    client_ca: ClientCa | None = None
+    limits: Limits = Limits()
     hsm_wait_seconds: float = DEFAULT_PATIENCE
     store: StoreAddress | None = None
     warnings: tuple[str, ...] = ()

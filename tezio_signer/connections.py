@@ -1,0 +1,285 @@
+"""How many may be connected, and how long for: the same for every door.
+
+A door wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
+protocols say through `place_of(self.transport)` what they are doing; one that says nothing
+has `request_seconds` in all. Nobody is kept out by connections on which nothing happens: when
+there is no more room, the one that has been waiting longest has to go.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol, cast
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+
+from tezio_signer.settings import Limits
+
+QUIET_SECONDS = 60.0
+"""How long connections that were turned away are only counted before the next line in the log."""
+
+
+class Closable(Protocol):
+    """What a transport has to be able to do."""
+
+    def loseConnection(self) -> object:
+        """Close when everything is written."""
+
+    def abortConnection(self) -> object:
+        """Close at once."""
+
+
+class State(Enum):
+    """What a connection is doing."""
+
+    RECEIVING = "did not send a whole request in time"
+    SERVING = "is being served"
+    IDLE = "had no other request"
+    CLOSING = "did not take its answer in time"
+
+
+class Place:
+    """The place of one connection: what it is doing, and until when it may.
+
+    It begins with receiving a request, which includes a TLS handshake.
+
+    :ivar close: closes it when all is written; the transport's own, unless a protocol knows better.
+    """
+
+    def __init__(self, connections: "Connections", peer: str, transport: Closable) -> None:
+        self.peer = peer
+        self.state = State.RECEIVING
+        self.since = 0.0
+        self.close: Callable[[], object] = transport.loseConnection
+        self._abort = transport.abortConnection
+        self._connections = connections
+        self._timer: IDelayedCall | None = None
+        self._gone = False
+        self._enter(State.RECEIVING, connections.limits.request_seconds)
+
+    def receiving(self) -> None:
+        """Something of a request is here; its time does not begin anew with every byte."""
+        if self.state is State.IDLE:
+            self._enter(State.RECEIVING, self._connections.limits.request_seconds)
+
+    def serving(self) -> None:
+        """A whole request is here: from now on it takes as long as it takes."""
+        if self.state is not State.CLOSING:
+            self._enter(State.SERVING, None)
+
+    def answered(self) -> bool:
+        """The answer is written; False if there may be no other request after it."""
+        if self.state is not State.CLOSING:
+            self._enter(State.IDLE, self._connections.limits.idle_seconds)
+        return self.state is not State.CLOSING and not self._connections.stopping
+
+    def closing(self) -> None:
+        """It is being closed, which takes until its client has taken what is written."""
+        if self.state is not State.CLOSING:
+            self._enter(State.CLOSING, self._connections.limits.request_seconds)
+
+    def left(self) -> None:
+        """It is closed."""
+        self._gone = True
+        self._set_timer(None)
+        self._connections.left(self)
+
+    def cut(self) -> None:
+        """Close it at once, whatever is still to be written or read."""
+        self._gone = True
+        self._set_timer(None)
+        self._abort()
+
+    def _enter(self, state: State, seconds: float | None) -> None:
+        if self._gone:
+            return
+        self.state = state
+        self.since = self._connections.clock.seconds()
+        self._connections.moved(self)
+        self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None and self._timer.active():
+            if seconds is not None:
+                self._timer.reset(seconds)
+                return
+            self._timer.cancel()
+        self._timer = (
+            None
+            if seconds is None
+            else self._connections.clock.callLater(seconds, self._time_is_over)
+        )
+
+    def _time_is_over(self) -> None:
+        if self.state is State.IDLE:
+            self.close()
+            self.closing()
+        else:
+            self._connections.turned_away(self.peer, self.state.value)
+            self.cut()
+
+
+class Connections(Service):
+    """All connections of all doors. Stopping it lets no connection have another request.
+
+    :ivar limits: what it holds them to.
+    :ivar stopping: whether it has been stopped.
+    """
+
+    _log = Logger()
+
+    def __init__(self, limits: Limits, clock: IReactorTime) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.stopping = False
+        # For each peer its connections, those that have done the same for longest first.
+        self._places: dict[str, dict[Place, None]] = {}
+        self._open = 0
+        self._leaving = 0
+        self._quiet_until = 0.0
+        self._unsaid = 0
+
+    @property
+    def open_files(self) -> int:
+        """The most file descriptors that connections can take."""
+        return self.limits.connections + self._most_leaving
+
+    @property
+    def _most_leaving(self) -> int:
+        # Twisted closes them in its next round only, after it has accepted others.
+        return max(1, self.limits.connections // 2)
+
+    def make_room(self, peer: str) -> bool:
+        """Whether a peer may have another connection, for which an older one may be cut."""
+        if self.stopping:
+            return False
+        if len(self._places.get(peer, ())) >= self.limits.connections_per_peer:
+            crowds = [peer]
+        elif self._open >= self.limits.connections:
+            crowds = sorted(self._places, key=self._crowd, reverse=True)
+        else:
+            return True
+        if self._leaving < self._most_leaving:
+            for crowd in crowds:
+                for place in self._places[crowd]:
+                    if place.state is not State.SERVING:
+                        self.turned_away(crowd, "had to make room for another")
+                        self._forget(place)
+                        self._leaving += 1
+                        place.cut()
+                        return True
+        self.turned_away(peer, "found no room")
+        return False
+
+    def _crowd(self, peer: str) -> tuple[int, float]:
+        places = self._places[peer]
+        return len(places), -next(iter(places)).since
+
+    def enter(self, peer: str, transport: Closable) -> Place:
+        """The place of a connection that there is room for."""
+        self._open += 1
+        return Place(self, peer, transport)
+
+    def moved(self, place: Place) -> None:
+        """A place does something else than before."""
+        places = self._places.setdefault(place.peer, {})
+        places.pop(place, None)
+        places[place] = None
+
+    def left(self, place: Place) -> None:
+        """The connection of a place is closed."""
+        if place in self._places.get(place.peer, ()):
+            self._forget(place)
+        else:
+            self._leaving -= 1
+
+    def _forget(self, place: Place) -> None:
+        self._open -= 1
+        places = self._places[place.peer]
+        del places[place]
+        if not places:
+            del self._places[place.peer]
+
+    def turned_away(self, peer: str, why: str) -> None:
+        """Log it, but not every one of a flood."""
+        self._unsaid += 1
+        if self.clock.seconds() < self._quiet_until:
+            return
+        self._quiet_until = self.clock.seconds() + QUIET_SECONDS
+        self._log.warn(
+            "a connection from {peer} {why}; it is one of {count} that were closed or refused "
+            "since the last such line",
+            peer=peer,
+            why=why,
+            count=self._unsaid,
+        )
+        self._unsaid = 0
+
+    def stopService(self) -> None:
+        """Close what is not being served, and the rest when it has its answer."""
+        super().stopService()
+        self.stopping = True
+        for places in list(self._places.values()):
+            for place in list(places):
+                if place.state is not State.SERVING:
+                    place.close()
+                    place.closing()
+
+
+class _LimitedProtocol(ProtocolWrapper):
+    """What the protocol of a door takes for its transport."""
+
+    transport: Any
+    place: Place
+
+    def makeConnection(self, transport: Any) -> None:
+        factory = cast(LimitedFactory, self.factory)
+        self.place = factory.connections.enter(peer_of(transport.getPeer()), transport)
+        super().makeConnection(transport)
+
+    def loseConnection(self) -> None:
+        self.place.closing()
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.place.left()
+        super().connectionLost(reason)
+
+
+class LimitedFactory(WrappingFactory):  # type: ignore[type-arg]
+    """Gives connections to another factory, as far as there is room for them.
+
+    It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.
+    """
+
+    noisy = False
+    protocol = _LimitedProtocol
+
+    def __init__(self, wrapped: IProtocolFactory, connections: Connections) -> None:
+        super().__init__(wrapped)
+        self.connections = connections
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        if not self.connections.make_room(peer_of(addr)):
+            return None
+        return super().buildProtocol(addr)
+
+    def logPrefix(self) -> str:
+        """The name of the door."""
+        prefix = getattr(self.wrappedFactory, "logPrefix", None)
+        return prefix() if prefix else type(self.wrappedFactory).__name__
+
+
+def peer_of(address: object) -> str:
+    """By what connections are counted: the IP address, or that it is a local socket."""
+    host = getattr(address, "host", None)
+    return "a local socket" if host is None else str(host).removeprefix("::ffff:")
+
+
+def place_of(transport: object) -> Place | None:
+    """The place of a connection whose factory is limited, through whatever lies between."""
+    return cast("Place | None", getattr(transport, "place", None))
