@@ -31,6 +31,12 @@ HELD = [
 ]
 
 
+LIMITS = (
+    "limits: connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, "
+    "body_bytes 131072, header_bytes 16384, headers 100"
+)
+
+
 class UsageTests(CommandTestCase):
     """What is typed wrongly."""
 
@@ -96,6 +102,9 @@ from: 127.0.0.1/32, ::1/128
 authenticated by: nobody
 watermarks: {self.directory}/watermarks.sqlite
 HTTP: tcp:6732:interface=127.0.0.1
+request token: none
+client certificates: not asked for
+{LIMITS}
 """,  # noqa: E501
         )
         self.assertEqual((outcome.code, outcome.err), (0, ""))
@@ -125,6 +134,9 @@ listen: {{http: ["tcp:1", "tcp:2"]}}
                 f"authenticated by: {AUTH}, {EDPK_HASH}",
                 f"watermarks: {self.directory}/watermarks.sqlite",
                 "HTTP: tcp:1, tcp:2",
+                "request token: none",
+                "client certificates: not asked for",
+                LIMITS,
                 f"warning: {TZ3}: michelson is among allowed_ops, but is never signed",
             ],
         )
@@ -159,6 +171,18 @@ listen: {{http: ["tcp:1", "tcp:2"]}}
                         (TZ3, "attestation block generic preattestation"),
                     ]
                 ],
+                "http": ["tcp:6732:interface=127.0.0.1"],
+                "request_token": None,
+                "client_ca": None,
+                "limits": {
+                    "connections": 512,
+                    "connections_per_peer": 128,
+                    "request_seconds": 10,
+                    "idle_seconds": 60,
+                    "body_bytes": 131072,
+                    "header_bytes": 16384,
+                    "headers": 100,
+                },
                 "warnings": [],
             },
         )

@@ -7,6 +7,7 @@ from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -114,7 +115,7 @@ class RuleTests(SynchronousTestCase):
 
     def _decide(self, settings: Settings, *requests: SigningRequest) -> SigningRequest:
         """What the rules make of the last of some requests; raises what it is refused with."""
-        rules = rules_for(settings, self._public_key, self._watermarks(settings))
+        rules = rules_for(settings, self._public_key, self._watermarks(settings), Clock())
         *earlier, last = requests
         for request in earlier:
             self.successResultOf(decide(rules, request))

@@ -149,7 +149,7 @@ class MakeServiceTests(TapTestCase):
         """The kinds of the inner services of a daemon."""
         daemon = tap.makeService(parsed(*arguments))
         self.assertIsInstance(daemon, Daemon)
-        return [type(service) for service in leaves(daemon)][:-1]
+        return [type(service) for service in leaves(daemon)][:-2]
 
     def test_services(self) -> None:
         """Watermarks and HSMs start before the door, a simulated HSM before them."""
@@ -162,7 +162,7 @@ class MakeServiceTests(TapTestCase):
         self.write(more="listen: {http: ['tcp:1:interface=127.0.0.1', 'tcp:2']}")
         for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (("--http", "tcp:4") * 3, 3)]:
             services = leaves(tap.makeService(parsed(*arguments)))
-            self.assertEqual(len(services), 2 + doors)
+            self.assertEqual(len(services), 3 + doors)
 
     def test_wrong_endpoints(self) -> None:
         """What is no endpoint is named, with the reason."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from attrs import asdict
 from twisted.internet.defer import Deferred
 
 from tezio_signer import __version__, watermarkcli
@@ -18,6 +19,7 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
+from tezio_signer.doors import check_endpoints
 from tezio_signer.errors import StartupError, Unavailable
 from tezio_signer.hsm.boards import Board, find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -82,8 +84,10 @@ def _milliseconds(text: str) -> float:
 def _check(options: argparse.Namespace) -> None:
     settings = load_settings(options.config, simulate=False)
     rows = _meaning(settings)
+    warnings = [*settings.warnings, *check_endpoints(settings.http, settings.client_ca)]
     if options.json:
-        print(json.dumps({"keys": rows, "warnings": list(settings.warnings)}, indent=2))
+        doors = {"http": list(settings.http), **_protections(settings)}
+        print(json.dumps({"keys": rows, **doors, "warnings": warnings}, indent=2))
         return
     print_rows(rows, as_json=False)
     checked = settings.security.remote_ip_check
@@ -94,9 +98,14 @@ def _check(options: argparse.Namespace) -> None:
         print(f"users at Unix sockets: {users or 'nobody'}")
     print(f"authenticated by: {', '.join(map(str, settings.authorized or ())) or 'nobody'}")
     print(f"watermarks: {settings.store}")
+    protections = _protections(settings)
     print(f"HTTP: {', '.join(settings.http)}")
     print(f"Octez socket: {', '.join(settings.octez_socket) or 'nowhere'}")
-    for warning in settings.warnings:
+    print(f"request token: {protections['request_token'] or 'none'}")
+    print(f"client certificates: {protections['client_ca'] or 'not asked for'}")
+    limits = (f"{name} {value}" for name, value in protections["limits"].items())
+    print(f"limits: {', '.join(limits)}")
+    for warning in warnings:
         print(f"warning: {warning}")
 
 
@@ -111,6 +120,16 @@ def _meaning(settings: Settings) -> list[dict[str, Any]]:
         }
         for key in settings.signing_keys.values()
     ]
+
+
+def _protections(settings: Settings) -> dict[str, Any]:
+    token, client_ca = settings.request_token, settings.client_ca
+    limits = asdict(settings.limits)
+    return {
+        "request_token": token and token.header,
+        "client_ca": client_ca and f"of {client_ca.path}, on HTTPS",
+        "limits": {name: value for name, value in limits.items() if value is not None},
+    }
 
 
 def _keys(options: argparse.Namespace) -> None:

@@ -8,6 +8,12 @@ from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from tezio_signer.doorconfig import (
+    client_ca_from,
+    limits_from,
+    request_token_from,
+    unprotected_by_token,
+)
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
@@ -37,6 +43,9 @@ _TOP = (
     "allowed_uids",
     "policy",
     "authorized_keys",
+    "request_token",
+    "client_ca",
+    "limits",
     "list_known_keys",
     "hsms",
     "hsm_wait_seconds",
@@ -60,6 +69,7 @@ def settings_from(root: Field, directory: Path) -> Settings:
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
     listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
     store = store_address(top.get("watermarks"), directory)
+    token, token_warnings = request_token_from(top.get("request_token"), directory)
     settings = Settings(
         signing_keys=signing_keys,
         security=security,
@@ -80,8 +90,17 @@ def settings_from(root: Field, directory: Path) -> Settings:
         octez_socket=(
             _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
         ),
+        request_token=token,
+        client_ca=client_ca_from(top.get("client_ca"), directory),
+        limits=limits_from(top.get("limits")),
         store=store,
-        warnings=(*_switched_off(security), *warnings, *store_warnings(store)),
+        warnings=(
+            *_switched_off(security),
+            *warnings,
+            *token_warnings,
+            *unprotected_by_token(token, listen),
+            *store_warnings(store),
+        ),
     )
     if auth_key in signing_keys:
         raise policy["auth_key"].error("the auth key of the HSM cannot be a signing key too")

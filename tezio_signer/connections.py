@@ -11,11 +11,18 @@ from enum import Enum
 from typing import Any, Protocol, cast
 
 from twisted.application.service import Service
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
+from zope.interface import alsoProvides
 
 from tezio_signer.settings import Limits
 
@@ -240,6 +247,14 @@ class _LimitedProtocol(ProtocolWrapper):
         factory = cast(LimitedFactory, self.factory)
         self.place = factory.connections.enter(peer_of(transport.getPeer()), transport)
         super().makeConnection(transport)
+        if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
+            alsoProvides(self, IHalfCloseableProtocol)
+
+    def readConnectionLost(self) -> None:
+        self.wrappedProtocol.readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        self.wrappedProtocol.writeConnectionLost()
 
     def loseConnection(self) -> None:
         self.place.closing()

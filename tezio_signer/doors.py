@@ -1,57 +1,180 @@
-"""What all doors share: who is on the other end, and what is said in the same words."""
+"""Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
-import socket
-import struct
-from typing import cast
+import re
+import resource
+from collections.abc import Sequence
+from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import ITransport
-from twisted.internet.tcp import Connection
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from OpenSSL.crypto import Error as CryptoError
+from twisted.application.service import IService
+from twisted.application.strports import service as listening_service
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from tezio_signer.errors import Forbidden
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.errors import StartupError
+from tezio_signer.reactors import Reactor
+from tezio_signer.settings import ClientCa
 
-NO_PROOF = "Proof of possession can only be requested for BLS keys."
-_UCRED = struct.Struct("iII")
-_NOBODY = Credentials(-1, -1, -1)
+BACKLOG = 1024
+"""Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
+OTHER_FILES = 64
+"""File descriptors for all that is no connection: log, devices, store, listening ports."""
+_TLS = ("ssl", "tls")
+_METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
+_NOT_ESCAPED = re.compile(r"(?<!\\):")
 
 
-def peer_of(transport: ITransport) -> Peer:
-    """Who asks, by the connection itself; raises Forbidden if its address is not known.
+def is_tls(endpoint: str) -> bool:
+    """Whether an endpoint string stands for HTTPS."""
+    return _kind(endpoint) in _TLS
 
-    A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says whom it stands for;
-    at a Unix socket, the credentials are its own then.
-    """
-    credentials = _credentials(transport)
-    address = transport.getPeer()
+
+def _kind(endpoint: str) -> str:
+    kinds = [part.lower() for part in _NOT_ESCAPED.split(endpoint)]
+    return kinds[1] if kinds[0] == "haproxy" and len(kinds) > 1 else kinds[0]
+
+
+def check_endpoints(endpoints: Sequence[str], client_ca: ClientCa | None) -> tuple[str, ...]:
+    """What an operator should be warned of; raises StartupError for what must not be."""
+    for endpoint in endpoints:
+        _check_method(endpoint)
+    if client_ca is None:
+        return ()
+    if not any(map(is_tls, endpoints)):
+        raise StartupError(
+            "client_ca protects nothing: no endpoint of HTTP is HTTPS, such as "
+            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
+        )
+    for endpoint in endpoints:
+        if _kind(endpoint) == "tls":
+            raise StartupError(
+                f"{endpoint!r} cannot ask for the certificates of client_ca: use ssl: instead"
+            )
+    return tuple(
+        f"{endpoint} asks for no client certificate: client_ca is for HTTPS only"
+        for endpoint in endpoints
+        if not is_tls(endpoint)
+    )
+
+
+def _check_method(endpoint: str) -> None:
+    for part in _NOT_ESCAPED.split(endpoint)[1:]:
+        name, _, method = part.partition("=")
+        if name.lower() == "sslmethod" and method not in _METHODS:
+            raise StartupError(
+                f"{endpoint!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that is "
+                "spoken; leave sslmethod out"
+            )
+
+
+def check_open_files(connections: Connections) -> None:
+    """Raises StartupError if this process may not open enough files for its connections."""
+    needed = connections.open_files + OTHER_FILES
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed not in (resource.RLIM_INFINITY, -1) and allowed < needed:
+        raise StartupError(
+            f"limits.connections is {connections.limits.connections}, which may need {needed} open "
+            f"files; this process may open {allowed} (ulimit -n)"
+        )
+
+
+def door(
+    endpoint: str,
+    factory: IProtocolFactory,
+    reactor: Reactor,
+    connections: Connections,
+    client_ca: ClientCa | None = None,
+) -> IService:
+    """The service that listens on an endpoint; raises StartupError."""
     try:
-        if isinstance(address, IPv4Address | IPv6Address):
-            return Peer(Peer.at(address.host).address, credentials)
-    except ValueError:
-        pass  # not even an address: what a proxy said
-    else:
-        if credentials is not None:
-            return Peer(credentials=credentials)
-    raise Forbidden("the address of the client is not known")
+        listening: Any = _ListeningReactor(reactor, connections, client_ca)
+        return listening_service(endpoint, factory, listening)
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+    except (CryptoError, SSL.Error) as error:
+        raise StartupError(
+            f"{endpoint!r}: its files hold no certificate and key in PEM: {_reason(error)}"
+        ) from error
 
 
-def named(transport: ITransport) -> str:
-    """A peer for the log, also one whose address is not known."""
-    try:
-        return str(peer_of(transport))
-    except Forbidden:
-        return str(transport.getPeer())
+class _ListeningReactor:
+    """A reactor whose ports are limited, and whose TLS is not older than 1.2."""
+
+    def __init__(
+        self, reactor: Reactor, connections: Connections, client_ca: ClientCa | None
+    ) -> None:
+        self._reactor: Any = reactor
+        self._connections = connections
+        self._client_ca = client_ca
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
+        return LimitedFactory(factory, self._connections)
+
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+    ) -> IListeningPort:
+        opened: IListeningPort = self._reactor.listenTCP(
+            port, self._limited(factory), max(backlog, BACKLOG), interface
+        )
+        return opened
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: Any,  # noqa: N803
+        backlog: int = BACKLOG,
+        interface: str = "",
+    ) -> IListeningPort:
+        try:
+            _harden(contextFactory.getContext(), self._client_ca)
+        except (CryptoError, SSL.Error, ValueError) as error:
+            raise StartupError(f"HTTPS on port {port}: {_reason(error)}") from error
+        return self.listenTCP(
+            port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface
+        )
+
+    def listenUNIX(
+        self, address: str, factory: IProtocolFactory, *arguments: Any, **named: Any
+    ) -> IListeningPort:
+        opened: IListeningPort = self._reactor.listenUNIX(
+            address, self._limited(factory), *arguments, **named
+        )
+        return opened
+
+    def adoptStreamPort(
+        self, descriptor: int, family: int, factory: IProtocolFactory
+    ) -> IListeningPort:
+        opened: IListeningPort = self._reactor.adoptStreamPort(
+            descriptor, family, self._limited(factory)
+        )
+        return opened
 
 
-def _credentials(transport: ITransport) -> Credentials | None:
-    """Of a Unix socket's client; None for any other."""
-    try:
-        handle = cast(Connection, transport).getHandle()
-    except AttributeError:  # so Twisted's transports say that they are closed
-        return None
-    if getattr(handle, "family", None) != socket.AF_UNIX:
-        return None
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return _NOBODY  # not on Linux: where users are checked, nobody passes
-    return Credentials(*_UCRED.unpack(handle.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)))
+def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    if client_ca is None:
+        return
+    store = context.get_cert_store()
+    assert store is not None
+    for certificate in client_ca.certificates:
+        authority = X509.from_cryptography(certificate)
+        store.add_cert(authority)
+        context.add_client_ca(authority)  # so that clients know which of theirs to show
+    # Without a callback it is OpenSSL that decides. The handshake fails before a byte of HTTP
+    # is read, in TLS 1.3 too, where the client may think that it is over.
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's own words, without the list of tuples around them."""
+    reasons = error.args[0] if error.args else None
+    if isinstance(reasons, list):
+        return "; ".join(str(reason[-1]) for reason in reasons if reason) or "not understood"
+    return str(error)

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer import octezmessages
-from tezio_signer.doors import NO_PROOF, named, peer_of
+from tezio_signer.connections import Place, place_of
 from tezio_signer.errors import FAULT, Forbidden, Refused
 from tezio_signer.octezmessages import (
     FRAME_HEADER,
@@ -36,6 +36,7 @@ from tezio_signer.octezmessages import (
     SupportsDeterministicNonces,
     Undecodable,
 )
+from tezio_signer.peers import NO_PROOF, named, peer_of
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.signer import Signer, Submission
 
@@ -69,9 +70,13 @@ class OctezSocket(Protocol):
         self._clogged = False  # the client does not read
         self._finishing = False  # no more will come, or is wanted
         self._hung_up = False
+        self._place: Place | None = None
 
     def connectionMade(self) -> None:
         self._connections.add(self)
+        self._place = place_of(self.transport)
+        if self._place is not None:
+            self._place.close = self.finish
         self.transport.registerProducer(self, True)
         self._next()
 
@@ -86,6 +91,8 @@ class OctezSocket(Protocol):
         if self._hung_up:
             return
         self._received += data
+        if self._place is not None:
+            self._place.receiving()
         if self._serving is None and not self._clogged:
             self._next()
         elif not self._paused:
@@ -159,12 +166,16 @@ class OctezSocket(Protocol):
             )
             self._hang_up()
             return
+        if self._place is not None:
+            self._place.serving()
         serving = self._serving = Deferred.fromCoroutine(self._answer(request))
         serving.addCallbacks(self._answered, self._left).addErrback(self._failed)
 
     def _answered(self, answer: bytes) -> None:
         self._serving = None
         self.transport.write(octezmessages.frame(answer))
+        if self._place is not None and not self._place.answered():
+            self._finishing = True
         if self._clogged:
             self._wait_for_client()
         elif self._received:

@@ -9,15 +9,18 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
 from tezio_signer.errors import (
     Forbidden,
     Malformed,
     TooLarge,
+    TooMany,
     Unauthenticated,
     UnknownKey,
 )
 from tezio_signer.hsm.framing import MAX_MESSAGE
+from tezio_signer.rates import Rate
 from tezio_signer.settings import Settings
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
@@ -106,9 +109,12 @@ Rule = Callable[[SigningRequest], SigningRequest | Deferred[SigningRequest]]
 FindKey = Callable[[PublicKeyHash], Awaitable[PublicKey]]
 
 
-def rules_for(settings: Settings, public_key: FindKey, watermarks: Watermarks) -> list[Rule]:
+def rules_for(
+    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+) -> list[Rule]:
     """The rules of a configuration, in the order in which they are asked."""
     security = settings.security
+    per_minute = settings.limits.signatures_per_minute
     rules: list[tuple[bool, Rule]] = [
         (security.remote_ip_check, allowed_peer(settings.allowed_ips)),
         (settings.allowed_uids is not None, allowed_user(settings.allowed_uids)),
@@ -117,6 +123,7 @@ def rules_for(settings: Settings, public_key: FindKey, watermarks: Watermarks) -
         (True, allowed_chain(settings)),
         (security.signing_policy_check, allowed_operation(settings)),
         (True, fitting_the_device),
+        *([(True, within_rate(Rate(per_minute, clock)))] if per_minute else []),
         (security.high_water_mark_check, claimed(settings, watermarks)),
     ]
     return [rule for switched_on, rule in rules if switched_on]
@@ -235,6 +242,24 @@ def fitting_the_device(request: SigningRequest) -> SigningRequest:
             f"the payload has {len(request.data)} bytes; a Tezio HSM signs {MAX_MESSAGE} at most"
         )
     return request
+
+
+def within_rate(rate: Rate) -> Rule:
+    """Only so many generic operations a minute, for each client and key.
+
+    Blocks and attestations are not counted: one too few costs the baker money, and the
+    watermarks let through one for each level and round anyway.
+    """
+
+    def rule(request: SigningRequest) -> SigningRequest:
+        if isinstance(request.payload, Generic) and not rate.take((request.peer, request.key)):
+            raise TooMany(
+                f"more than {rate.per_minute} generic operations a minute for {request.key} from "
+                f"{request.peer}; try again later"
+            )
+        return request
+
+    return rule
 
 
 def claimed(settings: Settings, watermarks: Watermarks) -> Rule:

@@ -82,8 +82,8 @@ class Limits:
 
     connections: int = 512
     connections_per_peer: int = 128
-    request_seconds: float = 10.0
-    idle_seconds: float = 60.0
+    request_seconds: float = 10
+    idle_seconds: float = 60
     body_bytes: int = 128 * 1024
     header_bytes: int = 16 * 1024
     headers: int = 100

@@ -94,7 +94,7 @@ class Signer:
         self._settings = settings
         self._hsms = hsms
         self._clock = clock
-        self._rules = rules_for(settings, hsms.public_key, watermarks)
+        self._rules = rules_for(settings, hsms.public_key, watermarks, clock)
         self._flights: dict[tuple[PublicKeyHash, bytes], _Flight] = {}
         self._closed_because: str | None = None
         self._open = 0

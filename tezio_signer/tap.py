@@ -9,14 +9,13 @@ from types import TracebackType
 from typing import cast
 
 from attrs import evolve
-from twisted.application.service import IService
-from twisted.application.strports import service as listening_service
-from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import config
+from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
+from tezio_signer.doors import check_endpoints, check_open_files, door
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -122,21 +121,24 @@ def makeService(options: Options) -> Daemon:
         partial(_give_up, reactor),
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    site = SignerSite(SignerResource(signer).app.resource())
+    endpoints = options["http"] or settings.http
+    for warning in check_endpoints(endpoints, settings.client_ca):
+        _log.warn("{sentence}", sentence=warning)
+    connections = Connections(settings.limits, reactor)
+    check_open_files(connections)
+    routes = SignerResource(signer, settings.request_token).app.resource()
+    site = SignerSite(routes, settings.limits, reactor)
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
-        *(_door(endpoint, site) for endpoint in options["http"] or settings.http),
-        *(_door(e, sockets) for e in options["octez-socket"] or settings.octez_socket),
+        connections,
+        *(door(at, site, reactor, connections, settings.client_ca) for at in endpoints),
+        *(
+            door(at, sockets, reactor, connections, settings.client_ca)
+            for at in options["octez-socket"] or settings.octez_socket
+        ),
     ]
     inner = [*([simulator] if simulator else []), watermarks, hsms, sockets.connections]
     return Daemon(reactor, signer, inner, doors)
-
-
-def _door(endpoint: str, factory: IProtocolFactory) -> IService:
-    try:
-        return listening_service(endpoint, factory)
-    except (ValueError, TypeError, LookupError, OSError) as error:
-        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
 
 
 def _give_up(reactor: Reactor, error: StartupError) -> None:

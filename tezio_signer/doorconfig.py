@@ -1,0 +1,107 @@
+"""What the configuration says of the doors: limits, request token, client certificates."""
+
+import re
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cryptography.x509 import load_pem_x509_certificates
+
+from tezio_signer.settings import ClientCa, Limits, RequestToken
+from tezio_signer.yamlfields import ConfigError, Field
+
+SHORTEST_TOKEN = 16
+"""Bytes; drawn at random from letters and digits, these are beyond guessing."""
+_HEADER = re.compile("x-[a-z0-9-]+")
+_SECRET = re.compile(b"[!-~]+")  # printable ASCII without blanks
+_RANGES: dict[str, tuple[int, int]] = {
+    "connections": (1, 100_000),
+    "connections_per_peer": (1, 100_000),
+    "request_seconds": (1, 600),
+    "idle_seconds": (1, 3600),
+    # A payload of 1015 bytes, the most that an HSM signs, is 2033 bytes of JSON.
+    "body_bytes": (2048, 1024 * 1024),
+    "header_bytes": (1024, 64 * 1024),
+    "headers": (8, 500),
+    "signatures_per_minute": (1, 1_000_000),
+}
+
+
+def limits_from(field: Field | None) -> Limits:
+    """The section `limits`; what it does not say has a safe default."""
+    if field is None:
+        return Limits()
+    values: dict[str, Any] = {}
+    for name, entry in field.mapping(tuple(_RANGES)).items():
+        least, most = _RANGES[name]
+        value = entry.value()
+        if type(value) is not int and not (type(value) is float and name.endswith("_seconds")):
+            raise entry.error(f"a number from {least} to {most} is expected, not {value!r:.60}")
+        if not least <= value <= most:
+            raise entry.error(f"a number from {least} to {most} is expected, not {value}")
+        values[name] = value
+    limits = Limits(**values)
+    if limits.connections_per_peer > limits.connections and "connections_per_peer" in values:
+        raise field.error(
+            f"connections_per_peer is {limits.connections_per_peer}, "
+            f"more than connections, {limits.connections}"
+        )
+    return limits
+
+
+def request_token_from(
+    field: Field | None, directory: Path
+) -> tuple[RequestToken | None, tuple[str, ...]]:
+    """The section `request_token`, and what to warn of."""
+    if field is None:
+        return None, ()
+    entries = field.mapping(("header", "file"), required=["header", "file"])
+    header = entries["header"].text().lower()
+    if not _HEADER.fullmatch(header):
+        raise entries["header"].error(
+            f"{header!r:.60} is no header that octez-client sends (TEZOS_SIGNER_HTTP_HEADERS): "
+            "its name has to begin with x-, followed by letters, digits and hyphens"
+        )
+    at = entries["file"]
+    path = directory / at.text()
+    secret = _read(at, path, lambda: path.read_bytes()).rstrip(b"\r\n")
+    if len(secret) < SHORTEST_TOKEN:
+        raise at.error(
+            f"{path} holds {len(secret)} bytes; a request token has {SHORTEST_TOKEN} at least"
+        )
+    if not _SECRET.fullmatch(secret):
+        raise at.error(
+            f"{path} holds something else than one line of printable ASCII without blanks"
+        )
+    warnings = ()
+    if _read(at, path, path.stat).st_mode & stat.S_IROTH:
+        warnings = (f"everybody on this machine can read the request token: chmod o-r {path}",)
+    return RequestToken(header, secret), warnings
+
+
+def unprotected_by_token(token: RequestToken | None, doors: Iterable[str]) -> tuple[str, ...]:
+    """The token is for HTTP only: which of the configured kinds of doors to warn of."""
+    if token is None or "octez_socket" not in doors:
+        return ()
+    return ("request_token protects HTTP only: who can connect to listen.octez_socket needs none",)
+
+
+def client_ca_from(field: Field | None, directory: Path) -> ClientCa | None:
+    """The certificates of `client_ca`."""
+    if field is None:
+        return None
+    path = directory / field.text()
+    try:
+        certificates = load_pem_x509_certificates(_read(field, path, path.read_bytes))
+    except ValueError as error:
+        raise field.error(f"{path} holds no certificates in PEM") from error
+    return ClientCa(path, tuple(certificates))
+
+
+def _read(field: Field, path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except OSError as error:
+        problem: ConfigError = field.error(f"{path} cannot be read: {error.strerror}")
+        raise problem from error
