@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 from attrs import evolve, frozen
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
@@ -178,6 +179,7 @@ class Stand(Client):
         self.connections = Connections(self.settings.limits, site_clock)
         resource = SignerResource(self.signer, self.settings.request_token)
         self.site = SignerSite(resource.app.resource(), self.settings.limits, site_clock)
+        self.sockets = OctezSocketFactory(self.signer, reactor)
 
     async def start(self, test: TestCase) -> None:
         """Start all services, and wait until the HSM has said its keys."""
@@ -194,3 +196,11 @@ class Stand(Client):
         super().__init__(port.getHost().port)
         await self.hsms.public_key(TZ3)
         self.written.clear()
+
+    async def open(self, test: TestCase, factory: IProtocolFactory, path: str | None = None) -> str:
+        """Open a door on a free port, or on a Unix socket; the endpoint for a client of it."""
+        description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
+        port = await serverFromString(reactor, description).listen(factory)
+        test.addCleanup(self.sockets.connections.stopService)
+        test.addCleanup(port.stopListening)
+        return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"

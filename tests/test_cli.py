@@ -102,6 +102,7 @@ from: 127.0.0.1/32, ::1/128
 authenticated by: nobody
 watermarks: {self.directory}/watermarks.sqlite
 HTTP: tcp:6732:interface=127.0.0.1
+Octez socket: nowhere
 request token: none
 client certificates: not asked for
 {LIMITS}
@@ -119,7 +120,8 @@ policy:
     auth_key: {{pkh: {AUTH}}}
 authorized_keys: [{EDPK}]
 allowed_ips: []
-listen: {{http: ["tcp:1", "tcp:2"]}}
+allowed_uids: [1001, 0]
+listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:/run/x"]}}
 """)
         lines = self.run_command("check").out.splitlines()
         self.assertEqual(lines[1].split(), [str(TZ1), "nothing", "yes", "any"])
@@ -131,9 +133,11 @@ listen: {{http: ["tcp:1", "tcp:2"]}}
             lines[4:],
             [
                 "from: nowhere",
+                "users at Unix sockets: 0, 1001",
                 f"authenticated by: {AUTH}, {EDPK_HASH}",
                 f"watermarks: {self.directory}/watermarks.sqlite",
                 "HTTP: tcp:1, tcp:2",
+                "Octez socket: tcp:3, unix:/run/x",
                 "request token: none",
                 "client certificates: not asked for",
                 LIMITS,

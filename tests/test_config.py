@@ -231,6 +231,15 @@ class OptionTests(SynchronousTestCase):
             ("hsm_wait_seconds: 1.5", lambda s: s.hsm_wait_seconds, 1.5),
             ("listen: {}", lambda s: s.http, ("tcp:6732:interface=127.0.0.1",)),
             ("listen: {http: [tcp:1, unix:/x]}", lambda s: s.http, ("tcp:1", "unix:/x")),
+            ("listen: {http: [tcp:1]}", lambda s: s.octez_socket, ()),
+            (
+                "listen: {octez_socket: [tcp:1, unix:/x]}",
+                lambda s: (s.http, s.octez_socket),
+                (("tcp:6732:interface=127.0.0.1",), ("tcp:1", "unix:/x")),
+            ),
+            ("verbose: True", lambda s: s.allowed_uids, None),
+            ("allowed_uids: []", lambda s: s.allowed_uids, frozenset()),
+            ("allowed_uids: [0, 1000]", lambda s: s.allowed_uids, frozenset({0, 1000})),
             (
                 'watermarks: {store: "sqlite:marks/a.db"}',
                 lambda s: s.store,
@@ -326,6 +335,7 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     (f"{POLICY}auth_key: {{pk: x}}", 6, "policy.auth_key.pk", ("did you mean pkh?",)),
     ("high_water_marks: {levl: {}}", 6, "high_water_marks.levl", ("did you mean level?", "round")),
     ("listen: {htp: []}", 6, "listen.htp", ("did you mean http?",)),
+    ("listen: {octez: []}", 6, "listen.octez", ("did you mean octez_socket?",)),
     ("hsms: [{prot: x}]", 6, "hsms[0].prot", ("did you mean port?", "serial_number")),
     ("watermarks: {stor: x}", 6, "watermarks.stor", ("did you mean store?",)),
     # the same key twice
@@ -447,6 +457,12 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     ("listen: tcp:6732", 6, "listen", ("mapping",)),
     ("listen: {http: tcp:6732}", 6, "listen.http", ("list",)),
     ("listen: {http: []}", 6, "listen.http", ("no endpoint", "tcp:6732:interface=127.0.0.1")),
+    ("listen: {octez_socket: tcp:7732}", 6, "listen.octez_socket", ("list",)),
+    ("listen: {octez_socket: []}", 6, "listen.octez_socket", ("no endpoint", "tcp:7732:")),
+    ("allowed_uids: 1000", 6, "allowed_uids", ("list",)),
+    ("allowed_uids: [root]", 6, "allowed_uids[0]", ("a number", "root")),
+    ("allowed_uids: [0, -1]", 6, "allowed_uids[1]", ("the number of a user", "-1")),
+    ("allowed_uids: [4294967295]", 6, "allowed_uids[0]", ("the number of a user",)),
     ("listen: {http: [6732]}", 6, "listen.http[0]", ("text in quotes", "6732")),
     ("watermarks: sqlite:x", 6, "watermarks", ("mapping",)),
     ("watermarks: {}", 6, "watermarks", ("store is missing",)),
@@ -488,8 +504,8 @@ class WrongTests(SynchronousTestCase):
 
 _NAMES = (
     "security verbose high_water_marks allowed_ips policy authorized_keys list_known_keys hsms "
-    "listen watermarks signing_keys auth_key allowed_ops auth_req auth_prefix curve_alias chains "
-    "max_level_jump "
+    "allowed_uids listen watermarks signing_keys auth_key allowed_ops auth_req auth_prefix "
+    "curve_alias chains max_level_jump octez_socket "
     f"pkh level round block 0x11 http port serial_number store remote_ip_check {TZ3} {TZ1} << ? x"
 ).split()
 _SCALARS = st.sampled_from(
@@ -515,7 +531,7 @@ class ArbitraryConfigurationTests(SynchronousTestCase):
     """No configuration whatsoever is a fault."""
 
     @hypothesis_settings(max_examples=150, deadline=None, derandomize=True, database=None)
-    @given(st.sampled_from(_NAMES[:10]), _DOCUMENTS, st.sampled_from(["", KEY, KEYS, POLICY]))
+    @given(st.sampled_from(_NAMES[:11]), _DOCUMENTS, st.sampled_from(["", KEY, KEYS, POLICY]))
     def test_only_config_errors(self, name: str, value: str, level: str) -> None:
         """Known names with any values at any level are settings or a ConfigError."""
         self.check(f"{BASE}{level}{name}: {value}\n")

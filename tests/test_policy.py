@@ -30,7 +30,15 @@ from tezio_signer.errors import (
     Unauthenticated,
     UnknownKey,
 )
-from tezio_signer.policy import Peer, SigningRequest, check_peer, decide, rules_for
+from tezio_signer.policy import (
+    Credentials,
+    Peer,
+    SigningRequest,
+    check_peer,
+    check_user,
+    decide,
+    rules_for,
+)
 from tezio_signer.settings import Security, Settings, SigningKey
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
@@ -95,6 +103,32 @@ class PeerTests(SynchronousTestCase):
                     check_peer(Peer.at(host), allowed)
                 self.assertIn(str(Peer.at(host)), str(refused.exception))
         self.assertRaises(Forbidden, check_peer, Peer(), ())
+
+    def test_users(self) -> None:
+        """At a Unix socket the user counts too, if users are named; elsewhere there is none."""
+        root, other = Credentials(pid=7, uid=0, gid=0), Credentials(pid=8, uid=1000, gid=0)
+        for credentials, allowed, welcome in (
+            (root, None, True),
+            (root, frozenset({0}), True),
+            (other, frozenset({0, 1000}), True),
+            (other, frozenset({0}), False),
+            (root, frozenset(), False),
+            (None, frozenset(), True),
+        ):
+            if welcome:
+                check_user(Peer(credentials=credentials), allowed)
+            else:
+                with self.assertRaises(Forbidden) as refused:
+                    check_user(Peer(credentials=credentials), allowed)
+                self.assertRegex(str(refused.exception), r"^user id \d+ is not among allowed_uids$")
+
+    def test_credentials_in_the_log(self) -> None:
+        """The log says whose process asked at a Unix socket; refusals name its address only."""
+        peer = Peer(credentials=Credentials(pid=4242, uid=1000, gid=100))
+        self.assertEqual(str(peer), "127.0.0.1 (uid 1000, gid 100, pid 4242)")
+        with self.assertRaises(Forbidden) as refused:
+            check_peer(peer, ())
+        self.assertEqual(str(refused.exception), "address 127.0.0.1 is not among allowed_ips")
 
 
 class RuleTests(SynchronousTestCase):

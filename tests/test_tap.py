@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from traceback import format_exception_only
 
+from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import (
@@ -29,6 +30,7 @@ from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
+from tezio_signer.octezsocket import Connections
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks
@@ -72,6 +74,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertIsNone(options["config"])
         self.assertFalse(options["simulate"])
         self.assertEqual(options["http"], [])
+        self.assertEqual(options["octez-socket"], [])
 
     def test_options(self) -> None:
         """The configuration file has a short option too, and endpoints may be several."""
@@ -81,6 +84,8 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["http"], ["tcp:1", "unix:/x"])
         self.assertEqual(parsed("--config", "b.yaml")["config"], "b.yaml")
         self.assertEqual(parsed()["http"], [])
+        sockets = parsed("--octez-socket", "tcp:7732", "--octez-socket=unix:/y")
+        self.assertEqual(sockets["octez-socket"], ["tcp:7732", "unix:/y"])
 
     def test_wrong_options(self) -> None:
         """An unknown option, a missing value or an argument is a usage error."""
@@ -149,28 +154,44 @@ class MakeServiceTests(TapTestCase):
         """The kinds of the inner services of a daemon."""
         daemon = tap.makeService(parsed(*arguments))
         self.assertIsInstance(daemon, Daemon)
-        return [type(service) for service in leaves(daemon)][:-2]
+        services = map(type, leaves(daemon))
+        return [kind for kind in services if kind is not StreamServerEndpointService]
 
     def test_services(self) -> None:
         """Watermarks and HSMs start before the door, a simulated HSM before them."""
-        self.assertEqual(self.inner("--simulate"), [Simulator, Watermarks, HsmPool])
+        self.assertEqual(self.inner("--simulate"), [Simulator, Watermarks, HsmPool, Connections])
         self.write()
-        self.assertEqual(self.inner(), [Watermarks, HsmPool])
+        self.assertEqual(self.inner(), [Watermarks, HsmPool, Connections])
 
     def test_doors(self) -> None:
         """There is a door for each endpoint; those of the command line replace the others."""
         self.write(more="listen: {http: ['tcp:1:interface=127.0.0.1', 'tcp:2']}")
         for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (("--http", "tcp:4") * 3, 3)]:
-            services = leaves(tap.makeService(parsed(*arguments)))
-            self.assertEqual(len(services), 3 + doors)
+            self.assertEqual(self.doors(*arguments), doors)
+
+    def test_socket_doors(self) -> None:
+        """The Octez socket protocol has doors of its own, none unless one is named."""
+        self.write(more="listen: {octez_socket: ['tcp:1:interface=127.0.0.1', 'unix:a', 'tcp:2']}")
+        for arguments, doors in [
+            ((), 1 + 3),
+            (("--octez-socket", "unix:b"), 1 + 1),
+            (("--octez-socket", "tcp:3", "--octez-socket", "tcp:4", "--http", "tcp:5"), 1 + 2),
+        ]:
+            self.assertEqual(self.doors(*arguments), doors)
+
+    def doors(self, *arguments: str) -> int:
+        """How many doors a daemon has."""
+        services = leaves(tap.makeService(parsed(*arguments)))
+        return sum(isinstance(service, StreamServerEndpointService) for service in services)
 
     def test_wrong_endpoints(self) -> None:
         """What is no endpoint is named, with the reason."""
         for endpoint in ("", "tcp", "tpc:1", "tcp:abc", "tcp:1:interfce=x", "ssl:1:privateKey=no"):
-            error = self.assertRaises(
-                StartupError, tap.makeService, parsed("--simulate", "--http", endpoint)
-            )
-            self.assertIn(f"{endpoint!r} is no endpoint to listen on: ", str(error))
+            for option in ("--http", "--octez-socket"):
+                error = self.assertRaises(
+                    StartupError, tap.makeService, parsed("--simulate", option, endpoint)
+                )
+                self.assertIn(f"{endpoint!r} is no endpoint to listen on: ", str(error))
 
     def test_warnings(self) -> None:
         """What is dangerous is logged when it starts."""
