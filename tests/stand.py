@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from attrs import evolve, frozen
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, serverFromString
+from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -116,15 +116,15 @@ def parse_response(received: bytes, method: str = "GET") -> Answer:
 
 
 class Client:
-    """Talks HTTP to a signer on loopback, as other programs do."""
+    """Talks HTTP to a signer on loopback or at another endpoint, as other programs do."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, endpoint: str | None = None) -> None:
         self.port = port
+        self.endpoint = endpoint or f"tcp:127.0.0.1:{port}"
 
     async def raw(self, data: bytes) -> bytes:
         """Write bytes to a new connection; all that comes until the server closes it."""
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
-        protocol = await connectProtocol(endpoint, _Collector())
+        protocol = await connectProtocol(clientFromString(reactor, self.endpoint), _Collector())
         assert protocol.transport is not None
         protocol.transport.write(data)
         received: bytes = await protocol.closed

@@ -431,7 +431,7 @@ class DeadlineTests(TestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
 
 
-class _Store:
+class FailingStore:
     """A store in memory that can be told to fail.
 
     :ivar signed: has an item for each signature that was stored.
@@ -494,7 +494,7 @@ class LateTests(TestCase):
 
     async def test_late_signature_is_kept(self) -> None:
         """A signature that comes after the request has failed is there when it is repeated."""
-        store, clock = _Store(), Clock()
+        store, clock = FailingStore(), Clock()
         stand = HeldStand(store=lambda: store, clock=clock)
         await stand.start(self)
         failure = await self._given_up(stand, clock, block(7, 0))
@@ -508,7 +508,7 @@ class LateTests(TestCase):
 
     async def test_late_and_without_a_mark(self) -> None:
         """A signature whose mark could not be stored brings it along when it comes late."""
-        store, clock = _Store(), Clock()
+        store, clock = FailingStore(), Clock()
         stand = HeldStand(store=lambda: store, clock=clock)
         await stand.start(self)
         store.error = StoreError("disk full")
@@ -526,7 +526,7 @@ class StoreTests(TestCase):
     """No signature leaves without a watermark that lasts."""
 
     def setUp(self) -> None:
-        self.store = _Store()
+        self.store = FailingStore()
         self.stand = Stand(settings_with(), store=lambda: self.store)
 
     async def test_failing_store(self) -> None:
@@ -845,8 +845,8 @@ class LogTests(TestCase):
 
     async def test_fault_has_its_line(self) -> None:
         """A fault of ours leaves one line like any decision, with the traceback in it."""
-        store = _Store()
-        stand = Stand(settings_with(), store=lambda: cast(BlockingStore, store))
+        store = FailingStore()
+        stand = Stand(settings_with(), store=lambda: store)
         await stand.start(self)
         store.error = RuntimeError("a detail from inside")
         with capturedLogs() as events:

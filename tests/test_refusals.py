@@ -1,0 +1,471 @@
+"""All doors give the same decision in the same words: HTTP and sockets, on TCP and on Unix."""
+
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_network
+from typing import cast
+
+from attrs import frozen
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests import octezsocketclient as octezsocket
+from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
+from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
+from tests.stand import Client, Stand, reactor, settings_with
+from tests.test_signer import FailingStore
+from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus
+from tezio_signer.doors import named, peer_of
+from tezio_signer.errors import Forbidden
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.framing import Slot
+from tezio_signer.policy import Peer, check_user
+from tezio_signer.settings import Settings
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.sqlite import StoreError
+
+NOOP = PAYLOADS["noop"]
+TZ4 = OCTEZ["keys"][4]["pkh"]
+_GENERIC_SIGNATURE = bytes.fromhex("04822b")
+
+
+@frozen
+class Sign:
+    """A request to sign, as any door can carry it."""
+
+    payload: bytes
+    pkh: str = str(TZ3)
+    authentication: bytes = b""
+
+    @property
+    def http(self) -> tuple[str, str, bytes | None]:
+        """Method, path and body."""
+        query = "version=3"
+        if self.authentication:
+            text = to_base58check(_GENERIC_SIGNATURE, self.authentication)
+            query = f"authentication={text}&{query}"
+        return "POST", f"/keys/{self.pkh}?{query}", b'"%b"' % self.payload.hex().encode()
+
+    @property
+    def socket(self) -> bytes:
+        """The payload of a frame."""
+        return octezsocket.sign(self.pkh, self.payload, self.authentication)
+
+
+@frozen
+class Get:
+    """A request for something else, as any door can carry it."""
+
+    path: str
+    socket: bytes
+
+    @property
+    def http(self) -> tuple[str, str, bytes | None]:
+        """Method, path and body."""
+        return "GET", self.path, None
+
+
+Request = Sign | Get
+AUTHORIZED_KEYS = Get("/authorized_keys", octezsocket.AUTHORIZED_KEYS)
+KNOWN_KEYS = Get("/known_keys", octezsocket.KNOWN_KEYS)
+
+
+def public_key(pkh: str) -> Get:
+    """A request for a public key."""
+    return Get(f"/keys/{pkh}", octezsocket.public_key(pkh))
+
+
+def proof(pkh: str) -> Get:
+    """A request for a proof of possession."""
+    return Get(f"/bls_prove_possession/{pkh}", octezsocket.prove_possession(pkh))
+
+
+class DoorStand(Stand):
+    """A signer whose store can be told to fail, and whose device refuses no operation."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = FailingStore()
+        firmware = Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
+        super().__init__(settings, firmware, lambda: self.store)
+
+
+async def _nothing(_: DoorStand) -> None:
+    """No preparation."""
+
+
+@frozen
+class Case:
+    """A refusal: how it comes to it, and what is said.
+
+    :ivar before: signed before, in turn.
+    :ivar prepare: done to the signer before it is asked.
+    """
+
+    status: int
+    sentence: str
+    request: Request
+    settings: Callable[[], Settings] = settings_with
+    before: tuple[bytes, ...] = ()
+    prepare: Callable[[DoorStand], Awaitable[None]] = _nothing
+
+
+async def _unplug(stand: DoorStand) -> None:
+    stand.simulator.unplug()
+    while stand.hsms.devices and any(device.ready for device in stand.hsms.devices.values()):
+        await stand.hsms.changed(0.1)
+
+
+async def _stop(stand: DoorStand) -> None:
+    stand.signer.close("the signer is stopping")
+
+
+async def _fail_to_store(stand: DoorStand) -> None:
+    stand.store.error = StoreError("disk full")
+
+
+async def _break(stand: DoorStand) -> None:
+    def claim(*_: object) -> None:
+        raise ZeroDivisionError
+
+    stand.watermarks.claim = claim  # type: ignore[assignment]
+
+
+def authenticated() -> Settings:
+    """Settings of keys that want authentication."""
+    return settings_with(auth_req=True, auth_key=AUTH)
+
+
+def signed_by(key: SecretKey, payload: bytes) -> bytes:
+    """The authentication of a request to sign a payload."""
+    return octezsocket.authentication(key, str(TZ3), payload)
+
+
+ELSEWHERE = "address 127.0.0.1 is not among allowed_ips"
+NO_KEY = "no keys for the source contract {}"
+TOO_LARGE = "the payload has {} bytes; a Tezio HSM signs 1015 at most"
+NO_PROOF = "Proof of possession can only be requested for BLS keys."
+KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
+INVALID = "invalid authentication signature"
+CASES = {
+    "cut_off": Case(
+        400, "the attestation is cut off in its block payload hash", Sign(PAYLOADS["att"][:-1])
+    ),
+    "too_long": Case(
+        400, "the preattestation has 1 trailing byte", Sign(PAYLOADS["preatt"] + b"\x00")
+    ),
+    "empty": Case(400, "can't sign empty data", Sign(b"")),
+    "unknown_magic_byte": Case(400, f"unknown magic byte 0xF8; {KINDS}", Sign(b"\xf8" + NOOP[1:])),
+    "tz4_form": Case(
+        400,
+        "the attestation has the form for tz4 keys, which a Tezio HSM has not",
+        Sign(PAYLOADS["bls_att"]),
+    ),
+    "never_signed": Case(
+        403,
+        f"magic byte 0x05 (michelson) not allowed: never signed; {KINDS}",
+        Sign(b"\x05" + NOOP[1:]),
+    ),
+    "unknown_key": Case(404, NO_KEY.format(AUTH), Sign(NOOP, str(AUTH))),
+    "unknown_tz4_key": Case(404, NO_KEY.format(TZ4), Sign(NOOP, TZ4)),
+    "unknown_public_key": Case(404, NO_KEY.format(TZ4), public_key(TZ4)),
+    **{
+        f"elsewhere_{number}": Case(
+            403, ELSEWHERE, request, lambda: settings_with(allowed_ips=(ip_network("10.0.0.0/8"),))
+        )
+        for number, request in enumerate(
+            (Sign(NOOP), Sign(b""), public_key(str(TZ3)), AUTHORIZED_KEYS, KNOWN_KEYS, proof(TZ4))
+        )
+    },
+    "no_authentication": Case(
+        401, "missing authentication signature field", Sign(NOOP), authenticated
+    ),
+    "authentication_of_nobody": Case(
+        401, INVALID, Sign(NOOP, authentication=bytes(64)), authenticated
+    ),
+    "authentication_of_another_key": Case(
+        401, INVALID, Sign(NOOP, authentication=signed_by(HSM_KEYS[2], NOOP)), authenticated
+    ),
+    "authentication_of_another_payload": Case(
+        401,
+        INVALID,
+        Sign(NOOP, authentication=signed_by(HSM_AUTH_KEY, PAYLOADS["transfer"])),
+        authenticated,
+    ),
+    "chain": Case(
+        403,
+        f"chain NetXdQprcVkpaWU is not allowed for {TZ3}; allowed: NetXnHfVqm9iesp",
+        Sign(block(7, 0)),
+        lambda: settings_with(chains=["NetXnHfVqm9iesp"]),
+    ),
+    "operation": Case(
+        403,
+        f"magic byte 0x11 (block) not allowed for {TZ3}; allowed: generic",
+        Sign(block(7, 0)),
+        lambda: settings_with(operations=[Operation.GENERIC]),
+    ),
+    "no_operation": Case(
+        403,
+        f"magic byte 0x03 (generic) not allowed for {TZ3}; allowed: none",
+        Sign(NOOP),
+        lambda: settings_with(operations=[]),
+    ),
+    "conflict": Case(
+        409,
+        "block at level 7 round 0 is already signed with different data",
+        Sign(block(7, 0, 2)),
+        before=(block(7, 0, 1),),
+    ),
+    "below_the_mark": Case(
+        409,
+        "attestation at level 6 round 0 is not above the high watermark, level 7 round 0",
+        Sign(consensus("att", 6, 0)),
+        before=(consensus("att_dal_5", 7, 0),),
+    ),
+    "floor": Case(
+        409,
+        "block at level 7 round 3 is not above the configured floor, level 7 round 3",
+        Sign(block(7, 3)),
+        lambda: settings_with(floors={Operation.BLOCK: (7, 3)}),
+    ),
+    "level_jump": Case(
+        409,
+        "block at level 500008 round 0 is 500001 levels above the high watermark, level 7 round 0, "
+        "and max_level_jump is 500000; if this level is right, stop the signer and run: "
+        f"tezio-signer watermarks set --chain NetXdQprcVkpaWU --key {TZ3} --operation block "
+        "--level 500007",
+        Sign(block(500_008, 0)),
+        before=(block(7, 0),),
+    ),
+    "mark_of_the_device": Case(
+        409,
+        "the HSM answered D4: the device's own watermark refuses this level and round",
+        Sign(block(0, 0)),
+    ),
+    "too_large": Case(413, TOO_LARGE.format(1016), Sign(NOOP + bytes(1016 - len(NOOP)))),
+    "far_too_large": Case(413, TOO_LARGE.format(65_000), Sign(NOOP + bytes(65_000 - len(NOOP)))),
+    "no_hsm": Case(
+        502,
+        f"no connected HSM holds {TZ3}; HSM simulated at PORT: was unplugged",
+        Sign(NOOP),
+        lambda: settings_with(hsm_wait_seconds=0.1),
+        prepare=_unplug,
+    ),
+    "store_fails": Case(
+        502,
+        "no signature without a stored watermark: disk full",
+        Sign(block(7, 0)),
+        prepare=_fail_to_store,
+    ),
+    "stopping": Case(502, "the signer is stopping", Sign(NOOP), prepare=_stop),
+    "known_keys": Case(
+        403,
+        "List known keys request not allowed.",
+        KNOWN_KEYS,
+        lambda: settings_with(list_known_keys=False),
+    ),
+    "proof_of_possession": Case(403, NO_PROOF, proof(TZ4)),
+    "fault": Case(
+        500, "internal error of the signer, see its log", Sign(block(7, 0)), prepare=_break
+    ),
+}
+"""Every refusal by its name. A port's name is read as PORT."""
+
+
+class DoorsTestCase(TestCase):
+    """A signer with four doors."""
+
+    async def open(self, stand: Stand) -> None:
+        """Open all doors of a signer, for the clients that the attributes are by name."""
+        await stand.start(self)
+        path = os.path.relpath(self.mktemp())  # that of a Unix socket may not be long
+        self.http = {
+            "HTTP TCP": Client(stand.port),
+            "HTTP Unix": Client(0, await stand.open(self, stand.site, f"{path}.http")),
+        }
+        self.sockets = {
+            "socket TCP": OctezSocketClient(await stand.open(self, stand.sockets)),
+            "socket Unix": OctezSocketClient(await stand.open(self, stand.sockets, path)),
+        }
+
+
+class RefusalTests(DoorsTestCase):
+    """The same refusal at every door."""
+
+    async def decisions(self, request: Request) -> dict[str, tuple[int, str]]:
+        """What is decided at each door: the status, as it is logged, and the sentence."""
+        decisions = {}
+        for door, client in self.http.items():
+            with capturedLogs() as events:
+                answer = await client.request(*request.http)
+            status = self.logged(events)
+            self.assertEqual(answer.status, status, door)
+            decisions[door] = (status, message_in(answer.body))
+        for door, asking in self.sockets.items():
+            with capturedLogs() as events, self.assertRaises(OctezSocketError) as refused:
+                await asking.ask(request.socket)
+            decisions[door] = (self.logged(events), refused.exception.message)
+        return {
+            door: (status, re.sub(r"/dev/\S+\d", "PORT", sentence))
+            for door, (status, sentence) in decisions.items()
+        }
+
+    def logged(self, events: Sequence[LogEvent]) -> int:
+        """The status of the one refusal that was logged."""
+        (status,) = [
+            500 if "log_failure" in event else event["status"]
+            for event in events
+            if "status" in event or "log_failure" in event
+        ]
+        return cast(int, status)
+
+    async def check(self, case: Case) -> None:
+        """Ask for the same at every door."""
+        stand = DoorStand(case.settings())
+        await self.open(stand)
+        for payload in case.before:
+            self.assertEqual((await stand.sign(TZ3, payload)).status, 200)
+        await case.prepare(stand)
+        expected = dict.fromkeys([*self.http, *self.sockets], (case.status, case.sentence))
+        self.assertEqual(await self.decisions(case.request), expected)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+
+def _add_tests() -> None:
+    """One test for each row of the table."""
+    for name, case in CASES.items():
+
+        async def test(self: RefusalTests, case: Case = case) -> None:
+            await self.check(case)
+
+        test.__doc__ = f"Every door says {case.status}: {case.sentence}"
+        setattr(RefusalTests, f"test_{name}", test)
+
+
+_add_tests()
+
+
+class UserTests(DoorsTestCase):
+    """Who may ask at a Unix socket."""
+
+    async def start(self, *uids: int) -> None:
+        """A signer for these users."""
+        await self.open(Stand(settings_with(allowed_uids=frozenset(uids))))
+
+    async def test_allowed(self) -> None:
+        """A user that is named is served everywhere."""
+        await self.start(os.getuid())
+        for client in self.http.values():
+            self.assertEqual((await client.sign(TZ3, NOOP)).status, 200)
+        for asking in self.sockets.values():
+            await asking.sign(str(TZ3), NOOP)
+
+    async def test_not_allowed(self) -> None:
+        """A user that is not is refused at Unix sockets, whatever is asked for."""
+        await self.start(os.getuid() + 1)
+        sentence = f"user id {os.getuid()} is not among allowed_uids"
+        for request in (Sign(NOOP), public_key(str(TZ3)), AUTHORIZED_KEYS, KNOWN_KEYS, proof(TZ4)):
+            answer = await self.http["HTTP Unix"].request(*request.http)
+            self.assertEqual((answer.status, message_in(answer.body)), (403, sentence))
+            with self.assertRaises(OctezSocketError) as refused:
+                await self.sockets["socket Unix"].ask(request.socket)
+            self.assertEqual(refused.exception.message, sentence)
+        self.assertEqual((await self.http["HTTP TCP"].sign(TZ3, NOOP)).status, 200)
+        await self.sockets["socket TCP"].sign(str(TZ3), NOOP)
+
+    async def test_is_logged(self) -> None:
+        """The log of a decision says whose process asked at a Unix socket."""
+        await self.start(os.getuid())
+        with capturedLogs() as events:
+            await self.http["HTTP Unix"].sign(TZ3, NOOP)
+            await self.sockets["socket Unix"].sign(str(TZ3), NOOP)
+            await self.sockets["socket TCP"].sign(str(TZ3), NOOP)
+        said = [formatEvent(event) for event in events if "signed" in event["log_format"]]
+        whose = f"from 127.0.0.1 (uid {os.getuid()}, gid {os.getgid()}, pid {os.getpid()}) in"
+        self.assertEqual([whose in line for line in said], [True, True, False])
+
+
+_PROXY_V2 = bytes.fromhex("0d0a0d0a000d0a515549540a")
+
+
+class ProxyTests(DoorsTestCase):
+    """Doors behind a proxy that speaks the PROXY protocol."""
+
+    async def ask(self, header: bytes, path: str | None) -> str:
+        """What a client of a proxy is told who asks for the authorized keys on a socket."""
+        stand = Stand(settings_with(allowed_ips=(ip_network("127.0.0.1"),)))
+        await stand.start(self)
+        inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
+        port = await serverFromString(reactor, f"haproxy:{inner}").listen(stand.sockets)
+        self.addCleanup(stand.sockets.connections.stopService)
+        self.addCleanup(port.stopListening)
+        endpoint = inner if path else f"tcp:127.0.0.1:{port.getHost().port}"
+        asking = OctezSocketClient(endpoint)
+        conversation = await asking.connect()
+        conversation.transport.write(header)
+        try:
+            return result_in(await conversation.ask(octezsocket.AUTHORIZED_KEYS)).hex()
+        except OctezSocketError as refused:
+            return refused.message
+        finally:
+            await asking.hang_up(conversation)
+
+    async def test_clients_of_a_proxy(self) -> None:
+        """The proxy's word for an address counts; a client of which it says none is refused."""
+        unix = (
+            _PROXY_V2 + b"\x21\x31\x00\xd8" + b"/client".ljust(108, b"\0") + b"/x".ljust(108, b"\0")
+        )
+        unknown = "the address of the client is not known"
+        for header, over_tcp, over_unix in (
+            (b"PROXY TCP4 127.0.0.1 127.0.0.1 1025 7732\r\n", "00", "00"),
+            (
+                b"PROXY TCP4 10.0.0.1 127.0.0.1 1025 7732\r\n",
+                "address 10.0.0.1 is not among allowed_ips",
+                "address 10.0.0.1 is not among allowed_ips",
+            ),
+            (unix, unknown, "00"),
+        ):
+            self.assertEqual(await self.ask(header, None), over_tcp)
+            self.assertEqual(await self.ask(header, os.path.relpath(self.mktemp())), over_unix)
+
+
+class _Transport(StringTransport):
+    """A transport with a socket, or without one as Twisted's are when they are closed."""
+
+    def __init__(self, address: IAddress, handle: socket.socket | None = None) -> None:
+        super().__init__(peerAddress=address)
+        self._handle = handle
+
+    def getHandle(self) -> socket.socket:
+        if self._handle is None:
+            raise AttributeError("socket")
+        return self._handle
+
+
+class PeerTests(SynchronousTestCase):
+    """Who is on the other end of a transport."""
+
+    def test_closed(self) -> None:
+        """Of a closed transport the address is still known, the user at a socket is not."""
+        tcp = _Transport(IPv4Address("TCP", "10.0.0.1", 1025))
+        self.assertEqual(peer_of(tcp), Peer.at("10.0.0.1"))
+        unix = _Transport(UNIXAddress(None))
+        self.assertRaises(Forbidden, peer_of, unix)
+        self.assertEqual(named(unix), "UNIXAddress(None)")
+
+    def test_no_credentials(self) -> None:
+        """Where the kernel does not say who it is, it is none of those that are named."""
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        transport = _Transport(UNIXAddress(None), ours)
+        check_user(peer_of(transport), frozenset({os.getuid()}))
+        self.patch(socket, "SO_PEERCRED", None)
+        peer = peer_of(transport)
+        self.assertEqual(peer.address, Peer().address)
+        self.assertRaises(Forbidden, check_user, peer, frozenset({0, os.getuid()}))
