@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer import config, yamlfields
 from tezio_signer.hsm.boards import BoardSelector
-from tezio_signer.settings import Security, Settings
+from tezio_signer.settings import Limits, Security, Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.yamlfields import ConfigError
@@ -131,10 +131,15 @@ class ShippedTests(SynchronousTestCase):
             "# hsms:",
             "#     - {serial_number",
             "#     - {port",
+            "# limits:",
+            *(f"#     {name}:" for name in Limits.__annotations__),
         ):
             self.assertIn(comment, text)
             text = text.replace(comment, comment.removeprefix("# ").removeprefix("#"))
+        for comment in ("# client_ca: ca.pem", "# request_token: {header: x-"):
+            self.assertIn(comment, text)
         settings = settings_of(text.replace("edpk…", EDPK))
+        self.assertEqual(settings.limits, Limits(signatures_per_minute=60))
         self.assertEqual(settings.signing_keys[TZ3].chains, {"NetXdQprcVkpaWU"})
         self.assertEqual(list(map(str, settings.authorized_keys)), [EDPK])
         self.assertEqual(
