@@ -18,7 +18,15 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.filewatch import FileWatch
-from tests.octezclient import SecretKey
+from tests.octezclient import HSM_KEYS, SecretKey, verifies
+from tests.octezsocketclient import (
+    AUTHORIZED_KEYS,
+    OctezSocketClient,
+    OctezSocketError,
+    result_in,
+    sign,
+    signature_in,
+)
 from tests.stand import Answer, Client, reactor
 from tests.test_signer import HeldStand
 from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
@@ -29,6 +37,7 @@ from tezio_signer.watermarks import sqlite
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
 STOP_SECONDS = 3.0
+CLOSE = "close: the signer is stopping"
 
 
 class RecordingService(Service):
@@ -61,6 +70,9 @@ class BusySigner:
 
     def drained(self) -> Deferred[None]:
         return self.idle
+
+    def close(self, why: str) -> None:
+        self.events.append(f"close: {why}")
 
     def refuse_all(self, why: str) -> None:
         self.events.append(f"refuse all: {why}")
@@ -96,19 +108,19 @@ class DaemonTests(SynchronousTestCase):
         self.assertTrue(self.daemon.running)
 
     def test_stop(self) -> None:
-        """First the doors close, then requests are finished, then the rest stops, last first."""
+        """First nothing new is taken, then requests are finished, then the rest stops."""
         self.started()
         stopped = self.daemon.stopService()
         self.assertFalse(self.daemon.running)
-        self.assertEqual(self.events, ["stop door"])
+        self.assertEqual(self.events, [CLOSE, "stop door"])
         self.clock.advance(1)
         self.door.stopped.callback(None)
-        self.assertEqual(self.events, ["stop door"])
+        self.assertEqual(self.events, [CLOSE, "stop door"])
         self.clock.advance(1)
         self.signer.idle.callback(None)
         self.assertNoResult(stopped)
         self.clock.advance(0.1)
-        self.assertEqual(self.events, ["stop door", "stop hsms", "stop store"])
+        self.assertEqual(self.events, [CLOSE, "stop door", "stop hsms", "stop store"])
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -118,12 +130,12 @@ class DaemonTests(SynchronousTestCase):
         stopped = self.daemon.stopService()
         self.door.stopped.callback(None)
         self.clock.pump([0.1] * 24)
-        self.assertEqual(self.events, ["stop door"])
+        self.assertEqual(self.events, [CLOSE, "stop door"])
         self.clock.pump([0.1] * 5)
         self.successResultOf(stopped)
         self.assertEqual(
             self.events,
-            ["stop door", "refuse all: the signer is stopping", "stop hsms", "stop store"],
+            [CLOSE, "stop door", "refuse all: the signer is stopping", "stop hsms", "stop store"],
         )
 
     def test_door_cannot_open(self) -> None:
@@ -167,18 +179,23 @@ class ProcessTestCase(TestCase):
         """Start a daemon on a free port."""
         return start_daemon(self, self.directory, "--http", FREE_PORT, *options)
 
+    async def socket_client(self, daemon: Process) -> OctezSocketClient:
+        """A client of a daemon that speaks the socket protocol on a free port."""
+        port = await daemon.says(r"OctezSocketFactory starting on (\d+)\n")
+        return OctezSocketClient(f"tcp:127.0.0.1:{port[1]}")
+
     def assert_quiet(self, daemon: Process) -> None:
         """Check that a log has neither traces of faults nor of developers."""
         for word in ("Traceback", "Unhandled", "#debug", "#critical"):
             self.assertNotIn(word, daemon.log)
 
-    async def signing(self) -> tuple[HeldStand, Process, Deferred[Answer]]:
+    async def signing(self, *options: str) -> tuple[HeldStand, Process, Deferred[Answer]]:
         """A board that has been asked for a signature, the daemon, and who waits for it."""
         board = HeldStand()
         board.simulator.startService()
         self.addCleanup(board.simulator.stopService)
         self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
-        daemon = self.start()
+        daemon = self.start(*options)
         client = await serving(daemon)
         answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
         await board.asked()
@@ -198,6 +215,23 @@ class SigningTests(ProcessTestCase):
         self.assertTrue(json.loads(answer.body)["signature"].startswith("p2sig"))
         self.assertEqual((await client.sign(TZ1, PAYLOADS["block_locked_nonce_off"])).status, 403)
         await daemon.says("signed block 5000000/1 for tz3")
+        self.assert_quiet(daemon)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    async def test_sockets(self) -> None:
+        """The socket protocol is spoken on TCP and on a Unix socket, which goes with the daemon."""
+        path = self.directory / "signer.sock"
+        options = ("--octez-socket", FREE_PORT, "--octez-socket", f"unix:{path}:mode=600")
+        daemon = self.start("--simulate", *options)
+        await serving(daemon)
+        on_tcp, on_unix = await self.socket_client(daemon), OctezSocketClient(f"unix:{path}")
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        for asking in (on_tcp, on_unix):
+            signature = await asking.sign(str(TZ1), PAYLOADS["transfer"])
+            self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["transfer"], signature))
+        await daemon.says(rf"signed generic for tz1\w+ from 127.0.0.1 \(uid {os.getuid()}, ")
+        daemon.send("TERM")
+        await daemon.exits()
         self.assert_quiet(daemon)
         self.assertEqual(os.listdir(self.directory), [])
 
@@ -255,6 +289,8 @@ class MistakeTests(ProcessTestCase):
         (self.directory / "wrong.yaml").write_text("policy: {}\nverbos: True\n")
         mistakes = {
             ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
+            ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
+            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
             ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
             ("--http", "tcp:99999"): ("0-65535",),
             ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
@@ -331,6 +367,44 @@ class StoppingTests(ProcessTestCase):
             [str(mark.signature) for mark in stored.values()],
             [json.loads(answer.body)["signature"]],
         )
+
+    async def test_idle_connections(self) -> None:
+        """Connections without a request are closed and hold up nothing."""
+        daemon = self.start("--simulate", "--octez-socket", FREE_PORT)
+        await serving(daemon)
+        asking = await self.socket_client(daemon)
+        idle = [await asking.connect() for _ in range(3)]
+        await idle[0].ask(AUTHORIZED_KEYS)
+        daemon.send("TERM")
+        self.assertLess(await self.stopped(daemon), STOP_SECONDS / 2)
+        for conversation in idle:
+            self.assertEqual(await conversation.ended, b"")
+        self.assert_quiet(daemon)
+
+    async def test_requests_on_open_connections(self) -> None:
+        """What comes on an open connection after the stop began is refused, what was is served."""
+        board, daemon, answering = await self.signing("--octez-socket", FREE_PORT)
+        asking = await self.socket_client(daemon)
+        waiting, late = await asking.connect(), await asking.connect()
+        await late.ask(AUTHORIZED_KEYS)
+        transfer = PAYLOADS["transfer"]
+        await waiting.ask(AUTHORIZED_KEYS)
+        served = waiting.ask(sign(str(TZ1), transfer))
+        await late.ask(AUTHORIZED_KEYS)  # so that the request before it was read
+        daemon.send("TERM")
+        await daemon.says(r"\(TCP Port \d+ Closed\)")
+        with self.assertRaises(OctezSocketError) as refused:
+            result_in(await late.ask(sign(str(TZ1), PAYLOADS["noop"])))
+        self.assertEqual(refused.exception.message, "the signer is stopping")
+        board.answer()
+        await board.asked()
+        board.answer()
+        self.assertEqual((await answering).status, 200)
+        signature = signature_in(result_in(await served), str(TZ1))
+        self.assertTrue(verifies(HSM_KEYS[0].public_key, transfer, signature))
+        self.assertLess(await self.stopped(daemon), STOP_SECONDS)
+        self.assertEqual(await waiting.ended, b"")
+        self.assert_quiet(daemon)
 
     async def test_wedged_device(self) -> None:
         """With a device that never answers, the client is told so, and the daemon ends in time."""

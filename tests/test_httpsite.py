@@ -24,7 +24,8 @@ class ConnectionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
-        channel = Stand(site_clock=self.clock).site.buildProtocol(self.transport.getPeer())
+        self.stand = Stand(site_clock=self.clock)
+        channel = self.stand.site.buildProtocol(self.transport.getPeer())
         assert channel is not None
         self.channel = channel
         channel.makeConnection(self.transport)
@@ -53,6 +54,16 @@ class ConnectionTests(SynchronousTestCase):
         answers = self._answers()
         starts = [answers.index(text) for text in (b"{}\n", b"404 Not Found", b'{"known_keys"')]
         self.assertEqual(starts, sorted(starts))
+
+    def test_stopping(self) -> None:
+        """Who asks for a signature on a connection that was kept is told that it is too late."""
+        self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys"))
+        self.transport.clear()
+        self.stand.signer.close("the signer is stopping")
+        path = PATH.decode("ascii")
+        self.channel.dataReceived(octezclient.post("127.0.0.1", path, PAYLOADS["noop"]))
+        answer = parse_response(self._answers())
+        self.assertEqual((answer.status, message_in(answer.body)), (502, "the signer is stopping"))
 
     def test_too_large_is_said_at_once(self) -> None:
         """The refusal does not wait for the body, and the connection ends with it."""

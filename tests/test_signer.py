@@ -383,6 +383,20 @@ class LeavingTests(TestCase):
 class StoppingTests(TestCase):
     """The end of the daemon."""
 
+    async def test_close(self) -> None:
+        """What is asked for from then on is refused, what was asked for before is served."""
+        stand = HeldStand()
+        await stand.start(self)
+        before = stand.signer.submit(submission(block(7, 0)))
+        stand.signer.close("the signer is stopping")
+        for payload in (block(7, 0), NOOP):
+            failure = self.failureResultOf(stand.signer.submit(submission(payload)), Unavailable)
+            self.assertEqual(failure.getErrorMessage(), "the signer is stopping")
+        await stand.asked()
+        stand.answer()
+        self.assertTrue(good(TZ3, block(7, 0), await before))
+        self.assertEqual(stand.messages(), [block(7, 0)])
+
     async def test_refuse_all(self) -> None:
         """Everybody who waits is told; what the device still signs is kept for the next time."""
         stand = HeldStand()
