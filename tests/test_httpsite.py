@@ -1,6 +1,9 @@
 """The HTTP server below the routes: bodies, paths and connections."""
 
+import re
+
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -10,8 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import octezclient
 from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
-from tests.stand import Stand, parse_response
+from tests.stand import Stand, parse_response, reactor, settings_with
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
+from tezio_signer.connections import Place
+from tezio_signer.settings import Limits
 
 LONGEST_BODY = 131_072
 PATH = b"/keys/%b" % str(TZ1).encode("ascii")
@@ -80,6 +85,39 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
         self.assertEqual(self._answers(), b"")
 
+    def test_too_large_is_all_that_is_said(self) -> None:
+        """Who asks whether to send a body that is too large is not told to continue."""
+        self.channel.dataReceived(
+            b"POST %b HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+            % (PATH, LONGEST_BODY + 1)
+        )
+        self.assertEqual(parse_response(self._answers()).status, 413)
+        self.assertNotIn(b"100 Continue", self._answers())
+
+    def test_one_each_turn(self) -> None:
+        """Of thousands of requests in one packet, the reactor is kept from others by one only."""
+        # A clock makes no difference between now and the next turn.
+        self.channel.callLater = lambda _, *call: self.clock.callLater(1, *call)
+        self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 1000)
+        for count in range(1, 10):
+            self.assertEqual(self._answers().count(b"200 OK"), count)
+            self.clock.advance(1)
+
+    def test_gone_before_its_turn(self) -> None:
+        """A client may go while its next request waits for its turn."""
+        self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
+        self.channel.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothing_after_the_end(self) -> None:
+        """What comes after a request that was no HTTP is not read, in whatever pieces."""
+        self.transport.loseConnection = lambda: None
+        self.channel.dataReceived(b"G@T / HTTP/1.1\r\n")
+        self.transport.clear()
+        for line in octezclient.get("127.0.0.1", "/authorized_keys").split(b"\r\n"):
+            self.channel.dataReceived(line + b"\r\n")
+        self.assertEqual(self._answers(), b"")
+
     def test_chunks_add_up(self) -> None:
         """Chunks are counted together, and a body that grows too large is refused once."""
         self.channel.dataReceived(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH)
@@ -144,6 +182,67 @@ class PipeliningTests(TestCase):
             request + b"\r\n" + body + request + b"Connection: close\r\n\r\n" + body
         )
         self.assertEqual(answers.count(b"HTTP/1.1 200 OK"), 2)
+
+
+class LimitTests(TestCase):
+    """The limits of the configuration."""
+
+    timeout = 10
+
+    async def test_body(self) -> None:
+        """The longest body is what the configuration says."""
+        stand = Stand(settings_with(limits=Limits(body_bytes=3000)))
+        await stand.start(self)
+        text = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
+        for length, status in ((3000, 200), (3001, 413)):
+            answer = await stand.request("POST", f"/keys/{TZ1}", text.ljust(length))
+            self.assertEqual(answer.status, status)
+        self.assertIn("larger than 3000 bytes", message_in(answer.body))
+
+    async def test_headers(self) -> None:
+        """So are the number and the size of headers."""
+        stand = Stand(settings_with(limits=Limits(headers=8, header_bytes=1024)))
+        await stand.start(self)
+        for headers, refused in (
+            ("X: y\r\n" * 6, False),
+            ("X: y\r\n" * 7, True),
+            (f"X: {'y' * 900}\r\n", False),
+            (f"X: {'y' * 1000}\r\n", True),
+        ):
+            answer = await stand.request("GET", "/", headers=headers)
+            self.assertEqual((headers[:5], answer.status), (headers[:5], 400 if refused else 200))
+
+    async def test_slow(self) -> None:
+        """A request that does not come to its end is cut off, however busily it goes on."""
+        stand = Stand(settings_with(limits=Limits(request_seconds=0.2)))
+        await stand.start(self)
+        for data in (
+            b"",
+            b"GET / HTTP/1.1\r\nX: ",
+            b"POST %b HTTP/1.1\r\nContent-Length: 9\r\n\r\n1" % PATH,
+            b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n1" % PATH,
+            b"POST %b HTTP/1.1\r\nContent-Length: 999999\r\n\r\n1" % PATH,
+        ):
+            received = await stand.raw(data)
+            self.assertEqual(re.findall(rb"HTTP/1.1 (\d+)", received), [b"413"] * (b"999" in data))
+
+    async def test_stopping(self) -> None:
+        """A connection that is kept for another request is closed when the daemon stops."""
+        stand = Stand()
+        await stand.start(self)
+        asking = Deferred.fromCoroutine(stand.raw(octezclient.get("127.0.0.1", "/authorized_keys")))
+        answered: Deferred[None] = Deferred()
+        of_place = Place.answered
+
+        def tell(place: Place) -> bool:
+            reactor.callLater(0, answered.callback, None)
+            return of_place(place)
+
+        self.patch(Place, "answered", tell)
+        await answered
+        self.assertNoResult(asking)
+        stand.connections.stopService()
+        self.assertEqual((await asking).count(b"200 OK"), 1)
 
 
 class AccessLogTests(TestCase):

@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_network
 from typing import TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 from twisted.logger import capturedLogs, formatEvent
@@ -41,7 +41,7 @@ from tests.vectors import (
 from tezio_signer import __version__
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.settings import Security
+from tezio_signer.settings import Limits, RequestToken, Security
 from tezio_signer.tezos.keys import PublicKey
 
 WALLET = [SecretKey(key["sk"]) for key in OCTEZ["keys"] if not key["pkh"].startswith("tz4")]
@@ -506,7 +506,7 @@ BAD_QUERIES = [
         for version in ("9", "4", "-1", "03", "three", "%33%00", "")
     ),
 ]
-OTHER_METHODS = ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "M-SEARCH", "%s", "A" * 500)
+OTHER_METHODS = ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "M-SEARCH", "%S", "A" * 500)
 
 
 class BadRequestTests(TestCase):
@@ -666,6 +666,132 @@ class RefusalLogTests(TestCase):
         (said,) = [formatEvent(event) for event in events if "refused" in event["log_format"]]
         self.assertIn(f"refused GET /keys/{TZ1} from 127.0.0.1: 403", said)
         self.assertNotIn("secret", said)
+
+
+class RouteTests(TestCase):
+    """What is said of routes that do not exist."""
+
+    async def test_not_found(self) -> None:
+        """All routes are listed."""
+        stand = Stand()
+        await stand.start(self)
+        answer = await stand.request("GET", "/metrics")
+        self.assertEqual(answer.status, 404)
+        self.assertEqual(
+            message_in(answer.body),
+            "no such route; there are GET /authorized_keys, GET /known_keys, GET /keys/<address>, "
+            "POST /keys/<address> and GET /bls_prove_possession/<address>",
+        )
+
+    async def test_not_allowed(self) -> None:
+        """The methods of the path are listed."""
+        stand = Stand()
+        await stand.start(self)
+        answer = await stand.request("PUT", f"/keys/{TZ1}", b"")
+        self.assertEqual(answer.status, 405)
+        self.assertEqual(message_in(answer.body), "this path takes GET or HEAD or POST only")
+
+
+class TokenTests(TestCase):
+    """`request_token`."""
+
+    SECRET = b"correct-horse-battery-staple"
+    MISSING = "the header x-tezio-token with the request token is missing"
+    WRONG = "the request token in the header x-tezio-token is wrong"
+
+    async def _start(self) -> Stand:
+        stand = Stand(
+            settings_with(
+                request_token=RequestToken("x-tezio-token", self.SECRET), list_known_keys=True
+            )
+        )
+        await stand.start(self)
+        return stand
+
+    def _routes(self) -> list[tuple[str, str, bytes | None]]:
+        return [
+            ("GET", "/authorized_keys", None),
+            ("GET", "/known_keys", None),
+            ("GET", f"/keys/{TZ1}", None),
+            ("POST", f"/keys/{TZ1}", hex_body(NOOP)),
+        ]
+
+    async def test_without(self) -> None:
+        """Without it, or with another or several, no route but the greeting says anything."""
+        stand = await self._start()
+        secret = self.SECRET.decode()
+        for headers, says in (
+            ("", self.MISSING),
+            ("X-Tezio-Token:\r\n", self.WRONG),
+            (f"X-Tezio-Token: {secret[:-1]}\r\n", self.WRONG),
+            (f"X-Tezio-Token: {secret}x\r\n", self.WRONG),
+            (f"X-Tezio-Token: {secret.upper()}\r\n", self.WRONG),
+            (f"X-Tezio-Token: {secret}\r\n" * 2, self.WRONG),
+            (f"X-Other: {secret}\r\n", self.MISSING),
+        ):
+            for method, path, body in [
+                *self._routes(),
+                ("GET", f"/bls_prove_possession/{TZ1}", None),
+            ]:
+                answer = await stand.request(method, path, body, headers)
+                self.assertEqual((path, answer.status), (path, 401))
+                self.assertEqual(message_in(answer.body), says)
+        self.assertEqual(stand.written, b"")
+        self.assertEqual((await stand.request("GET", "/")).status, 200)
+
+    async def test_with(self) -> None:
+        """With it, everything is as it is without a token."""
+        stand = await self._start()
+        for method, path, body in self._routes():
+            for name in ("X-Tezio-Token", "x-tezio-token"):
+                header = f"{name}: {self.SECRET.decode()}\r\n"
+                answer = await stand.request(method, path, body, header)
+                self.assertEqual((path, answer.status), (path, 200))
+
+    async def test_not_logged(self) -> None:
+        """Neither the secret nor what was sent in its place is in any event of the log."""
+        stand = await self._start()
+        wrong = "wrong-horse-battery-staple"
+        with capturedLogs() as events:
+            for secret in (wrong, self.SECRET.decode()):
+                for method, path, body in self._routes():
+                    await stand.request(method, path, body, f"X-Tezio-Token: {secret}\r\n")
+        self.assertGreater(len(events), 4)
+        for event in events:
+            text = f"{formatEvent(event)} {event!r}"
+            self.assertNotIn(wrong, text)
+            self.assertNotIn(self.SECRET.decode(), text)
+        self.assertNotIn(self.SECRET.decode(), repr(stand.settings))
+
+    async def test_address_first(self) -> None:
+        """Who may ask nothing is not told whether his token would be right."""
+        settings = evolve(
+            settings_with(request_token=RequestToken("x-tezio-token", self.SECRET)),
+            allowed_ips=(ip_network("10.0.0.0/8"),),
+        )
+        stand = Stand(settings)
+        await stand.start(self)
+        for method, path, body in self._routes():
+            self.assertEqual((await stand.request(method, path, body)).status, 403)
+
+
+class RateTests(TestCase):
+    """`limits.signatures_per_minute`."""
+
+    async def test_too_many(self) -> None:
+        """Generic operations above it are refused with 429, for each key; baking is not counted."""
+        stand = Stand(settings_with(limits=Limits(signatures_per_minute=2)))
+        await stand.start(self)
+        for status in (200, 200, 429):
+            answer = await stand.sign(TZ1, NOOP)
+            self.assertEqual(answer.status, status)
+        self.assertEqual(
+            message_in(answer.body),
+            f"more than 2 generic operations a minute for {TZ1} from 127.0.0.1; try again later",
+        )
+        for level in range(4):
+            self.assertEqual((await stand.sign(TZ3, block(level + 1, 0))).status, 200)
+        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 200)
 
 
 class ForwardedTests(TestCase):

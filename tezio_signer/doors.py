@@ -10,6 +10,7 @@ from OpenSSL.crypto import X509
 from OpenSSL.crypto import Error as CryptoError
 from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -94,9 +95,9 @@ def door(
         return listening_service(endpoint, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
-    except (CryptoError, SSL.Error) as error:
+    except (CryptoError, SSL.Error, VerifyError) as error:
         raise StartupError(
-            f"{endpoint!r}: its files hold no certificate and key in PEM: {_reason(error)}"
+            f"{endpoint!r}: its files hold no certificate and its key in PEM: {_reason(error)}"
         ) from error
 
 

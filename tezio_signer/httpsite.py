@@ -73,7 +73,7 @@ class SignerRequest(Request):
             return
         try:
             self._check_framing(version)
-            self._check_target(path)
+            self._check_target(command, path)
         except Malformed as malformed:
             self._answer_below_the_routes(malformed)
             self.channel.loseConnection()
@@ -88,7 +88,9 @@ class SignerRequest(Request):
                 "Transfer-Encoding can only be chunked, in HTTP/1.1, and without a Content-Length"
             )
 
-    def _check_target(self, target: bytes) -> None:
+    def _check_target(self, method: bytes, target: bytes) -> None:
+        if method != method.upper():  # Klein would take `post` for POST
+            raise Malformed("the method of a request is written in capitals")
         path = target.partition(b"?")[0]
         if not path.startswith(b"/"):
             raise Malformed("the target of a request has to be a path that begins with /")

@@ -1,0 +1,292 @@
+"""HTTPS on loopback, spoken to with Python's own `ssl`, and what ends the start."""
+
+import resource
+import socket
+import ssl
+import warnings
+from pathlib import Path
+
+from cryptography.x509 import load_pem_x509_certificates
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web import http
+from zope.interface import provider
+
+from tests import octezclient
+from tests.certificates import Authority, Certified
+from tests.octezclient import HSM_KEYS, text_in, verifies
+from tests.stand import Stand, parse_response, reactor
+from tests.vectors import PAYLOADS, TZ1
+from tezio_signer.connections import Closable, Connections, Place
+from tezio_signer.doors import check_endpoints, check_open_files, door, is_tls
+from tezio_signer.errors import StartupError
+from tezio_signer.settings import ClientCa, Limits
+
+REQUEST = octezclient.post("h", f"/keys/{TZ1}?version=3", PAYLOADS["noop"]).replace(
+    b"host: h", b"host: h\r\nconnection: close"
+)
+
+
+def client_ca(path: Path) -> ClientCa:
+    """The authority of a file."""
+    return ClientCa(path, tuple(load_pem_x509_certificates(path.read_bytes())))
+
+
+class TlsTestCase(TestCase):
+    """A signer behind HTTPS, with certificates of its own."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.authority = Authority(self.directory, "server-ca")
+        self.server = self.authority.certify("server", server=True)
+        self.endpoint = (
+            f"ssl:0:interface=127.0.0.1:privateKey={self.server.key}"
+            f":certKey={self.server.certificate}"
+        )
+
+    async def listen(self, endpoint: str, ca: ClientCa | None = None) -> None:
+        """Open a door on an endpoint, until the test ends."""
+        self.stand = Stand()
+        await self.stand.start(self)
+        listening: Deferred[int] = Deferred()
+
+        @provider(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            text = formatEvent(event)
+            if "SignerSite (TLS) starting on " in text and not listening.called:
+                listening.callback(int(text.rpartition(" ")[2]))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        service = door(endpoint, self.stand.site, reactor, self.stand.connections, ca)
+        service.privilegedStartService()
+        self.addCleanup(service.stopService)
+        self.addCleanup(self.stand.connections.stopService)
+        self.port = await listening
+
+    def context(self, certified: Certified | None = None) -> ssl.SSLContext:
+        """A client that believes the server's authority, and shows this certificate."""
+        context = ssl.create_default_context(cafile=str(self.authority.path))
+        if certified is not None:
+            context.load_cert_chain(certified.certificate, certified.key)
+        return context
+
+    def ask(self, context: ssl.SSLContext) -> Deferred[bytes]:
+        """All that comes back for a request to sign; fails if TLS does."""
+        return deferToThread(self._ask, context)
+
+    def _ask(self, context: ssl.SSLContext) -> bytes:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        with plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
+            connection.sendall(REQUEST)
+            received = b""
+            while part := connection.recv(65536):
+                received += part
+            return received
+
+    async def answer_or_none(self, context: ssl.SSLContext) -> bytes:
+        """What comes back; nothing if the connection fails in whatever way."""
+        try:
+            return await self.ask(context)
+        except OSError:  # as all errors of ssl are
+            return b""
+
+    async def assert_signs(self, context: ssl.SSLContext) -> None:
+        """Check that a client gets a signature."""
+        answer = parse_response(await self.ask(context))
+        signature = text_in(answer.body, "signature")
+        self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["noop"], signature))
+
+
+class ProtocolTests(TlsTestCase):
+    """Which TLS is spoken."""
+
+    def only(self, version: ssl.TLSVersion) -> ssl.SSLContext:
+        """A client that speaks one version, however weak."""
+        context = self.context()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = context.maximum_version = version
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        return context
+
+    async def test_versions(self) -> None:
+        """TLS 1.2 and 1.3 are, nothing older, on every kind of endpoint."""
+        (self.directory / "server.pem").write_bytes(
+            self.server.certificate.read_bytes() + self.server.key.read_bytes()
+        )
+        (self.directory / "site").mkdir()
+        (self.directory / "site" / "localhost.pem").write_bytes(
+            (self.directory / "server.pem").read_bytes()
+        )
+        for endpoint in (
+            self.endpoint,
+            f"{self.endpoint}:sslmethod=TLS_METHOD",
+            f"tls:{self.directory}/site:port=0:interface=127.0.0.1",
+        ):
+            if endpoint.startswith("tls:"):
+                endpoint = endpoint.replace("127.0.0.1", r"\:\:ffff\:127.0.0.1")
+            await self.listen(endpoint)
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                await self.assert_signs(self.only(version))
+            for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+                self.assertEqual(await self.answer_or_none(self.only(version)), b"")
+
+    async def test_no_http_2(self) -> None:
+        """A client that would like HTTP/2 gets HTTP/1.1, to which all limits apply.
+
+        Even where Twisted finds the library for HTTP/2.
+        """
+        self.patch(http, "H2_ENABLED", True)
+        await self.listen(self.endpoint)
+        context = self.context()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        await self.assert_signs(context)
+
+    async def test_plain_http(self) -> None:
+        """Plain HTTP on a port for HTTPS gets no answer in plain HTTP."""
+        await self.listen(self.endpoint)
+        self.stand.port = self.port
+        self.assertNotIn(b"HTTP", await self.stand.raw(REQUEST))
+
+
+class ClientCertificateTests(TlsTestCase):
+    """`client_ca`."""
+
+    async def test_required(self) -> None:
+        """Without the right certificate there is no answer in HTTP; with it, it signs."""
+        ours, others = Authority(self.directory, "ours"), Authority(self.directory, "others")
+        good = ours.certify("baker")
+        strangers = {
+            "none": None,
+            "another authority's": others.certify("stranger"),
+            "expired": ours.certify("old", days=-1),
+            "a server's": ours.certify("a-server", server=True),
+            "the server's own": self.server,
+        }
+        await self.listen(self.endpoint, client_ca(ours.path))
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            for what, certified in strangers.items():
+                context = self.context(certified)
+                context.minimum_version = context.maximum_version = version
+                self.assertEqual((what, await self.answer_or_none(context)), (what, b""))
+            self.assertEqual(self.stand.written, b"")
+            context = self.context(good)
+            context.minimum_version = context.maximum_version = version
+            await self.assert_signs(context)
+            self.stand.written.clear()
+
+    async def test_several_authorities(self) -> None:
+        """The file may hold several authorities; clients of each are let in."""
+        one, two = Authority(self.directory, "one"), Authority(self.directory, "two")
+        both = self.directory / "both.pem"
+        both.write_bytes(one.path.read_bytes() + two.path.read_bytes())
+        await self.listen(self.endpoint, client_ca(both))
+        for authority in (one, two):
+            await self.assert_signs(self.context(authority.certify("client")))
+
+
+class DeadlineTests(TlsTestCase):
+    """A connection that stops in the middle of TLS."""
+
+    async def test_handshake(self) -> None:
+        """A TLS handshake belongs to the time of the first request."""
+        await self.listen(self.endpoint)
+        clock = Clock()
+        connections = self.stand.connections
+        connections.clock = clock
+        entered: Deferred[None] = Deferred()
+        enter = connections.enter
+
+        def tell(peer: str, transport: Closable) -> Place:
+            reactor.callLater(0, entered.callback, None)
+            return enter(peer, transport)
+
+        self.patch(connections, "enter", tell)
+        self.stand.port = self.port
+        asking = Deferred.fromCoroutine(self.stand.raw(b"\x16\x03\x01\x02\x00\x01\x00"))
+        await entered
+        clock.advance(9.9)
+        self.assertNoResult(asking)
+        clock.advance(0.2)
+        self.assertEqual(await asking, b"")
+
+
+class EndpointTests(SynchronousTestCase):
+    """What is said of endpoints before anything listens."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.authority = Authority(self.directory)
+        self.ca = client_ca(self.authority.path)
+
+    def refused(self, *endpoints: str, ca: ClientCa | None = None) -> str:
+        """Why endpoints end the start."""
+        return str(self.assertRaises(StartupError, check_endpoints, endpoints, ca))
+
+    def test_which_are_https(self) -> None:
+        """`ssl:` and `tls:` are, behind a proxy too."""
+        for endpoint in ("ssl:6732:privateKey=k", "tls:/certs:port=443", "haproxy:ssl:1"):
+            self.assertTrue(is_tls(endpoint), endpoint)
+        for endpoint in ("tcp:6732", "unix:/ssl", "haproxy:tcp:1:ssl", "tcp6:1:interface=\\:\\:1"):
+            self.assertFalse(is_tls(endpoint), endpoint)
+
+    def test_old_methods(self) -> None:
+        """A method that could speak something older than TLS 1.2, or none, ends the start."""
+        for method in ("TLSv1_METHOD", "TLSv1_1_METHOD", "SSLv23_METHOD", "SSLv3_METHOD", "x"):
+            sentence = self.refused("tcp:1", f"ssl:1:privateKey=k:sslmethod={method}")
+            self.assertIn(f"sslmethod={method} is not possible, TLS 1.2 is the oldest", sentence)
+        self.assertEqual(check_endpoints(["ssl:1:sslmethod=TLSv1_2_METHOD"], None), ())
+
+    def test_client_ca_without_https(self) -> None:
+        """A protection that would protect nothing, or could not, ends the start."""
+        self.assertIn("client_ca protects nothing", self.refused("tcp:1", "unix:/x", ca=self.ca))
+        self.assertIn("use ssl: instead", self.refused("ssl:1", "tls:/x", ca=self.ca))
+
+    def test_client_ca_beside_plain_http(self) -> None:
+        """Plain HTTP beside it is warned of."""
+        self.assertEqual(check_endpoints(["ssl:1"], self.ca), ())
+        (warning,) = check_endpoints(["ssl:1", "tcp:2"], self.ca)
+        self.assertIn("tcp:2 asks for no client certificate", warning)
+
+    def test_bad_files(self) -> None:
+        """Keys and certificates that cannot be used end the start with one line."""
+        server = self.authority.certify("server", server=True)
+        other = self.authority.certify("other", server=True)
+        (self.directory / "no.pem").write_text("nothing")
+        (self.directory / "cut.pem").write_bytes(server.certificate.read_bytes()[:-90])
+        for key, certificate in (
+            (server.key, self.directory / "none.pem"),
+            (self.directory / "no.pem", server.certificate),
+            (server.key, self.directory / "no.pem"),
+            (server.key, self.directory / "cut.pem"),
+            (server.certificate, server.certificate),
+            (other.key, server.certificate),
+        ):
+            endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+            connections = Connections(Limits(), Clock())
+
+            def start(endpoint: str = endpoint, connections: Connections = connections) -> None:
+                door(endpoint, Stand().site, reactor, connections).privilegedStartService()
+
+            sentence = str(self.assertRaises(StartupError, start))
+            self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")
+        self.flushWarnings()
+
+    def test_open_files(self) -> None:
+        """More connections than there can be open files end the start."""
+        self.patch(resource, "getrlimit", lambda _: (1024, 4096))
+        check_open_files(Connections(Limits(), Clock()))
+        error = self.assertRaises(
+            StartupError, check_open_files, Connections(Limits(connections=1000), Clock())
+        )
+        self.assertIn("limits.connections is 1000, which may need 1564 open files", str(error))
+        self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
+        check_open_files(Connections(Limits(connections=1000), Clock()))

@@ -1,0 +1,48 @@
+"""Counting how often somebody does something."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tezio_signer.rates import REMEMBERED, Rate
+
+
+class RateTests(SynchronousTestCase):
+    """Six a minute."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.1)
+        self.rate = Rate(6, self.clock)
+
+    def taken(self, who: object = "a") -> int:
+        """How many somebody can have now."""
+        count = 0
+        while self.rate.take(who):
+            count += 1
+        return count
+
+    def test_at_once(self) -> None:
+        """All of a minute can be had at once, and no more until time has passed."""
+        self.assertEqual(self.taken(), 6)
+        self.clock.advance(9)
+        self.assertEqual(self.taken(), 0)
+
+    def test_after_a_while(self) -> None:
+        """Each comes back after its part of the minute; what is not used does not add up."""
+        self.taken()
+        for seconds, count in ((10, 1), (25, 2), (5, 1), (3600, 6)):
+            self.clock.advance(seconds)
+            self.assertEqual(self.taken(), count)
+
+    def test_apart(self) -> None:
+        """Each has a count of its own."""
+        self.taken("a")
+        self.assertEqual(self.taken("b"), 6)
+
+    def test_bounded(self) -> None:
+        """Who has done nothing for longest is forgotten before memory grows."""
+        self.taken("a")
+        for number in range(REMEMBERED):
+            self.rate.take(number)
+        self.assertEqual(self.taken(REMEMBERED - 1), 5)
+        self.assertEqual(self.taken("a"), 6)
