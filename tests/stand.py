@@ -190,6 +190,7 @@ class Stand(Client):
         test.addCleanup(self.watermarks.stopService)
         self.hsms.startService()
         test.addCleanup(self.hsms.stopService)
+        test.addCleanup(self.connections.stopService)
         limited = LimitedFactory(self.site, self.connections)
         port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
         test.addCleanup(port.stopListening)
@@ -200,7 +201,8 @@ class Stand(Client):
     async def open(self, test: TestCase, factory: IProtocolFactory, path: str | None = None) -> str:
         """Open a door on a free port, or on a Unix socket; the endpoint for a client of it."""
         description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        port = await serverFromString(reactor, description).listen(factory)
-        test.addCleanup(self.sockets.connections.stopService)
+        port = await serverFromString(reactor, description).listen(
+            LimitedFactory(factory, self.connections)
+        )
         test.addCleanup(port.stopListening)
         return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"

@@ -18,7 +18,7 @@ from zope.interface import provider
 from tests import octezclient
 from tests.certificates import Authority, Certified
 from tests.octezclient import HSM_KEYS, text_in, verifies
-from tests.stand import Stand, parse_response, reactor
+from tests.stand import Client, Stand, parse_response, reactor
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.connections import Closable, Connections, Place
 from tezio_signer.doors import check_endpoints, check_open_files, door, is_tls
@@ -152,8 +152,7 @@ class ProtocolTests(TlsTestCase):
     async def test_plain_http(self) -> None:
         """Plain HTTP on a port for HTTPS gets no answer in plain HTTP."""
         await self.listen(self.endpoint)
-        self.stand.port = self.port
-        self.assertNotIn(b"HTTP", await self.stand.raw(REQUEST))
+        self.assertNotIn(b"HTTP", await Client(self.port).raw(REQUEST))
 
 
 class ClientCertificateTests(TlsTestCase):

@@ -67,6 +67,7 @@ class ConnectionTests(SynchronousTestCase):
         self.stand.signer.close("the signer is stopping")
         path = PATH.decode("ascii")
         self.channel.dataReceived(octezclient.post("127.0.0.1", path, PAYLOADS["noop"]))
+        self.clock.pump([0] * 3)
         answer = parse_response(self._answers())
         self.assertEqual((answer.status, message_in(answer.body)), (502, "the signer is stopping"))
 

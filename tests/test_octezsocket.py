@@ -25,10 +25,12 @@ from tests.strategies import socket_payloads
 from tests.test_signer import HeldStand
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
+from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
+from tezio_signer.settings import Limits
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 
@@ -265,7 +267,9 @@ class TransportTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.signer = FakeSigner()
-        self.factory = OctezSocketFactory(cast(Signer, self.signer), self.clock)
+        self.connections = Connections(Limits(), self.clock)
+        sockets = OctezSocketFactory(cast(Signer, self.signer), self.clock)
+        self.factory = LimitedFactory(sockets, self.connections)
         self.connect()
 
     def connect(self) -> None:
@@ -429,7 +433,7 @@ class ConversationTests(TransportTestCase):
         self.receive(PROBE * 3)
         self.clock.pump([0] * 5)
         self.assert_answers(NO_AUTHENTICATION)
-        self.connection.resumeProducing()
+        self.connection.wrappedProtocol.resumeProducing()
         self.assert_answers(NO_AUTHENTICATION)
         with capturedLogs() as events:
             self.clock.advance(IDLE_SECONDS)
@@ -445,19 +449,9 @@ class ConversationTests(TransportTestCase):
 
         def full(data: bytes) -> None:
             write(data)
-            self.connection.pauseProducing()
+            self.connection.wrappedProtocol.pauseProducing()
 
         return full
-
-    def test_too_many_connections(self) -> None:
-        """One connection too many is closed at once, and logged."""
-        self.patch(octezsocket, "MAX_CONNECTIONS", 2)
-        self.connect()
-        with capturedLogs() as events:
-            self.assertIsNone(self.factory.buildProtocol(HERE))
-        self.assertEqual(len(events), 1)
-        self.lose()
-        self.assertIsNotNone(self.factory.buildProtocol(HERE))
 
 
 class LosingTests(TransportTestCase):
@@ -566,39 +560,27 @@ class StoppingTests(TransportTestCase):
     """The end of the daemon."""
 
     def test_idle_connections(self) -> None:
-        """Connections without a request are closed at once."""
-        first, its_transport = self.connection, self.transport
+        """Connections without a whole request are closed at once."""
+        idle, its_transport = self.connection, self.transport
         self.connect()
         self.receive(SIGN[:9])
-        stopped = self.factory.connections.stopService()
+        self.connections.stopService()
         self.assertTrue(its_transport.disconnecting)
-        self.assertTrue(self.transport.disconnecting)
-        first.connectionLost(Failure(ConnectionDone()))
-        self.assertNoResult(stopped)
-        self.lose()
-        self.successResultOf(stopped)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_no_connections(self) -> None:
-        """Without connections there is nothing to wait for."""
-        self.lose()
-        self.successResultOf(self.factory.connections.stopService())
+        idle.connectionLost(Failure(ConnectionDone()))
+        self.assert_closed()
 
     def test_served_connection(self) -> None:
-        """One that is being served gets its answer first, if that comes soon."""
-        self.receive(SIGN)
-        stopped = self.factory.connections.stopService()
+        """One that is being served gets its answer first, and no other."""
+        self.receive(SIGN + SIGN[:9])
+        self.connections.stopService()
         self.assert_open()
         self.signer.answer()
+        self.clock.advance(0)
         self.assert_answers(SIGNED)
         self.assert_closed()
-        self.successResultOf(stopped)
 
-    def test_wedged_connection(self) -> None:
-        """One that does not end is cut off."""
-        self.receive(SIGN)
-        stopped = self.factory.connections.stopService()
-        self.clock.advance(0.5)
-        self.assertTrue(self.transport.aborted)
+    def test_no_more_connections(self) -> None:
+        """Nobody is let in any more."""
+        self.connections.stopService()
+        self.assertIsNone(self.factory.buildProtocol(HERE))
         self.lose()
-        self.successResultOf(stopped)

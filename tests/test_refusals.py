@@ -21,14 +21,14 @@ from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_
 from tests.stand import Client, Stand, reactor, settings_with
 from tests.test_signer import FailingStore
 from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus
-from tezio_signer.doors import named, peer_of
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
+from tezio_signer.peers import named, peer_of
 from tezio_signer.policy import Peer, check_user
 from tezio_signer.settings import Settings
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.sqlite import StoreError
+from tezio_signer.watermarks.store import StoreError
 
 NOOP = PAYLOADS["noop"]
 TZ4 = OCTEZ["keys"][4]["pkh"]
@@ -402,7 +402,6 @@ class ProxyTests(DoorsTestCase):
         await stand.start(self)
         inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
         port = await serverFromString(reactor, f"haproxy:{inner}").listen(stand.sockets)
-        self.addCleanup(stand.sockets.connections.stopService)
         self.addCleanup(port.stopListening)
         endpoint = inner if path else f"tcp:127.0.0.1:{port.getHost().port}"
         asking = OctezSocketClient(endpoint)

@@ -26,11 +26,11 @@ from tests.daemonprocess import FREE_PORT
 from tests.stand import Client
 from tests.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
+from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.octezsocket import Connections
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks

@@ -7,8 +7,7 @@ for the signature on the same connection, wait 8 s for each answer, and then ask
 
 from collections.abc import Callable
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -46,8 +45,6 @@ FRAME_TIMEOUT = 10.0
 """Seconds that a request may take to come in, however steadily it drips."""
 LINGER = 2.0
 """Seconds in which a client that is hung up on may still read its answers."""
-MAX_CONNECTIONS = 256
-_STOP_TIME = 0.2
 _NO_NONCES = "A Tezio HSM makes no deterministic nonces."
 
 
@@ -58,10 +55,9 @@ class OctezSocket(Protocol):
     _log = Logger()
     transport: ITCPTransport
 
-    def __init__(self, signer: Signer, clock: IReactorTime, connections: "Connections") -> None:
+    def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer
         self._clock = clock
-        self._connections = connections
         self._received = bytearray()
         self._frame_began: float | None = None
         self._serving: Deferred[bytes] | None = None
@@ -73,7 +69,6 @@ class OctezSocket(Protocol):
         self._place: Place | None = None
 
     def connectionMade(self) -> None:
-        self._connections.add(self)
         self._place = place_of(self.transport)
         if self._place is not None:
             self._place.close = self.finish
@@ -83,7 +78,6 @@ class OctezSocket(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._hung_up = True
         self._set_timer(None)
-        self._connections.remove(self)
         if self._serving is not None:
             self._serving.cancel()
 
@@ -281,64 +275,14 @@ def _described(request: Request) -> str:
     return f"{type(request).__name__} {key}" if key else type(request).__name__
 
 
-class Connections(Service):
-    """The open connections; stopping closes them all."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._open: set[OctezSocket] = set()
-        self._all_closed: Deferred[None] | None = None
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def add(self, connection: OctezSocket) -> None:
-        """Count a connection that was made."""
-        self._open.add(connection)
-
-    def remove(self, connection: OctezSocket) -> None:
-        """Forget a connection that was lost."""
-        self._open.discard(connection)
-        if not self._open and self._all_closed is not None:
-            self._all_closed.callback(None)
-            self._all_closed = None
-
-    def stopService(self) -> Deferred[None]:
-        """Close the connections: when what came on them is answered, by force a little later."""
-        super().stopService()
-        if not self._open:
-            return succeed(None)
-        closed = self._all_closed = Deferred()
-        by_force = self._clock.callLater(_STOP_TIME, self._abort)
-        for connection in list(self._open):
-            connection.finish()
-        return closed.addCallback(lambda _: by_force.active() and by_force.cancel())
-
-    def _abort(self) -> None:
-        for connection in list(self._open):
-            connection.abort()
-
-
 class OctezSocketFactory(Factory):
-    """Connections that are served by one signer.
-
-    :ivar connections: a service that closes those that are open when it is stopped.
-    """
+    """Connections that are served by one signer."""
 
     noisy = False
-    _log = Logger()
 
     def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer
         self._clock = clock
-        self.connections = Connections(clock)
 
-    def buildProtocol(self, addr: IAddress | None) -> OctezSocket | None:
-        if len(self.connections) >= MAX_CONNECTIONS:
-            self._log.warn(
-                "closed a connection of {address}: {count} are open",
-                address=addr,
-                count=len(self.connections),
-            )
-            return None
-        return OctezSocket(self._signer, self._clock, self.connections)
+    def buildProtocol(self, addr: IAddress | None) -> OctezSocket:
+        return OctezSocket(self._signer, self._clock)

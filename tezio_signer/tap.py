@@ -137,8 +137,7 @@ def makeService(options: Options) -> Daemon:
             for at in options["octez-socket"] or settings.octez_socket
         ),
     ]
-    inner = [*([simulator] if simulator else []), watermarks, hsms, sockets.connections]
-    return Daemon(reactor, signer, inner, doors)
+    return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
 
 
 def _give_up(reactor: Reactor, error: StartupError) -> None:
