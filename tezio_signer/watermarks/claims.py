@@ -107,8 +107,9 @@ class Watermarks(Service):
         except CancelledError:
             return
         except StoreAwayError as error:
-            if self._missing is not None:
-                self._missing = f"no signature without a stored watermark: {error}"
+            missing = f"no signature without a stored watermark: {error}"
+            if self._missing not in (None, missing):
+                self._missing = missing
                 self._log.warn("{sentence}", sentence=error)
             return
         except StoreError as error:

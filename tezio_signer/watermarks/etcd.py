@@ -76,7 +76,7 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> dict[MarkId, Mark]:
-        key, since, newest = MARKS, self._revision + 1, 0
+        key, newest = MARKS, 0
         while True:
             marker, page = await self._ranges(
                 {"key": text(MARKER)},
@@ -84,7 +84,7 @@ class EtcdStore:
                     "key": text(key),
                     "range_end": text(f"{MARKS[:-1]}0"),  # "0" comes right after "/"
                     "limit": str(_PAGE),
-                    "min_mod_revision": str(since),
+                    "min_mod_revision": str(self._revision + 1),
                 },
             )
             self._marker = _known_marker(marker)
@@ -92,7 +92,8 @@ class EtcdStore:
                 newest = int(page["header"]["revision"])
                 if newest < self._revision:
                     self._log.critical("etcd has gone back in time: was a backup restored?")
-                    since = 0
+                    self._revision = 0
+                    return await self._load()
             for found in page.get("kvs", ()):
                 key = _decoded(found["key"])
                 self._see(_mark_id(key), found)
@@ -200,7 +201,16 @@ class EtcdStore:
         until: float | None = None,
     ) -> dict[str, Any]:
         question = {"compare": compare, "success": success, "failure": failure}
-        return await self._gateway.ask("/v3/kv/txn", question, until)
+        answer = await self._gateway.ask("/v3/kv/txn", question, until)
+        done = success if answer.get("succeeded") else failure
+        try:
+            int(answer["header"]["revision"])
+            whole = len(answer.get("responses", ())) == len(done)
+        except (LookupError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise StoreAwayError("what answers is no etcd: its answers to transactions are others")
+        return answer
 
     async def _ranges(
         self, marker: dict[str, Any], marks: dict[str, Any]

@@ -22,6 +22,7 @@ ATTEMPT_TIMEOUT = 0.55
 MAX_ANSWER = 16 * 2**20
 _INVALID_TOKEN = 401
 _UNAUTHENTICATED = 16
+_OUTDATED = "revision of auth store is old"
 _DENIED = frozenset((3, 7))  # InvalidArgument (wrong password among others), PermissionDenied
 
 
@@ -174,7 +175,7 @@ def _answer(status: int, body: bytes) -> dict[str, Any]:
         return answer
     sentence = answer.get("message") or answer.get("error") or f"answers {status}"
     code = answer.get("code")
-    if status == _INVALID_TOKEN or code == _UNAUTHENTICATED:
+    if status == _INVALID_TOKEN or code == _UNAUTHENTICATED or _OUTDATED in str(sentence):
         raise _TokenError(sentence)
     if code in _DENIED:
         raise StoreError(f"etcd refuses: {sentence}")
