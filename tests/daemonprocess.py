@@ -2,7 +2,9 @@
 
 import os
 import re
+import socket
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,12 +17,12 @@ from twisted.trial.unittest import TestCase
 from tests.stand import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
-_TWISTD = "from twisted.scripts.twistd import run; run()"
+TWISTD = "from twisted.scripts.twistd import run; run()"
 _COMMAND = "from tezio_signer.cli import main; main()"
 
 
 class Process(ProcessProtocol):
-    """A process that ends with its test at the latest.
+    """A process that was started here, and what it says.
 
     :ivar out: what it has written to its standard output so far.
     :ivar log: the same with its standard error.
@@ -47,8 +49,8 @@ class Process(ProcessProtocol):
         self._tell_end()
         return ended
 
-    def send(self, signal: str) -> None:
-        """Send it a signal by its name, TERM or KILL."""
+    def send(self, signal: str | int) -> None:
+        """Send it a signal, by its number or as HUP, INT, KILL, STOP or TERM."""
         assert self.transport is not None
         self.transport.signalProcess(signal)
 
@@ -90,30 +92,57 @@ class Process(ProcessProtocol):
                 ended.callback(self._code)
 
 
-def _start(test: TestCase, program: str, arguments: tuple[str, ...], directory: Path) -> Process:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("TEZIO_SIGNER_CONFIG", None)
+def reserve_port() -> socket.socket:
+    """A bound socket: until it is closed nobody else gets its port, but a process may listen on it.
+
+    The process has to allow for the reuse of addresses, as Twisted does, and Go.
+    """
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
+def spawn(arguments: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Process:
+    """Start a program in a directory; its first argument is its path."""
     process = Process()
     reactor.spawnProcess(  # type: ignore[attr-defined]
-        process,
-        sys.executable,
-        [sys.executable, "-c", program, *arguments],
-        environment,
-        str(directory),
+        process, arguments[0], arguments, environment, str(directory)
     )
+    return process
+
+
+def _spawn_ours(
+    program: str, arguments: Sequence[str], directory: Path, changes: Mapping[str, str]
+) -> Process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
+    environment.pop("TEZIO_SIGNER_CONFIG", None)
+    return spawn([sys.executable, "-c", program, *arguments], directory, environment)
+
+
+def spawn_daemon(directory: Path, *options: str, **environment: str) -> Process:
+    """Run `twistd -n tezio-signer` with these options; whoever starts it has to end it."""
+    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
+    return _spawn_ours(TWISTD, arguments, directory, environment)
+
+
+def spawn_command(directory: Path, *arguments: str) -> Process:
+    """Run `tezio-signer` with these arguments; whoever starts it has to end it."""
+    return _spawn_ours(_COMMAND, arguments, directory, {})
+
+
+def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:
+    """Run `twistd -n tezio-signer` with these options in a directory, for a test."""
+    process = spawn_daemon(directory, *options)
     test.addCleanup(process.kill)
     return process
 
 
-def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:
-    """Run `twistd -n tezio-signer` with these options in a directory."""
-    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
-    return _start(test, _TWISTD, arguments, directory)
-
-
 def start_command(test: TestCase, directory: Path, *arguments: str) -> Process:
-    """Run `tezio-signer` with these arguments in a directory."""
-    return _start(test, _COMMAND, arguments, directory)
+    """Run `tezio-signer` with these arguments in a directory, for a test."""
+    process = spawn_command(directory, *arguments)
+    test.addCleanup(process.kill)
+    return process
 
 
 async def serving(process: Process) -> Client:

@@ -9,21 +9,18 @@ HSM forgets its own watermarks ahead of every command, so that those of the daem
 
 import argparse
 import fcntl
-import json
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from hashlib import blake2b
 from http.client import HTTPException
-from os import environ, pathsep
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.inotify import IN_MODIFY, INotify
@@ -31,44 +28,36 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.filepath import FilePath
 
 from tests.campaigns.rig import percentile, run
-from tests.daemonprocess import FREE_PORT, Process, serving
-from tests.octezclient import HSM_KEYS, to_base58check, verifies
+from tests.campaigns.signing import (
+    CHAINS,
+    KEYS,
+    Asked,
+    ForgetfulFirmware,
+    Ledger,
+    Track,
+    configuration,
+    is_right,
+    signature_in,
+)
+from tests.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
 from tests.stand import Answer, Client, reactor
-from tests.vectors import TZ1, TZ3, block, consensus
-from tezio_signer.hsm import firmware
-from tezio_signer.hsm.framing import Opcode, Slot
+from tests.vectors import TZ1, TZ3
+from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
 
 DAEMONS = 2
 """That run side by side, each with a store and an HSM of its own."""
-SIDES = 3
-"""Different payloads of each form that compete for a position."""
 LATENCY = 0.001
 """Seconds that the HSM takes; about as long as a commit, so that either may come first."""
 LIFE = 0.4
 """Seconds, at most, from being ready to being killed at any time."""
 LONGEST = 1.2
 """Seconds after which one is killed although its moment has not come."""
-_CHAIN_PREFIX = bytes.fromhex("575200")
-CHAINS = (bytes.fromhex("7a06a770"), bytes.fromhex("12345678"))
-_KEYS = {Slot.TZ1: TZ1, Slot.TZ3: TZ3}
-_PUBLIC_KEYS = {key.pkh: key.public_key for key in HSM_KEYS}
 _CONFLICT = "already signed with different data"
 _BELOW = "not above the high watermark"
-TWISTD = "from twisted.scripts.twistd import run; run()"
-CONFIG = """
-policy:
-    signing_keys:
-        {tz1}: {{allowed_ops: [block, preattestation, attestation], auth_req: False}}
-        {tz3}: {{allowed_ops: [block, preattestation, attestation], auth_req: False}}
-allowed_ips: ["127.0.0.1"]
-hsms: [{{port: "{port}"}}]
-watermarks: {{store: "sqlite:{store}"}}
-"""
 
 
 class Moment(Enum):
@@ -89,112 +78,6 @@ _EVENTS = {Moment.HELD_UP: 6}
 """At most so many of them happen until one is taken; of others 40."""
 _WRITE_LOCK = 120
 """Where SQLite locks the -shm file to write to the WAL (its file format, 2.3.2)."""
-
-
-@frozen
-class Asked:
-    """A payload, and where it stands."""
-
-    mark_id: MarkId
-    level: int
-    round: int
-    data: bytes
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Level and round."""
-        return self.level, self.round
-
-    @property
-    def request(self) -> tuple[PublicKeyHash, bytes]:
-        """What the daemon and the HSM see of it."""
-        return self.mark_id.key, self.data
-
-    @property
-    def hash(self) -> bytes:
-        """By which the store knows it."""
-        return blake2b(self.data, digest_size=32).digest()
-
-    def __str__(self) -> str:
-        where = f"{self.mark_id.operation} {self.level}/{self.round} for {self.mark_id.key}"
-        return f"{where} on {self.mark_id.chain_id}: {self.data.hex()}"
-
-
-@define
-class Track:
-    """A key on a chain, and the position at which it is asked for signatures."""
-
-    key: PublicKeyHash
-    chain: bytes
-    level: int = 1
-    round: int = 0
-
-    def advance(self, random: Random) -> None:
-        """Go on to the next round, or to a higher level."""
-        if random.random() < 0.4:
-            self.round += 1
-        else:
-            self.level, self.round = self.level + random.choice((1, 1, 1, 7)), 0
-
-    def competing(self) -> list[Asked]:
-        """All that wants to be signed at this position; one of each operation may."""
-        at, sides = (self.level, self.round), range(0x40, 0x40 + SIDES)
-        return [
-            asked
-            for side in sides
-            for asked in (
-                self._asked(Operation.BLOCK, block(*at, side)),
-                self._asked(Operation.PREATTESTATION, consensus("preatt", *at, side)),
-                self._asked(Operation.ATTESTATION, consensus("att", *at, side)),
-                self._asked(Operation.ATTESTATION, consensus("att_dal_5", *at, side)),
-            )
-        ]
-
-    def _asked(self, operation: Operation, data: bytes) -> Asked:
-        chain_id = to_base58check(_CHAIN_PREFIX, self.chain)
-        data = data[:1] + self.chain + data[5:]
-        return Asked(MarkId(chain_id, self.key, operation), self.level, self.round, data)
-
-
-@define
-class Ledger:
-    """Every signature that a client has received, by mark and position, then by payload."""
-
-    released: dict[tuple[MarkId, tuple[int, int]], dict[Asked, set[str]]] = field(
-        factory=lambda: defaultdict(lambda: defaultdict(set))
-    )
-
-    def enter(self, asked: Asked, signature: str) -> None:
-        """Take note of a signature."""
-        self.released[asked.mark_id, asked.position][asked].add(signature)
-
-    def signatures(self, asked: Asked) -> set[str]:
-        """What was received for a payload."""
-        return self.released.get((asked.mark_id, asked.position), {}).get(asked, set())
-
-    def conflicts(self) -> set[str]:
-        """Positions of one mark at which two payloads are signed."""
-        return {str(set(map(str, s))) for s in self.released.values() if len(s) > 1}
-
-    def changed(self) -> set[str]:
-        """Payloads that have got different signatures."""
-        asked = (each for signed in self.released.values() for each in signed.items())
-        return {f"{payload}: {signatures}" for payload, signatures in asked if len(signatures) > 1}
-
-    def above(self, marks: Mapping[MarkId, Mark]) -> set[str]:
-        """Signatures that these stored marks do not cover."""
-        return {
-            str(asked)
-            for (mark_id, position), signed in self.released.items()
-            for asked in signed
-            if not _covers(marks.get(mark_id), position, asked)
-        }
-
-
-def _covers(mark: Mark | None, position: tuple[int, int], asked: Asked) -> bool:
-    if mark is None or mark.position < position:
-        return False
-    return mark.position > position or mark.payload_hash == asked.hash
 
 
 @define
@@ -235,23 +118,6 @@ class Report:
         return not any(self.findings.values())
 
 
-class ForgetfulFirmware(firmware.Firmware):
-    """A device that protects nothing: without watermarks, with every key for every operation.
-
-    :param asked: called with each slot and payload ahead of the signing.
-    """
-
-    def __init__(self, asked: Callable[[Slot, bytes], None]) -> None:
-        super().__init__(enabled=dict.fromkeys(Slot, firmware.BAKING_MAGIC))
-        self._asked = asked
-
-    def execute(self, packet: bytes) -> firmware.Answer | None:
-        self.power_cycle()
-        if packet[2:3] == bytes([Opcode.SIGN]):
-            self._asked(Slot(packet[3]), packet[7:-2])
-        return super().execute(packet)
-
-
 class Lane:
     """One store and one HSM, and the daemons that have them one after the other."""
 
@@ -277,7 +143,7 @@ class Lane:
         """Create the store, and plug in the HSM."""
         self._store.parent.mkdir(parents=True)
         sqlite.create(self._store)
-        config = CONFIG.format(tz1=TZ1, tz3=TZ3, port=self._directory / "hsm", store=self._store)
+        config = configuration(self._directory / "hsm", f"sqlite:{self._store}")
         (self._directory / "config.yaml").write_text(config, "utf-8")
         self._hsm.startService()
         self._notify.startReading()
@@ -302,7 +168,7 @@ class Lane:
     async def _live(self) -> None:
         self._commands.clear()
         self._killed = self._serving = False
-        daemon = self._daemon = self._spawn()
+        daemon = self._daemon = spawn_daemon(self._directory, "--http", FREE_PORT)
         if self._moment is Moment.STARTING:
             self._later(self._random.uniform(0, self._usual_start()), self._kill)
         talking = Deferred.fromCoroutine(self._talk(daemon))
@@ -320,18 +186,6 @@ class Lane:
         for word in ("Traceback", "Unhandled", "#critical"):
             self._expect(word not in daemon.log, f"{word} in the log:\n{daemon.log}")
         self._compare()
-
-    def _spawn(self) -> Process:
-        process = Process()
-        arguments = ["-n", "--pidfile=", "tezio-signer", "--http", FREE_PORT]
-        reactor.spawnProcess(  # type: ignore[attr-defined]
-            process,
-            sys.executable,
-            [sys.executable, "-c", TWISTD, *arguments],
-            {**environ, "PYTHONPATH": pathsep.join(sys.path)},
-            str(self._directory),
-        )
-        return process
 
     def _usual_start(self) -> float:
         return percentile(self._report.restarts or [1.0], 0.5)
@@ -378,7 +232,7 @@ class Lane:
                 right = answer.status == 409 and _CONFLICT in answer.body.decode()
             else:
                 right = answer.status == 200 and (
-                    mark.signature is None or str(mark.signature) == _signature(answer)
+                    mark.signature is None or str(mark.signature) == signature_in(answer)
                 )
             self._expect(right, f"{answer.status} {answer.body!r} with {mark} for {asked}")
 
@@ -417,7 +271,7 @@ class Lane:
             self._expect(self._killed, f"no answer of a living daemon: {error!r}")
             return None
         if answer.status == 200:
-            self._received(asked, _signature(answer))
+            self._received(asked, signature_in(answer))
         self._expect(answer.status in (200, 409), f"{answer.status} {answer.body!r} for {asked}")
         self._report.answers[str(answer.status)] += 1
         return answer
@@ -426,7 +280,7 @@ class Lane:
         self._report.signatures += 1
         self._commands.discard(asked.request)
         self._ledger.enter(asked, signature)
-        if not verifies(_PUBLIC_KEYS[str(asked.mark_id.key)], asked.data, signature):
+        if not is_right(asked, signature):
             self._report.unverified.add(f"{asked} {signature}")
         self._happened(Moment.ANSWER)
 
@@ -435,7 +289,7 @@ class Lane:
     def _commanded(self, slot: Slot, payload: bytes) -> None:
         if not self._serving:
             return  # the last command of the daemon before
-        self._commands.add((_KEYS[slot], payload))
+        self._commands.add((KEYS[slot], payload))
         self._happened(Moment.COMMAND, Moment.AFTER_COMMAND)
 
     def _written(self, _: object, path: FilePath[bytes], mask: int) -> None:
@@ -519,10 +373,6 @@ class Lane:
     def _expect(self, right: bool, otherwise: str) -> None:
         if not right:
             self._report.unexplained.append(otherwise)
-
-
-def _signature(answer: Answer) -> str:
-    return str(json.loads(answer.body)["signature"])
 
 
 async def campaign(runs: int, seed: int, directory: Path, daemons: int = DAEMONS) -> Report:

@@ -7,7 +7,6 @@ by sector. The store found there has to cover every signature that had been sent
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -21,17 +20,17 @@ from tempfile import TemporaryDirectory
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.campaigns.crash import (
+from tests.campaigns.rig import run
+from tests.campaigns.signing import (
     CHAINS,
-    CONFIG,
-    TWISTD,
     Asked,
     ForgetfulFirmware,
     Ledger,
     Track,
+    configuration,
+    signature_in,
 )
-from tests.campaigns.rig import run
-from tests.daemonprocess import FREE_PORT, Process, serving
+from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
 from tests.stand import Client, reactor
 from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.simulator import Simulator
@@ -46,7 +45,6 @@ TRACED = (
     "sync_file_range,ftruncate,truncate,fallocate,rename,renameat,renameat2,unlink,unlinkat"
 )
 _STRACE = [
-    "strace",
     "-f",
     "--seccomp-bpf",
     "-qq",
@@ -231,8 +229,7 @@ async def record(
 ) -> tuple[list[str], dict[str, Asked]]:
     """Have a daemon sign, stop it, and again; the traces, and the payload of each signature."""
     store, hsm = directory / "store" / STORE, str(directory / "hsm")
-    config = CONFIG.format(tz1=TZ1, tz3=TZ3, port=hsm, store=store)
-    (directory / "config.yaml").write_text(config, "utf-8")
+    (directory / "config.yaml").write_text(configuration(hsm, f"sqlite:{store}"), "utf-8")
     simulator = Simulator(reactor, ForgetfulFirmware(lambda *_: None), 0, hsm)
     simulator.startService()
     tracks = [Track(TZ1, CHAINS[0]), *(Track(TZ3, chain) for chain in CHAINS)]
@@ -250,7 +247,7 @@ async def record(
                 strict=True,
             ):
                 if answer.status == 200:
-                    signed[json.loads(answer.body)["signature"]] = asked
+                    signed[signature_in(answer)] = asked
             track.advance(random)
 
     traces = []
@@ -267,16 +264,11 @@ async def record(
 
 
 def _spawn(directory: Path) -> Process:
-    daemon = Process()
     arguments = ["-n", "--pidfile=", "tezio-signer", "--http", FREE_PORT]
-    command = [*_STRACE, "-o", "trace", sys.executable, "-c", TWISTD, *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     strace = shutil.which("strace")
     assert strace is not None, "strace has to be installed"
-    reactor.spawnProcess(  # type: ignore[attr-defined]
-        daemon, strace, command, environment, str(directory)
-    )
-    return daemon
+    command = [strace, *_STRACE, "-o", "trace", sys.executable, "-c", TWISTD, *arguments]
+    return spawn(command, directory, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
 
 def replay(disk: Disk, trace: list[Call], signed: dict[str, Asked], scratch: Path) -> Report:

@@ -5,7 +5,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import tempfile
 from configparser import RawConfigParser
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from twisted.internet import error
 from twisted.trial.unittest import TestCase
 
+from tests.daemonprocess import reserve_port
 from tests.filewatch import FileWatch
 from tests.interop.processes import (
     ROOT,
@@ -104,11 +104,9 @@ class SupervisorTests(TestCase):
 
     def free_port(self) -> int:
         """A port that nobody else gets while the test runs, but on which we can listen."""
-        bound = socket.socket()
-        self.addCleanup(bound.close)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
+        reserved = reserve_port()
+        self.addCleanup(reserved.close)
+        port: int = reserved.getsockname()[1]
         return port
 
     async def running(self) -> int:
