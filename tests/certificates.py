@@ -36,13 +36,32 @@ class Authority:
         self._write(self.path, certificate)
 
     def certify(self, name: str, days: int = 1, server: bool = False) -> Certified:
-        """Certify somebody until so many days from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        """Certify a client or a server until so many days from now."""
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._certify(name, NameOID.COMMON_NAME, [usage], days)
+
+    def certify_member(self, name: str) -> Certified:
+        """Certify a member of etcd, or one of its clients; without a common name.
+
+        A member's gateway is a client of the member itself, and shows it the member's own
+        certificate; and where users have passwords, the gateway refuses clients whose
+        certificates have a common name (etcd, `embed/serve.go`).
+        """
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._certify(name, NameOID.ORGANIZATION_NAME, both, 1)
+
+    def _certify(
+        self,
+        name: str,
+        named: x509.ObjectIdentifier,
+        usages: list[x509.ObjectIdentifier],
+        days: int,
+    ) -> Certified:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(named, name)])
         certificate = (
             self._builder(subject, key, days)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName(
                     [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]

@@ -24,7 +24,7 @@ from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
-from tezio_signer.reactors import Reactor
+from tezio_signer.reactors import Reactor, keep_time_steady
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
@@ -98,6 +98,7 @@ def makeService(options: Options) -> Daemon:
 
     reactor = cast(Reactor, installed)
     _say_startup_errors_in_one_line()
+    keep_time_steady(reactor)
     settings = load_settings(options["config"], options["simulate"])
     for warning in settings.warnings:
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted

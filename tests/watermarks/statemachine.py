@@ -108,6 +108,7 @@ class Daemon:
     memory: Model
     seen: dict[MarkId, Mark]
     claims: list[tuple[MarkId, Mark, Claim]] = field(factory=list)
+    doubtful: set[MarkId] = field(factory=set)
 
     def learn(self, mark_id: MarkId, mark: Mark) -> None:
         """What the store has shown counts, but for a signature that only we know."""
@@ -200,7 +201,9 @@ class Machine(RuleBasedStateMachine):
         if known.payload_hash != asked.payload_hash:
             try:
                 self._claim(daemon, key, data)
-            except Conflict:
+            except (Conflict, Unavailable) as error:
+                # It is not known what the store holds after a write that nobody has heard of.
+                assert isinstance(error, Unavailable) == (mark_id in daemon.doubtful)
                 self.agree()
                 return
             raise AssertionError(f"{asked} claimed against {known}")
@@ -232,6 +235,8 @@ class Machine(RuleBasedStateMachine):
         """What comes of a write: the mark that stands, or how it is refused."""
         if daemon.seen.get(mark_id) == known:
             return known  # nothing to write
+        if disk is not Disk.WELL and daemon.store.shared:
+            daemon.doubtful.add(mark_id)
         if disk is Disk.FULL:
             return Unavailable
         standing = self.stored.bring(mark_id, known)
@@ -302,6 +307,7 @@ class Machine(RuleBasedStateMachine):
         _in_reactor(lambda: daemon.store.loaded)
         for mark_id, mark in self.stored.marks.items():
             daemon.learn(mark_id, mark)
+        daemon.doubtful.clear()
 
     @precondition(lambda self: len(self.daemons) > 1)
     @rule(key=_keys, first=_payloads, second=_payloads)

@@ -75,6 +75,7 @@ class Watermarks(Service):
         self._missing: str | None = "the watermark store has not been read yet"
         self._marks: dict[MarkId, Mark] = {}
         self._stored: dict[MarkId, Mark] = {}
+        self._doubtful: set[MarkId] = set()
         self._passed: OrderedDict[_Payload, Signature | None] = OrderedDict()
 
     def startService(self) -> None:
@@ -102,6 +103,7 @@ class Watermarks(Service):
 
     async def _read(self) -> None:
         """Learn what the store holds: once, or again and again if others write to it."""
+        doubtful = set(self._doubtful)
         try:
             marks = await self._store.load()
         except CancelledError:
@@ -121,7 +123,8 @@ class Watermarks(Service):
         for mark_id, mark in marks.items():
             self._learn(mark_id, mark)
         self._missing = None
-        self._reading.interval = REFRESH_INTERVAL
+        self._doubtful -= doubtful
+        self._reading.interval = _RETRY_INTERVAL if self._doubtful else REFRESH_INTERVAL
         if not self._store.shared:
             self._reading.stop()
 
@@ -162,7 +165,14 @@ class Watermarks(Service):
         asked = Mark(payload.level, payload.round, digest(data))
         floor = self._floors.get(payload.operation, (0, 0))
         standing = self._marks.get(mark_id)
-        mark = judge(mark_id, standing, asked, floor, max_level_jump)
+        try:
+            mark = judge(mark_id, standing, asked, floor, max_level_jump)
+        except Conflict as conflict:
+            if mark_id in self._doubtful:
+                raise Unavailable(
+                    f"not known until the watermark store answers: {conflict}"
+                ) from None
+            raise
         if standing is None:
             self._check_chains(mark_id)
         if standing is None and floor[0] == 0:
@@ -198,7 +208,9 @@ class Watermarks(Service):
         """
         if self._stored.get(mark_id) == mark:
             return succeed(mark)
-        return self._store.keep(mark_id, mark).addCallbacks(partial(self._kept, mark_id), _not_kept)
+        return self._store.keep(mark_id, mark).addCallbacks(
+            partial(self._kept, mark_id), partial(self._not_kept, mark_id)
+        )
 
     def _kept(self, mark_id: MarkId, kept: Kept) -> Mark:
         self._learn(mark_id, kept.now)
@@ -210,6 +222,15 @@ class Watermarks(Service):
             if len(self._passed) > _REMEMBERED_PAYLOADS:
                 self._passed.popitem(last=False)
         return kept.now
+
+    def _not_kept(self, mark_id: MarkId, failure: Failure) -> NoReturn:
+        failure.trap(StoreError)
+        if self._store.shared and self._reading.running:
+            # It may stand there all the same, or what another daemon has signed meanwhile.
+            self._doubtful.add(mark_id)
+            self._reading.interval = _RETRY_INTERVAL
+            self._reading.reset()
+        raise Unavailable(f"no signature without a stored watermark: {failure.value}")
 
     def _found(self, mark_id: MarkId, mark: Mark) -> Signature | None:
         standing = self._marks[mark_id]
@@ -240,8 +261,3 @@ class Watermarks(Service):
 def _granted(mark_id: MarkId, mark: Mark, now: Mark) -> Signature | None:
     """The signature that stands for this payload; raises Conflict if another payload does."""
     return judge(mark_id, now, mark).signature
-
-
-def _not_kept(failure: Failure) -> NoReturn:
-    failure.trap(StoreError)
-    raise Unavailable(f"no signature without a stored watermark: {failure.value}")

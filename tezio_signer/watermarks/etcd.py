@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -22,6 +22,7 @@ MARKER = f"{PREFIX}store"
 MARKS = f"{PREFIX}marks/"
 FORMAT = 1
 _PAGE = 1000
+_SIGNATURE_PATIENCE = 0.6
 _AT_ONCE = 100
 """Marks in one transaction; etcd takes 128 operations unless it is told otherwise."""
 
@@ -93,10 +94,14 @@ class EtcdStore:
                 if newest < self._revision:
                     self._log.critical("etcd has gone back in time: was a backup restored?")
                     self._revision = 0
+                    self._held.clear()
                     return await self._load()
             for found in page.get("kvs", ()):
                 key = _decoded(found["key"])
-                self._see(_mark_id(key), found)
+                mark_id = _mark_id(key)
+                # A mark may have been swapped while this answer was on its way.
+                if int(found["mod_revision"]) > self._held.get(mark_id, _NOTHING).revision:
+                    self._see(mark_id, found)
             if not page.get("more"):
                 break
             key += "\0"
@@ -127,9 +132,14 @@ class EtcdStore:
         return Deferred.fromCoroutine(self._keep(mark_id, mark))
 
     async def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
-        until = self._clock.seconds() + PATIENCE
+        # A client waits for two commits, that of its claim and that of the signature.
+        patience = PATIENCE if mark.signature is None else _SIGNATURE_PATIENCE
+        until = self._clock.seconds() + patience
         lock = self._locks.setdefault(mark_id, DeferredLock())
-        await lock.acquire()  # whoever has it gives up before us
+        try:
+            await lock.acquire().addTimeout(patience, self._clock)
+        except TimeoutError:
+            raise StoreAwayError("etcd is still busy with an earlier claim") from None
         try:
             held = self._held.get(mark_id, _NOTHING)
             while (now := settle(held.mark, mark)) != held.mark:

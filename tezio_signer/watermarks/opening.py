@@ -16,7 +16,7 @@ from twisted.internet.ssl import (
     platformTrust,
     trustRootFromCertificates,
 )
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -45,6 +45,7 @@ def open_store(address: StoreAddress | None, reactor: Reactor) -> WatermarkStore
 def etcd_store(address: EtcdAddress, reactor: Reactor) -> EtcdStore:
     """A store in etcd; raises StoreError if a file that it needs cannot be used."""
     pool = HTTPConnectionPool(reactor)
+    pool._factory = _QuietFactory
     pool.retryAutomatically = False  # the gateway asks another member instead
     agent = Agent(reactor, _tls_policy(address), _CONNECT_TIMEOUT, pool=pool)
     login = None
@@ -53,6 +54,12 @@ def etcd_store(address: EtcdAddress, reactor: Reactor) -> EtcdStore:
         login = Login(address.user, password)
     gateway = EtcdGateway(address.endpoints, HTTPClient(agent), pool, reactor, login)
     return EtcdStore(gateway, reactor)
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """Leaves every connection that begins or ends out of the log."""
+
+    noisy = False
 
 
 @implementer(IPolicyForHTTPS)

@@ -1,0 +1,23 @@
+"""The short form of the cluster campaign."""
+
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from tests.campaigns.cluster import campaign
+from tests.interop.processes import command
+
+
+class ClusterCampaignTests(TestCase):
+    """Two daemons on one etcd cluster, both asked for conflicting signatures."""
+
+    timeout = 120
+
+    async def test_faults(self) -> None:
+        """Whatever fails between them, two daemons never sign against each other."""
+        command("etcd")
+        report = await campaign(600, 15, 1, Path(self.mktemp()).absolute())
+        self.assertEqual({name: found for name, found in report.findings.items() if found}, {})
+        self.assertGreater(report.faults.total(), 2)
+        for status in ("200", "409", "502"):
+            self.assertGreater(report.answers[status], 10, report.answers)
