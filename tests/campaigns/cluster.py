@@ -245,31 +245,30 @@ class Campaign:
         """Ask for all of a position until there is no doubt what was signed there.
 
         Everything that may stand there is asked for, of both daemons: one payload of each
-        operation has to be signed, by both.
+        operation has to be signed, by both. One that has claimed another in vain says so
+        until it has read what the other has signed.
         """
         until = reactor.seconds() + LONGEST_DOUBT
-        while reactor.seconds() < until:
-            await self._calm()
-            everything = self._of_both(competing)
-            answers = await self._ask_all(everything)
-            if all(answer is not None and answer.status != 502 for answer in answers):
-                break
+        while not await self._agree_on(competing):
+            if reactor.seconds() > until:
+                self._expect(False, f"in doubt for {LONGEST_DOUBT:g} s: {competing[0]}")
+                return
             await deferLater(reactor, AGAIN)
-        else:
-            self._expect(False, f"in doubt for {LONGEST_DOUBT:g} s: {competing[0]}")
-            return
         self.report.settled += 1
+
+    async def _agree_on(self, competing: Sequence[Asked]) -> bool:
+        """Whether each daemon has signed the same one payload of each operation."""
+        await self._calm()
+        everything = self._of_both(competing)
         signed: defaultdict[MarkId, list[bytes]] = defaultdict(list)
+        answers = await self._ask_all(everything)
         for (_, asked), answer in zip(everything, answers, strict=True):
             if answer is not None and answer.status == 200:
                 signed[asked.mark_id].append(asked.data)
-        for mark_id in {asked.mark_id for asked in competing}:
-            data = signed[mark_id]
-            self._expect(
-                len(data) == DAEMONS and len(set(data)) == 1,
-                f"{len(data)} signatures of {len(set(data))} payloads where each daemon should "
-                f"have signed the same one: {mark_id} at {competing[0].position}",
-            )
+        return all(
+            len(signed[mark_id]) == DAEMONS and len(set(signed[mark_id])) == 1
+            for mark_id in {asked.mark_id for asked in competing}
+        )
 
     async def _ask_all(self, asking: Sequence[tuple[SignerDaemon, Asked]]) -> list[Answer | None]:
         asked = [Deferred.fromCoroutine(self._ask(daemon, each)) for daemon, each in asking]
