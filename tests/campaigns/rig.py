@@ -6,7 +6,9 @@ from functools import partial
 from resource import getpagesize
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import react
 
 from tests.stand import Client, reactor, settings_with, watermarks_on
@@ -15,6 +17,7 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import Timing, open_port
 from tezio_signer.signer import Signer
@@ -40,6 +43,8 @@ class Rig:
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self._signer = Signer(settings, self.pool, watermarks, reactor)
+        self._sockets = OctezSocketFactory(self._signer, reactor)
+        self._ports: list[IListeningPort] = []
 
     def _boards(self) -> list[Board]:
         return [board for hsm in self.hsms for board in hsm.boards()]
@@ -49,10 +54,18 @@ class Rig:
         for service in self._services:
             service.startService()
         site = SignerSite(SignerResource(self._signer).app.resource())
-        self._port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self._ports.append(port)
         self.public_keys = {key: str(await self.pool.public_key(key)) for key in (TZ1, TZ2, TZ3)}
         await self.all_ready()
-        return Client(self._port.getHost().port)
+        return Client(port.getHost().port)
+
+    async def open(self, path: str | None = None) -> str:
+        """Open a socket door on a free port, or on a Unix socket; the endpoint of its clients."""
+        description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
+        port = await serverFromString(reactor, description).listen(self._sockets)
+        self._ports.append(port)
+        return description if path else f"tcp:127.0.0.1:{port.getHost().port}"
 
     async def all_ready(self, seconds: float = 5.0) -> bool:
         """Wait until all HSMs are in use; False if they are not in this time."""
@@ -67,7 +80,9 @@ class Rig:
 
     async def stop(self) -> None:
         """Stop everything."""
-        await self._port.stopListening()
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        await self._sockets.connections.stopService()
         for service in reversed(self._services):
             service.stopService()
 

@@ -104,14 +104,21 @@ class StatusReply(Exception):
         super().__init__(f"the HSM answered {byte:02X}: {meaning}")
 
 
+def _crc_of_byte(byte: int) -> int:
+    register = byte << 8
+    for _ in range(8):
+        register = (register << 1) ^ (0x8005 if register & 0x8000 else 0)
+    return register & 0xFFFF
+
+
+_CRC_OF_BYTES = tuple(map(_crc_of_byte, range(256)))
+
+
 def crc16(data: bytes) -> int:
     """CRC-16 of polynomial 8005, register 0, most significant bit first, no final xor."""
     register = 0
     for byte in data:
-        register ^= byte << 8
-        for _ in range(8):
-            register = (register << 1) ^ (0x8005 if register & 0x8000 else 0)
-        register &= 0xFFFF
+        register = (register << 8 & 0xFF00) ^ _CRC_OF_BYTES[register >> 8 ^ byte]
     return register
 
 

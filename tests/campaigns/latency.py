@@ -1,0 +1,96 @@
+"""Milliseconds for a signature over HTTP and over a socket: `python -m tests.campaigns.latency`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from attrs import define, field
+
+from tests.campaigns.rig import Rig, percentile, run
+from tests.octezclient import OctezClient, verifies
+from tests.octezsocketclient import OctezSocketClient
+from tests.stand import reactor
+from tests.vectors import TZ3, consensus, transfer
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+
+GOAL = 0.5
+"""What a signature over a TCP socket may take at most, as a share of one over HTTP."""
+_WARM_UP = 20
+"""Signatures of each kind that are not counted."""
+
+Sign = Callable[[str, bytes], Awaitable[str]]
+
+
+@define
+class Course:
+    """One way to one kind of signature, and how long it took each time."""
+
+    door: str
+    kind: str
+    sign: Sign
+    payloads: Iterator[bytes]
+    seconds: list[float] = field(factory=list)
+
+    async def go(self, public_key: str) -> None:
+        """Ask for one signature."""
+        payload = next(self.payloads)
+        began = reactor.seconds()
+        signature = await self.sign(str(TZ3), payload)
+        self.seconds.append(reactor.seconds() - began)
+        assert verifies(public_key, payload, signature), payload.hex()
+
+
+async def measure(signatures: int) -> list[Course]:
+    """Ask at each door in turn, so that whatever else the machine does slows all alike."""
+    rig = Rig([Simulator(reactor, Firmware(), latency=0)])
+    http = await rig.start()
+    with TemporaryDirectory() as directory:
+        doors: dict[str, Sign] = {
+            "HTTP": OctezClient(http.port).sign,
+            "TCP socket": OctezSocketClient(await rig.open()).sign,
+            "Unix socket": OctezSocketClient(
+                await rig.open(os.path.join(directory, "socket"))
+            ).sign,
+        }
+        generic = map(transfer, count())
+        attestations = (consensus("att", level, 0) for level in count(1))
+        courses = [
+            Course(door, kind, sign, payloads)
+            for kind, payloads in (("generic", generic), ("attestation", attestations))
+            for door, sign in doors.items()
+        ]
+        for _ in range(_WARM_UP + signatures):
+            for course in courses:
+                await course.go(rig.public_keys[TZ3])
+        await rig.stop()
+    for course in courses:
+        del course.seconds[:_WARM_UP]
+    return courses
+
+
+def main() -> None:
+    """Measure; exit with 1 if TCP sockets miss their goal."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.latency", description=__doc__)
+    parser.add_argument("--signatures", type=int, default=500, help="of each kind at each door")
+    options = parser.parse_args()
+    courses = run(lambda: measure(options.signatures))
+    medians = {(course.kind, course.door): median(course.seconds) for course in courses}
+    for course in courses:
+        middle = medians[course.kind, course.door]
+        print(
+            f"{course.kind} over {course.door}: median {middle * 1000:.2f} ms, "
+            f"99 % within {percentile(course.seconds, 0.99) * 1000:.2f} ms, "
+            f"{middle / medians[course.kind, 'HTTP']:.0%} of HTTP"
+        )
+    kinds = {course.kind for course in courses}
+    met = all(medians[kind, "TCP socket"] <= GOAL * medians[kind, "HTTP"] for kind in kinds)
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()
