@@ -150,6 +150,14 @@ ELSEWHERE = "address 127.0.0.1 is not among allowed_ips"
 NO_KEY = "no keys for the source contract {}"
 TOO_LARGE = "the payload has {} bytes; a Tezio HSM signs 1015 at most"
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
+ANYTHING: tuple[Request, ...] = (
+    Sign(NOOP),
+    Sign(b""),
+    public_key(str(TZ3)),
+    AUTHORIZED_KEYS,
+    KNOWN_KEYS,
+    proof(TZ4),
+)
 KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
 INVALID = "invalid authentication signature"
 CASES = {
@@ -178,9 +186,7 @@ CASES = {
         f"elsewhere_{number}": Case(
             403, ELSEWHERE, request, lambda: settings_with(allowed_ips=(ip_network("10.0.0.0/8"),))
         )
-        for number, request in enumerate(
-            (Sign(NOOP), Sign(b""), public_key(str(TZ3)), AUTHORIZED_KEYS, KNOWN_KEYS, proof(TZ4))
-        )
+        for number, request in enumerate(ANYTHING)
     },
     "no_authentication": Case(
         401, "missing authentication signature field", Sign(NOOP), authenticated
@@ -369,7 +375,7 @@ class UserTests(DoorsTestCase):
         """A user that is not is refused at Unix sockets, whatever is asked for."""
         await self.start(os.getuid() + 1)
         sentence = f"user id {os.getuid()} is not among allowed_uids"
-        for request in (Sign(NOOP), public_key(str(TZ3)), AUTHORIZED_KEYS, KNOWN_KEYS, proof(TZ4)):
+        for request in ANYTHING:
             answer = await self.http["HTTP Unix"].request(*request.http)
             self.assertEqual((answer.status, message_in(answer.body)), (403, sentence))
             with self.assertRaises(OctezSocketError) as refused:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IAddress,
+    IConsumer,
     IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
@@ -48,12 +49,16 @@ LINGER = 2.0
 _NO_NONCES = "A Tezio HSM makes no deterministic nonces."
 
 
+class _Stream(ITCPTransport, IConsumer, IPushProducer):
+    """What every stream transport of Twisted provides."""
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class OctezSocket(Protocol):
     """One connection. It holds one request, and what one more reading of the socket brings."""
 
     _log = Logger()
-    transport: ITCPTransport
+    transport: _Stream
 
     def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from itertools import count
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -14,12 +15,15 @@ from tests.campaigns.rig import Rig, percentile, run
 from tests.octezclient import OctezClient, verifies
 from tests.octezsocketclient import OctezSocketClient
 from tests.stand import reactor
+from tests.test_signer import submission
 from tests.vectors import TZ3, consensus, transfer
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.signer import Signer
 
+NO_DOOR = "no door"
 GOAL = 0.5
-"""What a signature over a TCP socket may take at most, as a share of one over HTTP."""
+"""What the door of TCP sockets may take at most, as a share of what that of HTTP takes."""
 _WARM_UP = 20
 """Signatures of each kind that are not counted."""
 
@@ -45,6 +49,11 @@ class Course:
         assert verifies(public_key, payload, signature), payload.hex()
 
 
+async def _submit(signer: Signer, _: str, payload: bytes) -> str:
+    """Ask for a signature behind the doors: what this takes, no door can save."""
+    return str(await signer.submit(submission(payload)))
+
+
 async def measure(signatures: int) -> list[Course]:
     """Ask at each door in turn, so that whatever else the machine does slows all alike."""
     rig = Rig([Simulator(reactor, Firmware(), latency=0)])
@@ -56,6 +65,7 @@ async def measure(signatures: int) -> list[Course]:
             "Unix socket": OctezSocketClient(
                 await rig.open(os.path.join(directory, "socket"))
             ).sign,
+            NO_DOOR: partial(_submit, rig.signer),
         }
         generic = map(transfer, count())
         attestations = (consensus("att", level, 0) for level in count(1))
@@ -74,21 +84,25 @@ async def measure(signatures: int) -> list[Course]:
 
 
 def main() -> None:
-    """Measure; exit with 1 if TCP sockets miss their goal."""
+    """Measure; exit with 1 if the door of TCP sockets misses its goal."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.latency", description=__doc__)
     parser.add_argument("--signatures", type=int, default=500, help="of each kind at each door")
     options = parser.parse_args()
     courses = run(lambda: measure(options.signatures))
     medians = {(course.kind, course.door): median(course.seconds) for course in courses}
+    shares = {}
     for course in courses:
-        middle = medians[course.kind, course.door]
+        middle, http, behind = (
+            medians[course.kind, door] for door in (course.door, "HTTP", NO_DOOR)
+        )
+        shares[course.kind, course.door] = (middle - behind) / (http - behind)
         print(
             f"{course.kind} over {course.door}: median {middle * 1000:.2f} ms, "
             f"99 % within {percentile(course.seconds, 0.99) * 1000:.2f} ms, "
-            f"{middle / medians[course.kind, 'HTTP']:.0%} of HTTP"
+            f"{middle / http:.0%} of HTTP; of it the door {(middle - behind) * 1000:.2f} ms, "
+            f"{shares[course.kind, course.door]:.0%} of HTTP"
         )
-    kinds = {course.kind for course in courses}
-    met = all(medians[kind, "TCP socket"] <= GOAL * medians[kind, "HTTP"] for kind in kinds)
+    met = all(share <= GOAL for (_, door), share in shares.items() if door == "TCP socket")
     sys.exit(0 if met else 1)
 
 

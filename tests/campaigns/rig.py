@@ -42,8 +42,8 @@ class Rig:
         settings = settings_with()
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
-        self._signer = Signer(settings, self.pool, watermarks, reactor)
-        self._sockets = OctezSocketFactory(self._signer, reactor)
+        self.signer = Signer(settings, self.pool, watermarks, reactor)
+        self._sockets = OctezSocketFactory(self.signer, reactor)
         self._ports: list[IListeningPort] = []
 
     def _boards(self) -> list[Board]:
@@ -53,7 +53,7 @@ class Rig:
         """Start everything; a client of it."""
         for service in self._services:
             service.startService()
-        site = SignerSite(SignerResource(self._signer).app.resource())
+        site = SignerSite(SignerResource(self.signer).app.resource())
         port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
         self._ports.append(port)
         self.public_keys = {key: str(await self.pool.public_key(key)) for key in (TZ1, TZ2, TZ3)}
