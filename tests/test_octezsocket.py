@@ -543,6 +543,15 @@ class TimeTests(TransportTestCase):
         self.assertEqual(seconds, FRAME_SECONDS)
         self.assert_closed()
 
+    def test_late_timer(self) -> None:
+        """A piece that is read when the time is over, before the timer has run, is no fault."""
+        self.receive(SIGN[:1])
+        self.clock.rightNow += FRAME_SECONDS + 1
+        self.receive(SIGN[1:2])
+        with capturedLogs():
+            self.clock.advance(0)
+        self.assert_closed()
+
     def test_requests_have_their_time_each(self) -> None:
         """What was a piece of the next request has its ten seconds when its turn has come."""
         self.receive(SIGN + PROBE[:1])

@@ -196,7 +196,8 @@ class OctezSocket(Protocol):
         if self._received and not self._clogged:
             if self._frame_began is None:
                 self._frame_began = now
-            seconds = min(seconds, self._frame_began + FRAME_TIMEOUT - now)
+            # What was kept from running in time may find that the time is over.
+            seconds = min(seconds, max(0.0, self._frame_began + FRAME_TIMEOUT - now))
         self._set_timer(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
