@@ -29,6 +29,9 @@ from tezio_signer.settings import Limits
 QUIET_SECONDS = 60.0
 """How long connections that were turned away are only counted before the next line in the log."""
 
+YOUNG_SECONDS = 0.2
+"""For how long a connection is not cut for another of the same peer."""
+
 
 class Closable(Protocol):
     """What a transport has to be able to do."""
@@ -170,9 +173,13 @@ class Connections(Service):
             crowds = sorted(self._places, key=self._crowd, reverse=True)
         else:
             return True
+        # What a flood from one address makes of its own connections must stay cheap.
+        young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
         if self._leaving < self._most_leaving:
             for crowd in crowds:
                 for place in self._places[crowd]:
+                    if place.since > young:
+                        break
                     if place.state is not State.SERVING:
                         self.turned_away(crowd, "had to make room for another")
                         self._forget(place)

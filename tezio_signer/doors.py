@@ -1,8 +1,11 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
+import os
 import re
 import resource
 from collections.abc import Sequence
+from math import ceil
+from socket import IPPROTO_TCP, TCP_DEFER_ACCEPT, socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -120,10 +123,13 @@ class _ListeningReactor:
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
     ) -> IListeningPort:
-        opened: IListeningPort = self._reactor.listenTCP(
+        opened: Any = self._reactor.listenTCP(
             port, self._limited(factory), max(backlog, BACKLOG), interface
         )
-        return opened
+        with socket(fileno=os.dup(opened.fileno())) as listening:
+            _wait_for_data(listening, self._connections.limits.request_seconds)
+        listener: IListeningPort = opened
+        return listener
 
     def listenSSL(
         self,
@@ -156,6 +162,14 @@ class _ListeningReactor:
             descriptor, family, self._limited(factory)
         )
         return opened
+
+
+def _wait_for_data(listening: socket, seconds: float) -> None:
+    """Have the system keep connections on which nothing comes: here, the client speaks first.
+
+    A flood of them, or thousands that are idle, then costs the daemon nothing.
+    """
+    listening.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
 
 
 def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:

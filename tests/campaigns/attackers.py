@@ -1,0 +1,207 @@
+"""Attacks on a signer, for a process of their own: `python -m tests.campaigns.attackers`.
+
+They know sockets only, and nothing of the package: `NAME --port N --tls-port N --source IP
+--seconds S`. In the end they print as JSON how many connections they made, and how many
+of them were refused or closed before they were done.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from attrs import define
+
+KEY = b"/keys/tz1RecHxwZJmZY4dypq2KmvxKYgUBGJceH1v"
+MANY = 2000
+_CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+_DRIP = 0.5
+
+
+@define
+class Target:
+    """Where the signer is, where an attacker comes from, and what he has seen."""
+
+    port: int
+    tls_port: int
+    socket_port: int
+    source: str
+    made: int = 0
+    refused: int = 0
+
+    async def connect(self, port: int | None = None) -> socket.socket:
+        """A new connection; it may be refused only later, by being closed."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection = socket.socket()
+            connection.setblocking(False)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                connection.bind((self.source, 0))
+                await loop.sock_connect(connection, ("127.0.0.1", port or self.port))
+            except OSError:
+                self.refused += 1
+                connection.close()
+                await asyncio.sleep(0.01)
+                continue
+            self.made += 1
+            return connection
+
+    async def send(self, connection: socket.socket, data: bytes) -> None:
+        """Send; raises OSError when the connection is gone."""
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+
+    async def until_closed(self, connection: socket.socket) -> None:
+        """Read until the signer has closed the connection."""
+        with suppress(OSError):
+            while await asyncio.get_running_loop().sock_recv(connection, 65536):
+                pass
+        self.refused += 1
+        connection.close()
+
+
+Attack = Callable[[Target], Awaitable[None]]
+
+
+async def _drip(target: Target, head: bytes, drop: bytes, port: int | None = None) -> None:
+    """A beginning, and then a little now and then; again when it is cut off."""
+    while True:
+        connection = await target.connect(port)
+        try:
+            await target.send(connection, head)
+            while True:
+                await asyncio.sleep(_DRIP)
+                await target.send(connection, drop)
+        except OSError:
+            target.refused += 1
+        finally:
+            connection.close()
+
+
+def _many(count: int, attack: Attack) -> Attack:
+    async def run(target: Target) -> None:
+        await asyncio.gather(*(attack(target) for _ in range(count)))
+
+    return run
+
+
+async def _slow_headers(target: Target) -> None:
+    await _drip(target, b"GET / HTTP/1.1\r\n", b"X: y\r\n")
+
+
+async def _slow_body(target: Target) -> None:
+    head = b"POST %b HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" % KEY
+    await _drip(target, head, b"1")
+
+
+async def _slow_handshake(target: Target) -> None:
+    await _drip(target, _CLIENT_HELLO, b"\x00", target.tls_port)
+
+
+async def _idle(target: Target) -> None:
+    while True:
+        await target.until_closed(await target.connect())
+
+
+async def _flood(target: Target) -> None:
+    while True:
+        (await target.connect()).close()
+
+
+async def _endless_chunks(target: Target) -> None:
+    head = b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY
+    chunk = b"4000\r\n%b\r\n" % (b"1" * 0x4000)
+    while True:
+        connection = await target.connect()
+        try:
+            await target.send(connection, head)
+            while True:
+                await target.send(connection, chunk)
+        except OSError:
+            target.refused += 1
+        finally:
+            connection.close()
+
+
+async def _ask(target: Target, request: bytes) -> None:
+    """The same request, again and again, on a connection each."""
+    while True:
+        connection = await target.connect()
+        with suppress(OSError):
+            await target.send(connection, request)
+            await asyncio.get_running_loop().sock_recv(connection, 65536)
+        connection.close()
+
+
+async def _semicolons(target: Target) -> None:
+    head = b"POST %b HTTP/1.1\r\nContent-Type: a/b%b\r\nContent-Length: 4\r\n\r\n"
+    await _ask(target, head % (KEY, b";" * 12_000) + b'"11"')
+
+
+async def _deep_json(target: Target) -> None:
+    head = b"POST %b HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" % KEY
+    await _ask(target, head + b"[" * 100_000)
+
+
+async def _stalled_frames(target: Target) -> None:
+    while True:
+        connection = await target.connect(target.socket_port)
+        with suppress(OSError):
+            await target.send(connection, b"\xff\xff\x00")
+        await target.until_closed(connection)
+
+
+async def _half_closed(target: Target) -> None:
+    while True:
+        connection = await target.connect()
+        with suppress(OSError):
+            await target.send(connection, b"GET / HTTP/1.1\r\n")
+            connection.shutdown(socket.SHUT_WR)
+        await target.until_closed(connection)
+
+
+ATTACKS: dict[str, Attack] = {
+    "slow-headers": _many(500, _slow_headers),
+    "slow-body": _many(500, _slow_body),
+    "slow-handshake": _many(500, _slow_handshake),
+    "idle-connections": _many(MANY, _idle),
+    "connection-flood": _many(100, _flood),
+    "endless-chunks": _many(8, _endless_chunks),
+    "semicolons": _many(8, _semicolons),
+    "deep-json": _many(8, _deep_json),
+    "half-closed": _many(100, _half_closed),
+    "stalled-frames": _many(500, _stalled_frames),
+}
+"""By name, each with as many connections at a time as it takes to hurt."""
+OF_THE_SOCKET_DOOR = ("stalled-frames",)
+"""Attacks that need a port of the Octez socket protocol."""
+
+
+def main() -> None:
+    """Attack for some seconds, and say what came of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("attack", choices=ATTACKS)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tls-port", type=int, default=0)
+    parser.add_argument("--socket-port", type=int, default=0)
+    parser.add_argument("--source", default="127.0.0.2")
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    target = Target(options.port, options.tls_port, options.socket_port, options.source)
+
+    async def attack() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ATTACKS[options.attack](target), options.seconds)
+
+    asyncio.run(attack())
+    json.dump({"made": target.made, "refused": target.refused}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
