@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.connections import (
     QUIET_SECONDS,
+    YOUNG_SECONDS,
     Connections,
     LimitedFactory,
     Place,
@@ -143,12 +144,23 @@ class RoomTests(ConnectionsTestCase):
 
     def test_flood(self) -> None:
         """Connections that are cut are closed later only; meanwhile there are not ever more."""
-        let_in = [client for client in map(self.come, [STRANGER] * 100) if client is not None]
+        let_in = [self.let_in(STRANGER) for _ in range(3)]
+        self.clock.advance(YOUNG_SECONDS)
+        let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
         self.assertEqual(self.connections.open_files, 6)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()
+        self.assertIsNotNone(self.come(STRANGER))
+
+    def test_young(self) -> None:
+        """A peer's own connections are not cut before they could say what they want."""
+        for _ in range(3):
+            self.let_in(STRANGER)
+        self.clock.advance(YOUNG_SECONDS / 2)
+        self.assertIsNone(self.come(STRANGER))
+        self.clock.advance(YOUNG_SECONDS / 2)
         self.assertIsNotNone(self.come(STRANGER))
 
     def test_peers(self) -> None:
@@ -161,7 +173,10 @@ class RoomTests(ConnectionsTestCase):
     def test_log(self) -> None:
         """A flood is one line in the log a minute, with how many there were."""
         with capturedLogs() as events:
-            for _ in range(100):
+            for _ in range(3):
+                self.let_in(STRANGER)
+            self.clock.advance(YOUNG_SECONDS)
+            for _ in range(97):
                 self.come(STRANGER)
             self.clock.advance(QUIET_SECONDS)
             self.come(OTHER)
@@ -171,7 +186,7 @@ class RoomTests(ConnectionsTestCase):
         self.assertEqual(len(texts), 2)
         self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
         self.assertIn("one of 1 that", texts[0])
-        self.assertIn("one of 100 that", texts[1])
+        self.assertIn("one of 97 that", texts[1])
 
 
 class TimeTests(ConnectionsTestCase):

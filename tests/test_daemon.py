@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.certificates import Authority
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.filewatch import FileWatch
 from tests.octezclient import HSM_KEYS, SecretKey, verifies
@@ -286,6 +287,11 @@ class MistakeTests(ProcessTestCase):
         self.addCleanup(taken.stopListening)
         port = taken.getHost().port
         (self.directory / "wrong.yaml").write_text("policy: {}\nverbos: True\n")
+        authority = Authority(self.directory)
+        server = authority.certify("server", server=True)
+        https = f"ssl:0:interface=127.0.0.1:privateKey={server.key}:certKey={server.certificate}"
+        shipped = SHIPPED.read_text("utf-8")
+        (self.directory / "ca.yaml").write_text(f"{shipped}\nclient_ca: ca.pem\n", "utf-8")
         mistakes = {
             ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
             ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
@@ -293,6 +299,9 @@ class MistakeTests(ProcessTestCase):
             ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
             ("--http", "tcp:99999"): ("0-65535",),
             ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
+            ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),
+            ("--http", f"{https}:sslmethod=TLSv1_METHOD"): ("TLSv1_METHOD", "TLS 1.2"),
+            ("--http", f"ssl:0:privateKey={authority.path}"): ("no certificate and its key",),
             ("--config", "wrong.yaml"): ("wrong.yaml:2: verbos: unknown key", "verbose"),
             ("--config", "none.yaml"): ("none.yaml: cannot be read: No such file",),
         }

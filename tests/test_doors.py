@@ -217,6 +217,27 @@ class DeadlineTests(TlsTestCase):
         self.assertEqual(await asking, b"")
 
 
+class IdleTests(TlsTestCase):
+    """Connections on which nothing comes."""
+
+    async def test_kept_by_the_system(self) -> None:
+        """They do not reach the daemon, which serves others meanwhile."""
+        await self.listen(self.endpoint)
+        entered: list[str] = []
+        enter = self.stand.connections.enter
+
+        def tell(peer: str, transport: Closable) -> Place:
+            entered.append(peer)
+            return enter(peer, transport)
+
+        self.patch(self.stand.connections, "enter", tell)
+        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
+        for connection in idle:
+            self.addCleanup(connection.close)
+        await self.assert_signs(self.context())
+        self.assertEqual(entered, ["127.0.0.1"])
+
+
 class EndpointTests(SynchronousTestCase):
     """What is said of endpoints before anything listens."""
 

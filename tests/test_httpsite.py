@@ -98,7 +98,7 @@ class ConnectionTests(SynchronousTestCase):
     def test_one_each_turn(self) -> None:
         """Of thousands of requests in one packet, the reactor is kept from others by one only."""
         # A clock makes no difference between now and the next turn.
-        self.channel.callLater = lambda _, *call: self.clock.callLater(1, *call)
+        self.patch(self.channel, "callLater", lambda _, *call: self.clock.callLater(1, *call))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 1000)
         for count in range(1, 10):
             self.assertEqual(self._answers().count(b"200 OK"), count)
@@ -112,7 +112,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_nothing_after_the_end(self) -> None:
         """What comes after a request that was no HTTP is not read, in whatever pieces."""
-        self.transport.loseConnection = lambda: None
+        self.patch(self.transport, "loseConnection", lambda: None)
         self.channel.dataReceived(b"G@T / HTTP/1.1\r\n")
         self.transport.clear()
         for line in octezclient.get("127.0.0.1", "/authorized_keys").split(b"\r\n"):

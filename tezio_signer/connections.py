@@ -29,7 +29,7 @@ from tezio_signer.settings import Limits
 QUIET_SECONDS = 60.0
 """How long connections that were turned away are only counted before the next line in the log."""
 
-YOUNG_SECONDS = 0.2
+YOUNG_SECONDS = 0.05
 """For how long a connection is not cut for another of the same peer."""
 
 
@@ -272,7 +272,7 @@ class _LimitedProtocol(ProtocolWrapper):
         super().connectionLost(reason)
 
 
-class LimitedFactory(WrappingFactory):  # type: ignore[type-arg]
+class LimitedFactory(WrappingFactory):
     """Gives connections to another factory, as far as there is room for them.
 
     It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.

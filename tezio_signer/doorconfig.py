@@ -74,7 +74,7 @@ def request_token_from(
         raise at.error(
             f"{path} holds something else than one line of printable ASCII without blanks"
         )
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if _read(at, path, path.stat).st_mode & stat.S_IROTH:
         warnings = (f"everybody on this machine can read the request token: chmod o-r {path}",)
     return RequestToken(header, secret), warnings

@@ -1,11 +1,10 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
-import os
 import re
 import resource
 from collections.abc import Sequence
 from math import ceil
-from socket import IPPROTO_TCP, TCP_DEFER_ACCEPT, socket
+from socket import IPPROTO_TCP, TCP_DEFER_ACCEPT
 from typing import Any
 
 from OpenSSL import SSL
@@ -15,6 +14,7 @@ from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.tcp import Port
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tezio_signer.connections import Connections, LimitedFactory
@@ -24,6 +24,7 @@ from tezio_signer.settings import ClientCa
 
 BACKLOG = 1024
 """Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
+ACCEPTED_AT_ONCE = 16
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
 _TLS = ("ssl", "tls")
@@ -123,11 +124,11 @@ class _ListeningReactor:
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
     ) -> IListeningPort:
-        opened: Any = self._reactor.listenTCP(
-            port, self._limited(factory), max(backlog, BACKLOG), interface
+        opened = _Port(
+            port, self._limited(factory), max(backlog, BACKLOG), interface, self._reactor
         )
-        with socket(fileno=os.dup(opened.fileno())) as listening:
-            _wait_for_data(listening, self._connections.limits.request_seconds)
+        opened.startListening()
+        opened.wait_for_data(self._connections.limits.request_seconds)
         listener: IListeningPort = opened
         return listener
 
@@ -164,12 +165,24 @@ class _ListeningReactor:
         return opened
 
 
-def _wait_for_data(listening: socket, seconds: float) -> None:
-    """Have the system keep connections on which nothing comes: here, the client speaks first.
+class _Port(Port):
+    """A port that a flood of connections does not make deaf for those that it has."""
 
-    A flood of them, or thousands that are idle, then costs the daemon nothing.
-    """
-    listening.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
+    def wait_for_data(self, seconds: float) -> None:
+        """Have the system keep connections on which nothing comes: here, the client speaks first.
+
+        A flood of them, or thousands that are idle, then costs the daemon nothing.
+        """
+        self.socket.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many are accepted before others have a turn; Twisted would take ever more."""
+        return ACCEPTED_AT_ONCE
+
+    @numberAccepts.setter
+    def numberAccepts(self, value: int) -> None:
+        pass
 
 
 def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:

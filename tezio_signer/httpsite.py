@@ -1,10 +1,11 @@
 """The HTTP server below the routes: what Twisted's own does not limit or normalise."""
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 from urllib.parse import quote, unquote_to_bytes
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
@@ -122,6 +123,7 @@ class SignerChannel(HTTPChannel):
     _closing = False
     _reading = False
     _turn: IDelayedCall | None = None
+    callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
     @property
     def limits(self) -> Limits:
@@ -218,9 +220,6 @@ class SignerSite(Site):
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
-
-    def buildProtocol(self, addr: IAddress | None) -> SignerChannel:
-        return super().buildProtocol(addr)
 
     def log(self, request: http.Request) -> None:
         """Decisions are logged where they are made."""

@@ -7,10 +7,12 @@ may take more than twice what 99 of 100 take in quiet, and the daemon stays smal
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
@@ -31,6 +33,7 @@ PERIOD = 0.1
 MOST_MEMORY = 120 * 2**20
 BAKER, STRANGER = "127.0.0.1", "127.0.0.2"
 _TWISTD = "from twisted.scripts.twistd import run; run()"
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 _MEGABYTE = 2**20
 
 
@@ -96,7 +99,11 @@ class Daemon:
         )
         arguments = ["-n", "--pidfile=", "tezio-signer", "--simulate", "--config", str(config)]
         self._process = Popen(  # noqa: S603
-            [sys.executable, "-c", _TWISTD, *arguments], stdout=PIPE, stderr=PIPE, text=True
+            [sys.executable, "-c", _TWISTD, *arguments],
+            stdout=PIPE,
+            stderr=PIPE,
+            text=True,
+            env=_ENVIRONMENT,
         )
         self.port = self._told(r"SignerSite starting on (\d+)")
         self.tls_port = self._told(r"SignerSite \(TLS\) starting on (\d+)")
@@ -136,7 +143,9 @@ class Baker:
 
     async def bake(self, name: str, seconds: float, attacker: list[str] | None = None) -> Outcome:
         """Sign for a while, during an attack or in quiet."""
-        process = attacker and Popen(attacker, stdout=PIPE, text=True)  # noqa: S603
+        process = attacker and Popen(  # noqa: S603
+            attacker, stdout=PIPE, text=True, env=_ENVIRONMENT
+        )
         until = reactor.seconds() + seconds
         took, failed, memory = [], [], 0
         while reactor.seconds() < until:
@@ -162,11 +171,15 @@ class Baker:
 
 
 async def campaign(
-    seconds: float, names: Sequence[str] = tuple(ATTACKS), own: Sequence[str] | None = None
+    seconds: float,
+    names: Sequence[str] = tuple(ATTACKS),
+    own: Sequence[str] | None = None,
+    say: Callable[[str], object] = bool,
 ) -> Report:
     """Measure in quiet, then during each attack for so many seconds.
 
     :param own: the attacks that come from the baker's own address too; all by default.
+    :param say: told of each outcome as soon as it is there.
     """
     names = [name for name in names if name not in OF_THE_SOCKET_DOOR]
     with tempfile.TemporaryDirectory() as directory:
@@ -175,7 +188,7 @@ async def campaign(
         try:
             await baker.bake("warming up", 1)
             report = Report(await baker.bake("quiet", seconds))
-            print(report.quiet, flush=True)
+            say(str(report.quiet))
             for source, attacks in ((STRANGER, names), (BAKER, names if own is None else own)):
                 for name in attacks:
                     command = [
@@ -185,7 +198,7 @@ async def campaign(
                     ]
                     outcome = await baker.bake(f"{name} from {source}", seconds, command)
                     report.attacks.append(outcome)
-                    print(outcome, flush=True)
+                    say(str(outcome))
         finally:
             await deferToThread(daemon.stop)
     return report
@@ -201,7 +214,7 @@ def main() -> None:
     for name in OF_THE_SOCKET_DOOR:
         if name in names:
             print(f"{name}: skipped, the daemon has no port for the Octez socket protocol yet")
-    report = run(lambda: campaign(options.seconds, names))
+    report = run(lambda: campaign(options.seconds, names, say=partial(print, flush=True)))
     print(f"allowed: {1000 * report.allowed:.0f} ms and {MOST_MEMORY // _MEGABYTE} MB")
     for name in report.broken:
         print(f"broken: {name}")
