@@ -104,6 +104,16 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(self._answers().count(b"200 OK"), count)
             self.clock.advance(1)
 
+    def test_too_much_in_advance(self) -> None:
+        """What comes while a request is being answered is kept, but not without an end."""
+        request = octezclient.get("127.0.0.1", "/authorized_keys")
+        self.channel.dataReceived(request + request)
+        for _ in range(LONGEST_BODY // 0x4000):
+            self.channel.dataReceived(bytes(0x4000))
+        self.assertFalse(self.transport.disconnected)
+        self.channel.dataReceived(bytes(0x4001))
+        self.assertTrue(self.transport.disconnected)
+
     def test_gone_before_its_turn(self) -> None:
         """A client may go while its next request waits for its turn."""
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)

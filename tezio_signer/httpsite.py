@@ -122,6 +122,8 @@ class SignerChannel(HTTPChannel):
     _place: Place | None = None
     _closing = False
     _reading = False
+    _serving = False
+    _early = 0
     _turn: IDelayedCall | None = None
     callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
@@ -142,7 +144,13 @@ class SignerChannel(HTTPChannel):
         # Under TLS, bytes go on coming until the client has closed its side.
         if self._closing:
             return
-        if self._place is not None:
+        if self._serving:
+            # Twisted stops reading then, but not in every case under TLS.
+            self._early += len(data)
+            if self._early > self.limits.body_bytes + self.limits.header_bytes:
+                self.forceAbortClient()
+                return
+        elif self._place is not None:
             self._place.receiving()
         self._reading = True
         try:
@@ -166,6 +174,7 @@ class SignerChannel(HTTPChannel):
         return received
 
     def allContentReceived(self) -> None:
+        self._serving = True
         if self._place is not None:
             self._place.serving()
         super().allContentReceived()
@@ -178,6 +187,8 @@ class SignerChannel(HTTPChannel):
 
     def _next_request(self, request: http.Request) -> None:
         self._turn = None
+        self._serving = False
+        self._early = 0
         if self._place is not None and not self._place.answered():
             self.persistent = 0
         super().requestDone(request)
