@@ -60,8 +60,9 @@ class ImmediateWriter:
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
         return succeed(None).addCallback(lambda _: work())
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Nothing to wait for."""
+        return True
 
 
 def watermarks_on(

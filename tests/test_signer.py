@@ -471,6 +471,9 @@ class FailingStore:
                 self.signed.put(mark)
         return kept
 
+    def tidy(self) -> None:
+        """Nothing to tidy."""
+
     def close(self) -> None:
         self._store.close()
 
@@ -486,11 +489,15 @@ class _SlowDisk(ImmediateWriter):
         self._waiting.append(turn)
         return turn.addCallback(lambda _: work())
 
+    def write_one(self) -> None:
+        """Do what has waited longest."""
+        self._waiting.pop(0).callback(None)
+
     def write(self) -> int:
         """Do all that waits, also what comes up meanwhile, and say how much it was."""
         done = 0
         while self._waiting:
-            self._waiting.pop(0).callback(None)
+            self.write_one()
             done += 1
         return done
 
@@ -563,6 +570,20 @@ class StoreTests(TestCase):
         self.assertTrue(good(TZ3, block(8, 0), text_in(answer.body, "signature")))
         self.assertEqual((await self.stand.sign(TZ3, block(7, 0, 9))).status, 409)
 
+    async def test_same_payload_when_the_disk_is_back(self) -> None:
+        """What the HSM signed while the disk was full leaves when it can be stored.
+
+        The HSM would refuse to sign it a second time.
+        """
+        await self.stand.start(self)
+        self.store.error = self.store.signature_error = StoreError("disk full")
+        for _ in range(2):
+            self.assertEqual((await self.stand.sign(TZ3, block(7, 0))).status, 502)
+        self.store.error = self.store.signature_error = None
+        answer = await self.stand.sign(TZ3, block(7, 0))
+        self.assertEqual(answer.status, 200, answer.body)
+        self.assertTrue(good(TZ3, block(7, 0), text_in(answer.body, "signature")))
+
     async def test_signature_not_stored(self) -> None:
         """A signature that is not stored does not leave; the same one does when it is.
 
@@ -598,6 +619,38 @@ class StoreTests(TestCase):
         self.assertEqual((answer.status, message_in(answer.body)), (500, FAULT))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual((await self.stand.sign(TZ3, NOOP)).status, 200)
+
+    async def test_hanging_disk(self) -> None:
+        """Whoever waits for a disk that hangs is told so in time, for the first and again.
+
+        What needs no watermark is signed meanwhile.
+        """
+        await self.stand.start(self)
+        disk, clock = _SlowDisk(), Clock()
+        watermarks = watermarks_on(make_writer=lambda: disk)
+        watermarks.startService()
+        self.addCleanup(watermarks.stopService)
+        signer = Signer(self.stand.settings, self.stand.hsms, watermarks, clock)
+        told = "the watermark store has not written within 6 s"
+        late = signer.submit(submission(block(7, 0)))
+        await signer.submit(submission(NOOP))  # behind it at the HSM
+        clock.advance(DEADLINE)
+        self.assertEqual(self.failureResultOf(late, Unavailable).getErrorMessage(), told)
+        disk.write_one()  # the mark; now the signature hangs
+        for _ in range(2):
+            late = signer.submit(submission(block(7, 0)))
+            self.assertNoResult(late)
+            clock.advance(DEADLINE)
+            self.assertEqual(self.failureResultOf(late, Unavailable).getErrorMessage(), told)
+        last = signer.submit(submission(block(7, 0)))
+        signer.refuse_all("the signer is stopping")
+        self.failureResultOf(last, Unavailable)
+        drained = signer.drained()
+        self.assertNoResult(drained)
+        disk.write()
+        self.successResultOf(drained)
+        again = self.successResultOf(signer.submit(submission(block(7, 0))))
+        self.assertTrue(good(TZ3, block(7, 0), again))
 
     async def test_waits_for_the_disk(self) -> None:
         """The signature is made while its mark is written, and leaves after that."""

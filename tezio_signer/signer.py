@@ -25,7 +25,7 @@ from tezio_signer.policy import (
 from tezio_signer.settings import Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation
-from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.claims import Watermarks
 
 DEADLINE = 6.0
 """Seconds after which a client is told that its signature is not there; a block's time."""
@@ -36,6 +36,8 @@ _PRIORITIES = {
     Operation.GENERIC: Priority.OTHER,
 }
 _Result = TypeVar("_Result")
+_Asked = tuple[PublicKeyHash, bytes, bool]
+"""Key, payload, and whether its signature is known and has to be stored only."""
 
 
 @frozen(eq=False)
@@ -55,6 +57,7 @@ class _Flight:
     """A signature on its way, and who waits for it.
 
     :ivar forget: called when nobody can wait for it any more.
+    :ivar signing: what the HSM does for it; None if it was signed before.
     """
 
     forget: Callable[[], object] = bool
@@ -65,7 +68,12 @@ class _Flight:
         """Wait for the signature; cancelled when a client goes, or when it takes too long."""
         waiting: Deferred[Signature] = Deferred(self._leave)
         self.waiters.append(waiting)
-        return waiting.addTimeout(DEADLINE, clock, _too_late)
+        return waiting.addTimeout(DEADLINE, clock, self._too_late)
+
+    def _too_late(self, result: object, seconds: float) -> NoReturn:  # noqa: ARG002
+        at_hsm = self.signing is not None and not self.signing.result.called
+        who = "the HSM has not signed" if at_hsm else "the watermark store has not written"
+        raise Unavailable(f"{who} within {seconds:g} s")
 
     def _leave(self, waiting: Deferred[Signature]) -> None:
         self.waiters.remove(waiting)
@@ -77,10 +85,6 @@ class _Flight:
         waiters, self.waiters = self.waiters, []
         for waiting in waiters:
             waiting.callback(result)
-
-
-def _too_late(result: object, seconds: float) -> NoReturn:  # noqa: ARG001
-    raise Unavailable(f"the HSM has not signed within {seconds:g} s")
 
 
 class Signer:
@@ -95,7 +99,7 @@ class Signer:
         self._hsms = hsms
         self._clock = clock
         self._rules = rules_for(settings, hsms.public_key, watermarks, clock)
-        self._flights: dict[tuple[PublicKeyHash, bytes], _Flight] = {}
+        self._flights: dict[_Asked, _Flight] = {}
         self._closed_because: str | None = None
         self._open = 0
         self._idle: list[Deferred[None]] = []
@@ -204,9 +208,8 @@ class Signer:
         would refuse the second.
         """
         claim = request.claim
-        if claim is not None and claim.signature is not None:
-            return Deferred.fromCoroutine(self._stored(request, claim))
-        asked = request.key, request.data
+        known = claim is not None and claim.signature is not None
+        asked = request.key, request.data, known
         flight = self._flights.get(asked)
         if flight is not None:
             if claim is not None:  # the first request waits for its own claim, which is the same
@@ -222,10 +225,11 @@ class Signer:
             flight.land(result)
             self._tell_if_idle()
 
-        Deferred.fromCoroutine(self._sign(request, flight)).addBoth(landed)
+        serve = self._stored(request) if known else self._sign(request, flight)
+        Deferred.fromCoroutine(serve).addBoth(landed)
         return waiting
 
-    def _forget(self, asked: tuple[PublicKeyHash, bytes], flight: _Flight) -> None:
+    def _forget(self, asked: _Asked, flight: _Flight) -> None:
         if self._flights.get(asked) is flight:
             del self._flights[asked]
         self._tell_if_idle()
@@ -245,6 +249,8 @@ class Signer:
         # The mark has to be on the disk, and the signature made.
         (committed, commit), (signed, result) = await DeferredList(both, consumeErrors=True)
         if not committed:
+            if signed and commit.check(Unavailable):  # the HSM may refuse to sign it again
+                late(result)
             commit.raiseException()
         if not signed and claim is not None:
             # A late answer to an earlier request for it may have come meanwhile.
@@ -261,8 +267,9 @@ class Signer:
             await self._verify(request, signature)
         return signature
 
-    async def _stored(self, request: SigningRequest, claim: Claim) -> Signature:
-        signature = await claim.durable
+    async def _stored(self, request: SigningRequest) -> Signature:
+        assert request.claim is not None
+        signature = await request.claim.durable
         assert signature is not None
         await self._verify(request, signature)
         return signature

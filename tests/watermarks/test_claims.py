@@ -51,6 +51,9 @@ class RecordingStore:
         self.marks[mark_id] = mark
         return Kept(before, mark)
 
+    def tidy(self) -> None:
+        """Nothing to tidy."""
+
     def close(self) -> None:
         self.closed = True
 
@@ -329,8 +332,9 @@ class ServiceTests(ClaimsTestCase):
         order = []
 
         class Writing(ImmediateWriter):
-            def stop(writer) -> None:  # noqa: N805
+            def stop(writer) -> bool:  # noqa: N805
                 order.append(("stopped", self.store.closed))
+                return True
 
         self.watermarks = self.started(Writing)
         self.watermarks.stopService()

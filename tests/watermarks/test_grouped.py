@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.stand import ImmediateWriter, reactor, watermarks_on
@@ -13,7 +15,7 @@ from tests.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.grouped import REST, GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import Kept, StoreError
@@ -36,10 +38,11 @@ class HeldWriter(ImmediateWriter):
         self.waiting.append(lambda: done.callback(None))
         return done.addCallback(lambda _: work())
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Do what was given."""
         while self.waiting:
             self.waiting.pop(0)()
+        return True
 
 
 class GroupingTests(SynchronousTestCase):
@@ -105,6 +108,98 @@ class GroupingTests(SynchronousTestCase):
         for written in kept:
             self.successResultOf(written)
         self.assertRaises(StoreError, self.file.load)
+
+
+class TidyingTests(SynchronousTestCase):
+    """When the store tidies up."""
+
+    def setUp(self) -> None:
+        self.clock, self.writer = Clock(), HeldWriter()
+        self.path = Path(self.mktemp())
+        sqlite.create(self.path)
+        self.file = SqliteStore(self.path)
+        self.store = GroupedStore(self.file, self.writer, self.clock)
+        self.addCleanup(self.store.close)
+
+    def keep(self, level: int) -> None:
+        """Write a mark."""
+        kept = self.store.keep(BLOCK, Mark(level, 0, bytes(32)))
+        self.writer.stop()
+        self.successResultOf(kept)
+
+    def alone(self) -> dict[MarkId, Mark]:
+        """What the main file says without the files beside it."""
+        copy = Path(self.mktemp())
+        copy.write_bytes(self.path.read_bytes())
+        return sqlite.read(copy)
+
+    def test_rest(self) -> None:
+        """When nothing was written for a while, the main file alone holds all marks."""
+        self.keep(1)
+        self.clock.advance(REST - 0.01)
+        self.keep(2)
+        self.clock.advance(REST - 0.01)
+        self.assertEqual((self.alone(), self.writer.waiting), ({}, []))
+        self.clock.advance(0.01)
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.stop()
+        self.assertEqual(self.alone(), {BLOCK: Mark(2, 0, bytes(32))})
+        self.clock.advance(10 * REST)
+        self.assertEqual(self.writer.waiting, [])
+
+    def test_not_before_a_mark(self) -> None:
+        """While a mark is being written, nothing is tidied; behind it there is a rest again."""
+        self.keep(1)
+        kept = self.store.keep(BLOCK, Mark(2, 0, bytes(32)))
+        self.clock.advance(2 * REST)
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.stop()
+        self.successResultOf(kept)
+        self.clock.advance(REST)
+        self.writer.stop()
+        self.assertEqual(self.alone(), {BLOCK: Mark(2, 0, bytes(32))})
+
+    def test_failing(self) -> None:
+        """That a disk does not let the store tidy up is said, and harms nothing."""
+
+        def full() -> None:
+            raise StoreError("disk full")
+
+        self.patch(self.file, "tidy", full)
+        self.keep(1)
+        with capturedLogs() as logged:
+            self.clock.advance(REST)
+            self.writer.stop()
+        self.assertEqual([formatEvent(e) for e in logged], ["disk full; no mark is lost"])
+        self.keep(2)
+
+    def test_closed(self) -> None:
+        """A closed store is left alone."""
+        self.keep(1)
+        self.store.keep(BLOCK, Mark(2, 0, bytes(32)))
+        self.store.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class HangingTests(TestCase):
+    """A disk that does not come to an end."""
+
+    async def test_stop(self) -> None:
+        """Stopping does not wait for ever, says so, and leaves the store to the hanging thread."""
+        disk_is_back, file = threading.Event(), SqliteStore(None)
+        keep = file.keep
+        self.patch(file, "keep", lambda marks: disk_is_back.wait() and keep(marks))
+        store = GroupedStore(file, ThreadWriter(reactor, patience=0.01))
+        kept = store.keep(BLOCK, Mark(1, 0, bytes(32)))
+        with capturedLogs() as logged:
+            await store.close()
+        self.assertIn("is not waited for", str(formatEvent(logged[-1])))
+        self.assertEqual(file.load(), {})  # not closed
+        thread = next(t for t in threading.enumerate() if t.name == "watermarks")
+        self.assertTrue(thread.daemon, "Python would wait for it when the process ends")
+        disk_is_back.set()
+        await kept
+        file.close()
 
 
 class ThreadWriterTests(TestCase):

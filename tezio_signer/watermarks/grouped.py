@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, execute, succeed
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept
+from tezio_signer.watermarks.store import Kept, StoreError
 
+STOP_PATIENCE = 2.0
+"""Seconds that a disk gets for what was given to it when the daemon stops."""
+REST = 1.0
+"""Seconds without a commit after which the store tidies up."""
 _Result = TypeVar("_Result")
 _Waiting = tuple[MarkId, Mark, Deferred[Kept]]
 
@@ -26,6 +31,9 @@ class BlockingStore(Protocol):
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write these, each if it is no step back; they survive a power cut on return."""
 
+    def tidy(self) -> None:
+        """What can wait until nobody waits."""
+
     def close(self) -> None:
         """Give the store free for others."""
 
@@ -36,25 +44,47 @@ class Writer(Protocol):
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
         """The result of the work, when its turn has come and it is done."""
 
-    def stop(self) -> None:
-        """Finish the work that was given, and end."""
+    def stop(self) -> bool:
+        """Finish the work that was given, and end; False if it takes too long."""
 
 
 class ThreadWriter:
-    """A single thread, so that a slow disk stops no reactor and writes keep their order."""
+    """A single thread, so that a slow disk stops no reactor and writes keep their order.
 
-    def __init__(self, reactor: IReactorFromThreads) -> None:
+    :param patience: seconds, at most, that stopping waits for a disk that hangs.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, patience: float = STOP_PATIENCE) -> None:
         self._reactor = reactor
-        self._thread = ThreadPool(1, 1, "watermarks")
+        self._patience = patience
+        self._given: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # Not one that Python waits for at its end: a disk may hang for ever.
+        self._thread = Thread(target=self._work, name="watermarks", daemon=True)
         self._thread.start()
 
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
         """The result of the work, delivered in the reactor's thread."""
-        return deferToThreadPool(self._reactor, self._thread, work)
+        done: Deferred[_Result] = Deferred()
 
-    def stop(self) -> None:
-        """Wait for the work that was given."""
-        self._thread.stop()
+        def do() -> None:
+            try:
+                result: _Result | Failure = work()
+            except Exception:
+                result = Failure()
+            self._reactor.callFromThread(done.callback, result)
+
+        self._given.put(do)
+        return done
+
+    def _work(self) -> None:
+        while (do := self._given.get()) is not None:
+            do()
+
+    def stop(self) -> bool:
+        """Wait for the work that was given, but not for ever; whether it is done."""
+        self._given.put(None)
+        self._thread.join(self._patience)
+        return not self._thread.is_alive()
 
 
 class GroupedStore:
@@ -62,15 +92,23 @@ class GroupedStore:
 
     While one group of marks is being written, the next one gathers: a disk that takes its
     time for a sync is asked for one sync, not for one after the other.
+
+    :param clock: tells when the store has had a rest and may tidy up; None: it never does.
     """
 
     shared = False
+    _log = Logger()
 
-    def __init__(self, store: BlockingStore, writer: Writer) -> None:
+    def __init__(
+        self, store: BlockingStore, writer: Writer, clock: IReactorTime | None = None
+    ) -> None:
         self._store = store
         self._writer = writer
+        self._clock = clock
+        self._tidying: IDelayedCall | None = None
         self._gathered: list[_Waiting] = []
         self._writing = False
+        self._closed = False
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """All marks of the store, read at once."""
@@ -93,15 +131,40 @@ class GroupedStore:
 
     def _written(self, result: list[Kept] | Failure, group: list[_Waiting]) -> None:
         self._write()
+        self._tidy_later()
         for number, (_, _, kept) in enumerate(group):
             if isinstance(result, Failure):
                 kept.errback(result)
             else:
                 kept.callback(result[number])
 
+    def _tidy_later(self) -> None:
+        if self._tidying is not None and self._tidying.active():
+            self._tidying.reset(REST)
+        elif self._clock is not None and not self._closed:
+            self._tidying = self._clock.callLater(REST, self._tidy)
+
+    def _tidy(self) -> None:
+        if self._writing:  # a slow disk; it will have its rest behind this
+            return
+        self._writer.run(self._store.tidy).addErrback(self._not_tidied)
+
+    def _not_tidied(self, failure: Failure) -> None:
+        failure.trap(StoreError)
+        self._log.warn("{sentence}; no mark is lost", sentence=failure.value)
+
     def close(self) -> Deferred[None]:
-        """Write what has gathered, and close the store."""
+        """Write what has gathered, and close the store.
+
+        A disk that hangs is left alone after a while: what it has not confirmed has not
+        been told to anybody, and the store on it is one as after a crash.
+        """
+        self._closed = True
+        if self._tidying is not None and self._tidying.active():
+            self._tidying.cancel()
         self._write()
-        self._writer.stop()
-        self._store.close()
+        if self._writer.stop():
+            self._store.close()
+        else:
+            self._log.error("the watermark store does not finish writing, and is not waited for")
         return succeed(None)

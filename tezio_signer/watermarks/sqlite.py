@@ -42,12 +42,29 @@ _RESCUE = (
 
 
 @contextmanager
-def _errors(path: Path | None) -> Iterator[None]:
+def _errors(path: Path | None, beside: int | None = None) -> Iterator[None]:
+    """Make what fails a StoreError.
+
+    :param beside: a file on the same disk to try out why SQLite cannot write.
+    """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        rescue = _RESCUE if getattr(error, "sqlite_errorcode", None) in _DAMAGE else ""
-        raise StoreError(f"watermark store {path or 'in memory'}: {error}{rescue}") from error
+        code = getattr(error, "sqlite_errorcode", 0)
+        more = _RESCUE if code in _DAMAGE else ""
+        if code & 0xFF == sqlite3.SQLITE_IOERR and beside is not None:
+            more = _reason(beside)
+        raise StoreError(f"watermark store {path or 'in memory'}: {error}{more}") from error
+
+
+def _reason(beside: int) -> str:
+    """The system's word for it: SQLite calls all but a full disk `disk I/O error`."""
+    try:
+        os.pwrite(beside, b"\0", 0)
+        os.fdatasync(beside)
+    except OSError as error:
+        return f": {error.strerror}"
+    return ""
 
 
 def create(path: Path) -> None:
@@ -185,9 +202,17 @@ class SqliteStore:
             for mark_id, mark in marks.items():
                 self._connection.execute(_KEEP, _row(mark_id, mark))
 
+    def tidy(self) -> None:
+        """Bring the marks from the log beside the file into the file.
+
+        Left alone, SQLite does so within one commit in many, which then takes longer.
+        """
+        with _errors(self._path, self._lock):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _errors(self._path):
+        with _errors(self._path, self._lock):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
