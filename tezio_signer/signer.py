@@ -70,7 +70,7 @@ class _Flight:
         self.waiters.append(waiting)
         return waiting.addTimeout(DEADLINE, clock, self._too_late)
 
-    def _too_late(self, result: object, seconds: float) -> NoReturn:  # noqa: ARG002
+    def _too_late(self, result: object, seconds: float) -> NoReturn:
         at_hsm = self.signing is not None and not self.signing.result.called
         who = "the HSM has not signed" if at_hsm else "the watermark store has not written"
         raise Unavailable(f"{who} within {seconds:g} s")
