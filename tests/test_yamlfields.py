@@ -147,6 +147,28 @@ class FieldTests(SynchronousTestCase):
         """An error does not print pages of a wrong value."""
         self.assertLess(len(self.refused(value_of(f"a: {'x' * 9999}").boolean)), 200)
 
+    def test_one_line_of_a_terminal(self) -> None:
+        """What is quoted from the file breaks no line, moves no cursor, and is not endless."""
+        for document, shown in (
+            ('{"a\\e[2J\\nb": 1}', "a\\x1b[2J\\nb: unknown key"),
+            ('{"\\ud800": 1}', "\\ud800: unknown key"),
+            ("{a\ufeffb: 1}", "a\\ufeffb: unknown key"),
+            ("? " + "a" * 3000, "aaa … aaa"),
+        ):
+            with self.assertRaises(ConfigError) as raised:
+                parse(document, "f.yaml").mapping(["port"])
+            message = str(raised.exception)
+            self.assertIn(shown, message)
+            self.assertTrue(message.endswith("did you mean port? Known: port"), message)
+            self.assertLess(len(message), 1000)
+            self.assertTrue(message.isprintable(), ascii(message))
+
+    def test_long_aliases(self) -> None:
+        """What YAML itself says of a long name is cut too."""
+        message = str(self.assertRaises(ConfigError, parse, "a: *" + "b" * 3000, "f.yaml"))
+        self.assertIn("undefined alias", message)
+        self.assertLess(len(message), 1000)
+
     def test_unreadable_values(self) -> None:
         """What YAML itself cannot make a value of is refused where it stands."""
         for text in (

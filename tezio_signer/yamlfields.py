@@ -9,6 +9,8 @@ import yaml
 from attrs import evolve, frozen
 
 _Value = TypeVar("_Value", bool, int, str)
+_LONGEST = 400
+"""Characters of a path or a sentence in an error: more than any of ours, less than any text."""
 _NAMES = {bool: "True or False", int: "a number", str: "a text in quotes"}
 
 
@@ -31,9 +33,8 @@ class Field:
     def error(self, sentence: str) -> ConfigError:
         """An error at this place, to be raised."""
         where = f"{self.source}:{(self.key or self.node).start_mark.line + 1}"
-        return ConfigError(
-            f"{where}: {self.path}: {sentence}" if self.path else f"{where}: {sentence}"
-        )
+        parts = (self.path, sentence) if self.path else (sentence,)
+        return ConfigError(": ".join([where, *map(_legible, parts)]))
 
     def entries(self) -> dict[str, "Field"]:
         """The entries of a mapping under their keys as they are written."""
@@ -99,6 +100,14 @@ class Field:
         return value
 
 
+def _legible(text: str) -> str:
+    """Fit for one line of a terminal, whatever is quoted in it from the file."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(shown) <= _LONGEST:
+        return shown
+    return f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
+
+
 def scalar(node: yaml.ScalarNode) -> object:
     """What a scalar says in YAML 1.1."""
     return yaml.SafeLoader("").construct_object(node)
@@ -120,9 +129,10 @@ def parse(text: str, source: str) -> Field:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
+        raise ConfigError(f"{source}:{line}: not YAML: {_legible(str(error.problem))}") from error
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
+        sentence = str(error).splitlines()[0]
+        raise ConfigError(f"{source}: not YAML: {_legible(sentence)}") from error
     if node is None:
         raise ConfigError(f"{source}:1: the file is empty")
     return Field(node, source)
