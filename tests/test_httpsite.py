@@ -142,6 +142,22 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
         self.assertTrue(self.transport.disconnecting)
 
+    def test_endless_length(self) -> None:
+        """A length of more digits than Python makes a number of is refused, not a fault."""
+        digits = b"9" * 5000
+        self.channel.dataReceived(b"POST %b HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % (PATH, digits))
+        self.assertEqual(self._answers(), b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_target_without_a_slash(self) -> None:
+        """A target that is no path is none of the routes, and no fault whatever bytes it has."""
+        for target in (b"xknown_keys", b"\xafknown_keys", b"%bfknown_keys", b"http://h/known_keys"):
+            self.setUp()
+            with capturedLogs() as events:
+                self.channel.dataReceived(b"GET %b HTTP/1.1\r\n\r\n" % target)
+            self.assertIn(parse_response(self._answers()).status, (400, 404), target)
+            self.assertEqual([event for event in events if "log_failure" in event], [])
+
     def test_endless_body(self) -> None:
         """Who goes on sending after a refusal is cut off at 16 MiB."""
         self.channel.dataReceived(

@@ -102,7 +102,8 @@ class SignerRequest(Request):
         # octez-client makes `//keys/…` of a base URL that ends in a slash. What is no UTF-8
         # would not reach the routes: Klein answers and logs it in its own way.
         path = unquote_to_bytes(self.path).decode("utf-8", "replace")
-        self.path = quote(re.sub("/+", "/", path), safe="/*").encode("ascii")
+        # Twisted drops the first character whatever it is.
+        self.path = quote(re.sub("/+", "/", f"/{path}"), safe="/*").encode("ascii")
         super().process()
 
     def getRequestHostname(self) -> bytes:
