@@ -145,7 +145,9 @@ class ConnectionTests(SynchronousTestCase):
     def test_endless_length(self) -> None:
         """A length of more digits than Python makes a number of is refused, not a fault."""
         digits = b"9" * 5000
-        self.channel.dataReceived(b"POST %b HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % (PATH, digits))
+        self.channel.dataReceived(
+            b"POST %b HTTP/1.1\r\nContent-Length: %b\r\n\r\n" % (PATH, digits)
+        )
         self.assertEqual(self._answers(), b"HTTP/1.1 400 Bad Request\r\n\r\n")
         self.assertTrue(self.transport.disconnecting)
 

@@ -1,0 +1,226 @@
+"""What is behind a fuzzed door: a signer, and a device that notes what it is asked to sign.
+
+Each input is a connection of its own: its bytes come in pieces, and the client may leave
+before it has its answers.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import NoReturn
+from zlib import crc32
+
+from attrs import evolve, frozen
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.campaigns.fuzztargets import Wrong
+from tests.campaigns.mutation import mutated, pieces
+from tests.campaigns.wellformed import Ask
+from tests.stand import settings_with, watermarks_on
+from tests.strategies import RECORDED
+from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tezio_signer.errors import Unavailable
+from tezio_signer.hsm.framing import Status, StatusReply
+from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
+from tezio_signer.hsmdevice import Priority
+from tezio_signer.hsmpool import HsmPool, Signing
+from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.signer import Signer
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
+from tezio_signer.tezos.payload import Operation
+
+PEER = IPv4Address("TCP", "127.0.0.1", 1025)
+_KEYS = {
+    key.hash: (key, soft)
+    for key, soft in (
+        (PublicKey.of(soft.curve, soft.compressed), soft)
+        for soft in map(SoftKey.parse, TEST_KEYS.values())
+    )
+}
+_BAKING = frozenset({Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION})
+_GENERIC = frozenset({Operation.GENERIC})
+PKHS = [str(key) for key in (TZ1, TZ2, TZ3, AUTH)] + [key["pkh"] for key in OCTEZ["keys"]]
+_LONGER = 1e6
+"""Seconds after which nothing waits for anything any more."""
+
+
+def _policy() -> Settings:
+    """That of `wellformed.may_be_signed`."""
+    signing_keys = {
+        TZ1: SigningKey(TZ1, _GENERIC, auth_req=False),
+        TZ2: SigningKey(TZ2, _GENERIC, auth_req=True),
+        TZ3: SigningKey(TZ3, _BAKING, False, frozenset({"NetXdQprcVkpaWU"})),
+    }
+    return evolve(settings_with(), signing_keys=signing_keys, auth_key=AUTH)
+
+
+_SETTINGS = _policy()
+
+
+class NotingHsms(HsmPool):
+    """Signs as boards do, at once or later, and notes for whom.
+
+    :ivar asked: keys and payloads in their order.
+    :ivar made: the texts and the bytes of the signatures.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, list, _no_port)
+        self.asked: list[Ask] = []
+        self.made: set[object] = set()
+        self.behaviour = 0
+        self._open: list[Signing] = []
+
+    async def public_key(self, key: PublicKeyHash) -> PublicKey:
+        return _KEYS[key][0]
+
+    def sign(
+        self,
+        key: PublicKeyHash,
+        message: bytes,
+        priority: Priority = Priority.OTHER,
+        late: Callable[[Signature], object] = bool,
+    ) -> Signing:
+        self.asked.append((str(key), message))
+        signing = Signing(key, message, priority, late, sent=True)
+        signing.result = Deferred()
+        self._open.append(signing)
+        if self.behaviour == 0:
+            self.answer()
+        return signing
+
+    def answer(self) -> bool:
+        """Finish what was asked for, well or badly; whether there was anything."""
+        waiting, self._open = self._open, []
+        for signing in waiting:
+            if self.behaviour == 1:
+                signing.result.errback(StatusReply(Status.WATERMARK))
+            elif self.behaviour == 2:
+                signing.result.errback(Unavailable("no board"))
+            else:
+                signing.result.callback(self._signature(signing))
+        return bool(waiting)
+
+    def _signature(self, signing: Signing) -> Signature:
+        key, soft = _KEYS[signing.key]
+        signature = Signature(key.curve, soft.sign(digest(signing.message)))
+        self.made |= {str(signature), signature.data}
+        return signature
+
+
+def _no_port(*_: object) -> NoReturn:
+    raise OSError("there is no port")
+
+
+@frozen
+class Connection:
+    """What was seen of a connection."""
+
+    written: bytes
+    asked: list[Ask]
+    made: set[object]
+    closed: bool
+
+
+@implementer(ILogObserver)
+class _Faults:
+    """What the log has of faults of ours.
+
+    :ivar seen: their texts.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        if "log_failure" in event or event.get("log_level", LogLevel.info) >= LogLevel.error:
+            self.seen.append(formatEvent(event))
+
+
+class Door:
+    """A signer behind a door, new whenever the last one has signed."""
+
+    def __init__(self, protocol: Callable[[Signer, Clock], IProtocol]) -> None:
+        self._protocol = protocol
+        self._faults = _Faults()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._used = False
+        self._clock = Clock()
+        self._hsms = NotingHsms(self._clock)
+        watermarks = watermarks_on()
+        watermarks.startService()
+        self._signer = Signer(_SETTINGS, self._hsms, watermarks, self._clock)
+
+    def connect(self, data: bytes) -> Connection:
+        """One connection from its beginning to its end; raises Wrong for a fault of ours."""
+        if self._used:
+            self._renew()
+        self._used = True  # also when it ends badly, which must not be seen in the next one
+        self._faults.seen.clear()
+        globalLogPublisher.addObserver(self._faults)
+        try:
+            connection = self._connect(data)
+        finally:
+            globalLogPublisher.removeObserver(self._faults)
+        if self._faults.seen:
+            raise Wrong(f"logged: {'; '.join(self._faults.seen)}")
+        self._used = bool(connection.asked)
+        return connection
+
+    def _connect(self, data: bytes) -> Connection:
+        behaviour = crc32(data) >> 8 & 7  # of the input alone, so that it can be repeated
+        self._hsms.behaviour = behaviour
+        transport = StringTransport(peerAddress=PEER)
+        protocol = self._protocol(self._signer, self._clock)
+        protocol.makeConnection(transport)
+        for piece in pieces(data):
+            self._settle(transport)
+            if transport.disconnecting or transport.disconnected:
+                break
+            protocol.dataReceived(piece)
+        if behaviour != 7:  # there, the client leaves first
+            self._settle(transport, to_the_end=True)
+        closed = transport.disconnecting or transport.disconnected
+        written = transport.value()
+        protocol.connectionLost(Failure(ConnectionDone()))
+        while self._hsms.answer():
+            self._clock.advance(0)
+        self._clock.advance(_LONGER)
+        if self._clock.getDelayedCalls():
+            raise Wrong(f"left behind: {self._clock.getDelayedCalls()}")
+        return Connection(written, self._hsms.asked, self._hsms.made, closed)
+
+    def _settle(self, transport: StringTransport, to_the_end: bool = False) -> None:
+        """Let happen what happens by itself; a connection that is not read waits for the device."""
+        while any(
+            call.getTime() <= self._clock.seconds() for call in self._clock.getDelayedCalls()
+        ):
+            self._clock.advance(0)
+        if (to_the_end or transport.producerState == "paused") and self._hsms.answer():
+            self._settle(transport, to_the_end)
+
+
+def check_asked(connection: Connection, allowed: set[Ask]) -> None:
+    """Raises Wrong for a signature that the device was asked for, but the connection did not."""
+    for pkh, payload in connection.asked:
+        if (pkh, payload) not in allowed:
+            raise Wrong(f"the device was asked to sign {payload.hex()} for {pkh}")
+
+
+def key_and_payload(random: Random) -> Ask:
+    """Mostly a key with a payload that it may sign, or nearly."""
+    payload = random.choice(RECORDED)
+    if random.randrange(2):
+        payload = mutated(random, payload, RECORDED, ())
+    if random.randrange(4) == 0:
+        return random.choice(PKHS), payload
+    return random.choice((str(TZ1), str(TZ2)) if payload[:1] == b"\x03" else (str(TZ3),)), payload

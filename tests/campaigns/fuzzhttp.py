@@ -1,0 +1,112 @@
+"""The HTTP door, fuzzed with whole connections: what reaches the device, and what comes back."""
+
+import json
+from random import Random
+
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+
+from tests import octezclient
+from tests.campaigns.fuzzdoor import PEER, PKHS, Door, check_asked, key_and_payload
+from tests.campaigns.fuzztargets import Wrong, gist
+from tests.campaigns.mutation import mutated, pieces
+from tests.campaigns.wellformed import asked_over_http, http_answers_in
+from tests.octezclient import HSM_AUTH_KEY
+from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1, TZ2, TZ3
+from tezio_signer.httpsite import SignerSite
+from tezio_signer.resource import SignerResource
+from tezio_signer.signer import Signer
+
+_STATUSES = {100, 200, 400, 401, 403, 404, 405, 409, 413, 502}
+
+
+class HttpTarget:
+    """All bytes of a connection to the HTTP door."""
+
+    tokens = [
+        *(
+            b"GET ",
+            b"POST ",
+            b"HEAD ",
+            b" HTTP/1.1\r\n",
+            b" HTTP/1.0\r\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\n",
+        ),
+        *(b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"),
+        *(b"Transfer-Encoding: identity\r\n", b"Connection: close\r\n", b"Host: x\r\n", b"\r\n "),
+        *(b"Upgrade: h2c\r\n", b"Content-Type: multipart/form-data\r\n", b"Range: bytes=0-\r\n"),
+        *(b"If-None-Match: *\r\n", b"Content-Length: 0\r\n", b"0\r\n\r\n", b";x", b"ffffffff\r\n"),
+        *(b"/keys/", b"//", b"/../", b"%2f", b"%00", b"%ff", b"*", b"http://h", b"?", b"&", b"="),
+        *(b"authentication=", b"version=3", b"/known_keys", b"/authorized_keys", b'"', b"\\u0030"),
+        *(b"9" * 30, b"9" * 5000, b"\xff\xfe", b"\xef\xbb\xbf", b"[" * 2000, b"\x00"),
+        *(pkh.encode() for pkh in PKHS),
+        *(str(value).encode() for value in AUTHENTICATION.values()),
+    ]
+    longest = 8192
+
+    def __init__(self) -> None:
+        self.door = Door(self._channel)
+        transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
+        proof = HSM_AUTH_KEY.authenticate(str(TZ2), transfer)
+        routes = ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ1}", "/nowhere")
+        self.seeds = [
+            *(octezclient.get("h", route) for route in routes),
+            octezclient.get("h", f"/bls_prove_possession/{TZ1}"),
+            octezclient.post("h", f"/keys/{TZ1}?version=3", transfer),
+            octezclient.post("h", f"//keys/{TZ3}", block),
+            octezclient.post("h", f"/keys/{TZ2}?authentication={proof}&version=3", transfer),
+            _plain("POST", f"/keys/{TZ3}", PAYLOADS["att_dal_5"], "Expect: 100-continue\r\n"),
+            _plain("POST", f"/keys/{TZ2}", transfer) + octezclient.get("h", "/"),
+            _plain("HEAD", "/known_keys", b"") + _plain("POST", f"/keys/{TZ3}", PAYLOADS["preatt"]),
+        ]
+
+    @staticmethod
+    def _channel(signer: Signer, clock: Clock) -> IProtocol:
+        site = SignerSite(SignerResource(signer).app.resource())
+        site.reactor = clock
+        channel: IProtocol | None = site.buildProtocol(PEER)
+        assert channel is not None
+        return channel
+
+    def made(self, random: Random, data: bytes) -> bytes:
+        if random.randrange(2):
+            data = b"".join(_http_request(random) for _ in range(random.choice((1, 1, 2, 3))))
+        return mutated(random, data, self.seeds, self.tokens) if random.randrange(4) else data
+
+    def run(self, data: bytes) -> str:
+        connection = self.door.connect(data)
+        check_asked(connection, asked_over_http(data))
+        said = []
+        for status, body in http_answers_in(connection.written):
+            if status not in _STATUSES:
+                raise Wrong(f"answered {status} {body!r}")
+            said.append(str(status))
+            if status == 200 and b'"signature"' in body:
+                if json.loads(body)["signature"] not in connection.made:
+                    raise Wrong(f"a signature that the device has not made: {body!r}")
+            elif status >= 400 and body:
+                said.append(gist(octezclient.message_in(body)))
+            elif status >= 400 and not connection.closed and b"HEAD" not in data:
+                raise Wrong(f"{status} without a sentence, and the connection stays open")
+        return " ".join(said[:3]) + f" {len(connection.asked)}"
+
+
+def _plain(method: str, target: str, payload: bytes, headers: str = "") -> bytes:
+    body = f'"{payload.hex()}"' if payload else ""
+    length = f"Content-Length: {len(body)}\r\n" if payload else ""
+    return f"{method} {target} HTTP/1.1\r\nHost: h\r\n{length}{headers}\r\n{body}".encode()
+
+
+def _http_request(random: Random) -> bytes:
+    pkh, payload = key_and_payload(random)
+    path = f"/keys/{pkh}"
+    if pkh == str(TZ2) and random.randrange(4):
+        path += f"?authentication={HSM_AUTH_KEY.authenticate(pkh, payload)}"
+    if random.randrange(2):
+        return _plain("POST", path, payload)
+    body = b'"%b"' % payload.hex().encode()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body))
+    head = f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + chunks + b"0\r\n\r\n"

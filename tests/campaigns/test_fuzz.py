@@ -1,0 +1,136 @@
+"""The short form of the fuzzing, whose inputs are always the same ones."""
+
+from pathlib import Path
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests import octezclient, octezsocketclient
+from tests.campaigns.fuzz import TARGETS, Examination, at_random
+from tests.campaigns.fuzzframes import FramesTarget
+from tests.campaigns.fuzzhttp import HttpTarget
+from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
+from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
+from tezio_signer.tezos.keys import PublicKeyHash
+
+
+class FuzzTests(SynchronousTestCase):
+    """Whatever comes from outside has an answer, in time, and nothing wrong is signed."""
+
+    timeout = 120
+
+    def _fuzz(self, name: str, inputs: int, outcomes: int) -> None:
+        """Fuzz a target; the outcomes show that the inputs do not all end at the first check."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        report = at_random(TARGETS[name][0](directory), inputs, seed=1)
+        self.assertEqual(report.findings, {})
+        self.assertEqual(report.inputs, inputs)
+        self.assertGreater(len(report.outcomes), outcomes)
+
+    def test_payload(self) -> None:
+        """Payloads are decoded to what they are by another reading, or are a ValueError."""
+        self._fuzz("payload", 50_000, 60)
+
+    def test_frames(self) -> None:
+        """Any bytes on a socket are answered with frames, or end the connection."""
+        self._fuzz("frames", 4000, 250)
+
+    def test_http(self) -> None:
+        """Any bytes on an HTTP connection are answered, and never by a fault."""
+        self._fuzz("http", 4000, 120)
+
+    def test_config(self) -> None:
+        """Any file is settings, or a ConfigError of one line."""
+        self._fuzz("config", 3000, 60)
+
+
+class _Failing:
+    """A target on which an input may have every kind of finding.
+
+    :ivar memory: bytes that were ever in use.
+    """
+
+    seeds = (b"",)
+    tokens = ()
+    longest = 5
+    memory = 1 << 20
+
+    def made(self, random: Random, data: bytes) -> bytes:
+        return data
+
+    def run(self, data: bytes) -> str:
+        match data:
+            case b"error":
+                raise KeyError("what nobody declared")
+            case b"slow":
+                sum(range(10_000_000))
+            case b"large":
+                self.memory += 64 << 20
+        return "done"
+
+
+class ExaminationTests(SynchronousTestCase):
+    """What counts as a finding."""
+
+    def setUp(self) -> None:
+        target = _Failing()
+        self.examination = Examination(target, 10, lambda: target.memory)
+
+    def test_findings(self) -> None:
+        """An error, too much time and too much memory are found, each with its input."""
+        for data, words in (
+            (b"error", "KeyError at test_fuzz.py"),
+            (b"slow", "took 0."),
+            (b"large", "took 64 MiB"),
+        ):
+            self.setUp()
+            self.examination.examine(data)
+            ((what, digits),) = self.examination.report.findings.items()
+            self.assertIn(words, what)
+            self.assertEqual(bytes.fromhex(digits), data)
+
+    def test_good_input(self) -> None:
+        """What is answered in time is no finding, and new the first time only."""
+        self.assertTrue(self.examination.examine(b"good"))
+        self.assertFalse(self.examination.examine(b"good"))
+        self.assertEqual(self.examination.report.findings, {})
+
+
+class AskedTests(SynchronousTestCase):
+    """The reading that the doors are held to."""
+
+    def test_seeds(self) -> None:
+        """Recorded connections have signed exactly what they are read to ask for."""
+        for target, asked_in, least in (
+            (HttpTarget(), asked_over_http, 5),
+            (FramesTarget(), asked_over_socket, 4),
+        ):
+            asking = 0
+            for data in target.seeds:
+                expected = asked_in(data)
+                asking += bool(expected)
+                self.assertEqual(set(target.door.connect(data).asked), expected, data)
+            self.assertGreaterEqual(asking, least)
+
+    def test_what_is_not_allowed(self) -> None:
+        """Whoever asks for another key's operation, or does not authenticate, asks for nothing."""
+        transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
+        self.assertEqual(self._asked(TZ1, transfer), {(str(TZ1), transfer)})
+        for key, payload in (
+            (TZ1, block),
+            (TZ2, transfer),
+            (TZ3, transfer),
+            (AUTH, transfer),
+            (TZ1, b"\x04" + transfer[1:]),
+            (TZ3, block[:-1]),
+            (TZ3, block[:4] + b"\x00" + block[5:]),
+            (TZ3, PAYLOADS["bls_att"]),
+        ):
+            self.assertEqual(self._asked(key, payload), set(), payload)
+
+    def _asked(self, key: PublicKeyHash, payload: bytes) -> set[Ask]:
+        asked = asked_over_http(octezclient.post("h", f"/keys/{key}", payload))
+        frame = octezsocketclient.framed(octezsocketclient.sign(str(key), payload))
+        self.assertEqual(asked, asked_over_socket(frame))
+        return asked
