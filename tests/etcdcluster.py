@@ -31,6 +31,7 @@ from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseFailed,
 )
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -118,7 +119,7 @@ class Gateway:
             raise GatewayError(f"{self._url} did not answer {path}: {error!r}") from error
 
     async def _call(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
-        headers = {} if self.token is None else {"Authorization": self.token}
+        headers = Headers({} if self.token is None else {"Authorization": [self.token]})
         response = await self._http.post(f"{self._url}/v3/{path}", json=body, headers=headers)
         if response.code != 200:
             raise GatewayError(await treq.text_content(response))

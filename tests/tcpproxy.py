@@ -7,6 +7,7 @@ a server, and carries every connection over the link of the client that makes it
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, ITCPTransport
@@ -210,8 +211,8 @@ class _Connection:
             self.abort()
             return
         self.link = link
-        factory = ClientFactory.forProtocol(lambda: _End(self, Way.ANSWERS))
-        factory.clientConnectionFailed = lambda *_: self.abort()  # type: ignore[method-assign]
+        factory: Any = ClientFactory.forProtocol(lambda: _End(self, Way.ANSWERS))
+        factory.clientConnectionFailed = lambda *_: self.abort()
         factory.noisy = False
         reactor.connectTCP("127.0.0.1", self._port, factory)  # type: ignore[attr-defined]
         self.advance()
@@ -256,7 +257,7 @@ class Proxy(ServerFactory):
         self._listening: IListeningPort = reactor.listenTCP(  # type: ignore[attr-defined]
             0, self, interface="127.0.0.1"
         )
-        self.port: int = self._listening.getHost().port  # type: ignore[attr-defined]
+        self.port: int = self._listening.getHost().port
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _End(_Connection(self._route, self._server_port), Way.REQUESTS)

@@ -382,7 +382,8 @@ class StoppingTests(ProcessTestCase):
         await serving(daemon)
         asking = await self.socket_client(daemon)
         idle = [await asking.connect() for _ in range(3)]
-        await idle[0].ask(AUTHORIZED_KEYS)
+        for conversation in idle:
+            await conversation.ask(AUTHORIZED_KEYS)
         daemon.send("TERM")
         self.assertLess(await self.stopped(daemon), STOP_SECONDS / 2)
         for conversation in idle:

@@ -40,7 +40,7 @@ class UnwritableDiskTests(ProcessTestCase):
     def limit(self, daemon: Process, size: int | None) -> None:
         """Let files of the daemon grow to this size; None: to any."""
         assert daemon.transport is not None
-        pid: int = daemon.transport.pid  # type: ignore[attr-defined]
+        pid: int = daemon.transport.pid
         _, hard = prlimit(pid, RLIMIT_FSIZE)
         prlimit(pid, RLIMIT_FSIZE, (hard if size is None else size, hard))
 

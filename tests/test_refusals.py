@@ -126,7 +126,7 @@ async def _stop(stand: DoorStand) -> None:
 
 
 async def _fail_to_store(stand: DoorStand) -> None:
-    stand.store.error = StoreError("disk full")
+    stand.store.error = stand.store.signature_error = StoreError("disk full")
 
 
 async def _break(stand: DoorStand) -> None:

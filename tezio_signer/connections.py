@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     ITCPTransport,
+    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -265,7 +266,7 @@ class _LimitedProtocol(ProtocolWrapper):
         directlyProvides(self, *provided)
         Protocol.makeConnection(self, transport)
         self.factory.registerProtocol(self)
-        self.wrappedProtocol.makeConnection(self)
+        self.wrappedProtocol.makeConnection(cast(ITransport, self))
 
     def readConnectionLost(self) -> None:
         cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()

@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.campaigns.crash import TWISTD
 from tests.campaigns.rig import run
-from tests.daemonprocess import FREE_PORT, Process, serving
+from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving
 from tests.octezclient import message_in, text_in
 from tests.stand import Answer, Client, reactor
 from tests.vectors import PAYLOADS, TZ3, block, consensus
@@ -208,7 +207,7 @@ async def fails(trial: Trial, disk: Path) -> None:
     trial.compare()
 
 
-async def repaired(trial: Trial, _: Path) -> None:
+async def repaired(trial: Trial, _disk: Path) -> None:
     """What could not be written is refused or signed as before."""
     async with trial.daemon() as (_, client):
         await trial.ask(client, block(trial.level - 1, 0, 0x41), 409)

@@ -82,7 +82,6 @@ class Rig:
         """Stop everything."""
         for port in self._ports:
             await maybeDeferred(port.stopListening)
-        await self._sockets.connections.stopService()
         for service in reversed(self._services):
             service.stopService()
 
