@@ -221,7 +221,7 @@ class IdleTests(TlsTestCase):
     """Connections on which nothing comes."""
 
     async def test_kept_by_the_system(self) -> None:
-        """They do not reach the daemon, which serves others meanwhile."""
+        """They do not reach the daemon, nor do those that are over; it serves others meanwhile."""
         await self.listen(self.endpoint)
         entered: list[str] = []
         enter = self.stand.connections.enter
@@ -234,6 +234,8 @@ class IdleTests(TlsTestCase):
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
         for connection in idle:
             self.addCleanup(connection.close)
+        for _ in range(10):
+            socket.create_connection(("127.0.0.1", self.port)).close()
         await self.assert_signs(self.context())
         self.assertEqual(entered, ["127.0.0.1"])
 

@@ -3,8 +3,9 @@
 import re
 import resource
 from collections.abc import Sequence
+from errno import EAGAIN
 from math import ceil
-from socket import IPPROTO_TCP, TCP_DEFER_ACCEPT
+from socket import IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, TCP_DEFER_ACCEPT, socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -22,9 +23,10 @@ from tezio_signer.errors import StartupError
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import ClientCa
 
-BACKLOG = 1024
+BACKLOG = 4096
 """Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 32
+_MOST_DEAD = 256
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
 _TLS = ("ssl", "tls")
@@ -165,8 +167,31 @@ class _ListeningReactor:
         return opened
 
 
+class _ListeningSocket(socket):
+    """Does not bother the reactor with connections that are over before they are accepted."""
+
+    def accept(self) -> tuple[socket, Any]:
+        for _ in range(_MOST_DEAD):
+            connection, address = super().accept()
+            try:
+                dead = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+            except BlockingIOError:
+                dead = False
+            except OSError:
+                dead = True
+            if not dead:
+                return connection, address
+            connection.close()
+        raise BlockingIOError(EAGAIN, "let others have a turn")
+
+
 class _Port(Port):
     """A port that a flood of connections does not make deaf for those that it has."""
+
+    def createInternetSocket(self) -> socket:
+        listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
+        listening.setblocking(False)
+        return listening
 
     def wait_for_data(self, seconds: float) -> None:
         """Have the system keep connections on which nothing comes: here, the client speaks first.
