@@ -262,10 +262,12 @@ class Signer:
             raise _refusal(status) from status
         signature: Signature = result
         await self._verify(request, signature)
-        if claim is not None:
-            signature = await claim.complete(signature)
-            await self._verify(request, signature)
-        return signature
+        if claim is None:
+            return signature
+        stands = await claim.complete(signature)
+        if stands != signature:
+            await self._verify(request, stands)
+        return stands
 
     async def _stored(self, request: SigningRequest) -> Signature:
         assert request.claim is not None

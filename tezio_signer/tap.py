@@ -143,8 +143,7 @@ def makeService(options: Options) -> Daemon:
 
 def _give_up(reactor: Reactor, error: StartupError) -> None:
     """End a daemon that turns out, only when it runs, not to be able to do its work."""
-    _log.critical("{sentence}", sentence=error)
-    print(f"tezio-signer: {error}", file=sys.stderr)
+    _log.critical("tezio-signer: {sentence}", sentence=error)
     # twistd exits with 0 whatever has stopped the reactor; this is run after it.
     atexit.register(os._exit, 1)
     reactor.stop()

@@ -42,19 +42,19 @@ def _do(*command: str | Path) -> str:
 
 
 @contextmanager
-def tmpfs(directory: Path) -> Iterator[Path]:
+def tmpfs(directory: Path) -> Iterator[None]:
     """A file system in memory, of 256 KiB."""
     disk = directory / "disk"
     disk.mkdir()
     _do("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk)
     try:
-        yield disk
+        yield
     finally:
         _do("umount", disk)
 
 
 @contextmanager
-def ext4(directory: Path) -> Iterator[Path]:
+def ext4(directory: Path) -> Iterator[None]:
     """Ext4 that becomes read-only at the first error, as is usual."""
     disk, image = directory / "disk", directory / "image"
     disk.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def ext4(directory: Path) -> Iterator[Path]:
         _do("mkfs.ext4", "-q", "-m", "0", image)
     _do("mount", "-o", "loop,errors=remount-ro", image, disk)
     try:
-        yield disk
+        yield
     finally:
         _do("umount", disk)
 
@@ -83,9 +83,14 @@ class Trial:
     wrong: list[str] = field(factory=list)
 
     @property
+    def disk(self) -> Path:
+        """Where it is mounted."""
+        return self.directory / "disk"
+
+    @property
     def store(self) -> Path:
         """Where the store is."""
-        return self.directory / "disk" / "watermarks.sqlite"
+        return self.disk / "watermarks.sqlite"
 
     def expect(self, right: bool, otherwise: str) -> None:
         """Note what is not right."""
@@ -179,35 +184,35 @@ def _fill(disk: Path) -> int:
     return (disk / "filler").stat().st_size
 
 
-async def fills(trial: Trial, disk: Path) -> None:
+async def fills(trial: Trial) -> None:
     """A full disk that is freed again; then daemons that are killed on a full disk."""
     for number in range(_TRIES):
         async with trial.daemon() as (_, client):
             await trial.well(client)
-            taken = _fill(disk)
+            taken = _fill(trial.disk)
             if number == 0:
                 print(f"    full with {taken} bytes of others")
                 await trial.bad(client, str(trial.store), "disk is full")
-                (disk / "filler").unlink()
+                (trial.disk / "filler").unlink()
                 await trial.back(client)
             else:  # killed while it is full
                 trial.level += 1
                 await trial.ask(client, block(trial.level, 0), 502)
         trial.compare()
-        (disk / "filler").unlink(missing_ok=True)
+        (trial.disk / "filler").unlink(missing_ok=True)
 
 
-async def fails(trial: Trial, disk: Path) -> None:
+async def fails(trial: Trial) -> None:
     """An error makes the disk read-only, for good; the next daemon is on the repaired one."""
     async with trial.daemon() as (_, client):
         await trial.well(client)
-        device = Path(_do("findmnt", "-no", "SOURCE", disk)).name
+        device = Path(_do("findmnt", "-no", "SOURCE", trial.disk)).name
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("on purpose", "ascii")
         await trial.bad(client, str(trial.store), "Read-only")
     trial.compare()
 
 
-async def repaired(trial: Trial, _disk: Path) -> None:
+async def repaired(trial: Trial) -> None:
     """What could not be written is refused or signed as before."""
     async with trial.daemon() as (_, client):
         await trial.ask(client, block(trial.level - 1, 0, 0x41), 409)
@@ -216,19 +221,19 @@ async def repaired(trial: Trial, _disk: Path) -> None:
     trial.compare()
 
 
-async def hangs(trial: Trial, disk: Path) -> None:
+async def hangs(trial: Trial) -> None:
     """A frozen disk: no write to it comes back until it is thawed."""
     async with trial.daemon() as (process, client):
         await trial.well(client)
-        _do("fsfreeze", "--freeze", disk)
+        _do("fsfreeze", "--freeze", trial.disk)
         frozen = True
         try:
             slowest = await trial.bad(client, "watermark store")
             trial.expect(slowest < 6.5, f"an answer took {slowest:.1f} s")
-            _do("fsfreeze", "--unfreeze", disk)
+            _do("fsfreeze", "--unfreeze", trial.disk)
             frozen = False
             await trial.back(client)
-            _do("fsfreeze", "--freeze", disk)
+            _do("fsfreeze", "--freeze", trial.disk)
             frozen = True
             trial.level += 1
             lost = Deferred.fromCoroutine(trial.ask(client, block(trial.level, 0), 502))
@@ -242,7 +247,7 @@ async def hangs(trial: Trial, disk: Path) -> None:
             print(f"    stopped in {took:.1f} s while a write hung")
         finally:
             if frozen:
-                _do("fsfreeze", "--unfreeze", disk)
+                _do("fsfreeze", "--unfreeze", trial.disk)
         await process.exits()
     trial.compare()
 
@@ -263,10 +268,10 @@ async def campaign() -> list[str]:
             simulator.startService()
             trial = Trial(directory, str(directory / "hsm"))
             for story in stories:
-                with make(directory) as disk:
+                with make(directory):
                     if not trial.store.exists():
                         sqlite.create(trial.store)
-                    await story(trial, disk)
+                    await story(trial)
             simulator.stopService()
         print(f"    {len(trial.released)} signatures released, {len(trial.wrong)} wrong")
         wrong += [f"{name}: {what}" for what in trial.wrong]

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from tests.campaigns.rig import run
 from tests.campaigns.signing import (
@@ -35,6 +36,7 @@ from tests.stand import Client, reactor
 from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.grouped import REST
 from tezio_signer.watermarks.store import StoreError
 
 STORE = "watermarks.sqlite"
@@ -251,11 +253,13 @@ async def record(
             track.advance(random)
 
     traces = []
-    for share in (0.5, 1):
+    for shares in ((0.25, 0.5), (0.75, 1)):
         daemon, trace = _spawn(directory), directory / "trace"
         client = await serving(daemon)
-        until = int(wanted * share)
-        await gatherResults([Deferred.fromCoroutine(compete(client, t, until)) for t in tracks])
+        for share in shares:
+            until = int(wanted * share)
+            await gatherResults([Deferred.fromCoroutine(compete(client, t, until)) for t in tracks])
+            await deferLater(reactor, 1.5 * REST)  # the store tidies up, and begins its log anew
         os.kill(int(trace.read_text("ascii").split(maxsplit=1)[0]), signal.SIGTERM)
         await daemon.exits()
         traces.append(trace.read_text("ascii"))

@@ -23,7 +23,7 @@ from tests.stand import reactor
 from tests.vectors import TZ1, TZ3, block, consensus
 from tests.watermarks.conformance import Model
 from tezio_signer.errors import Conflict, Refused, Unavailable
-from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, decode
 from tezio_signer.watermarks.claims import REFRESH_INTERVAL, Claim, Watermarks
 from tezio_signer.watermarks.rule import Mark, MarkId
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
         if not daemon.claims:
             return
         mark_id, mark, claim = daemon.claims[which % len(daemon.claims)]
-        made = Signature(Curve.P256, next(self.numbers).to_bytes(64, "big"))
+        made = Signature(mark_id.key.curve, next(self.numbers).to_bytes(64, "big"))
         daemon.store.disk = disk
         try:
             left: Any = _await(lambda: _finished(claim.complete(made)))

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -42,17 +42,18 @@ _RESCUE = (
 
 
 @contextmanager
-def _errors(path: Path | None, beside: int | None = None) -> Iterator[None]:
+def _errors(path: Path | None, lock: Callable[[], int | None] = bool) -> Iterator[None]:
     """Make what fails a StoreError.
 
-    :param beside: a file on the same disk to try out why SQLite cannot write.
+    :param lock: an open file on the same disk, to try out why SQLite cannot write.
     """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorcode", 0)
         more = _RESCUE if code in _DAMAGE else ""
-        if code & 0xFF == sqlite3.SQLITE_IOERR and beside is not None:
+        beside = lock()
+        if code & 0xFF == sqlite3.SQLITE_IOERR and beside:
             more = _reason(beside)
         raise StoreError(f"watermark store {path or 'in memory'}: {error}{more}") from error
 
@@ -62,6 +63,7 @@ def _reason(beside: int) -> str:
     try:
         os.pwrite(beside, b"\0", 0)
         os.fdatasync(beside)
+        os.ftruncate(beside, 0)  # so that the next try needs space again
     except OSError as error:
         return f": {error.strerror}"
     return ""
@@ -150,7 +152,7 @@ class SqliteStore:
             )
             _lay_out(self._connection)
             return
-        with _errors(path), ExitStack() as undoing:
+        with ExitStack() as undoing, _errors(path, lambda: self._lock):
             if not path.exists():
                 raise StoreError(
                     f"watermark store {path} does not exist; create it with: "
@@ -207,12 +209,12 @@ class SqliteStore:
 
         Left alone, SQLite does so within one commit in many, which then takes longer.
         """
-        with _errors(self._path, self._lock):
+        with _errors(self._path, lambda: self._lock):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _errors(self._path, self._lock):
+        with _errors(self._path, lambda: self._lock):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield

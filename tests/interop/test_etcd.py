@@ -1,0 +1,176 @@
+"""Watermarks in a real etcd keep what all stores promise."""
+
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from tests.daemonprocess import Process, start_command, start_daemon
+from tests.etcdcluster import Cluster, Tls, start_cluster
+from tests.interop.processes import command
+from tests.stand import reactor
+from tests.vectors import TZ3
+from tests.watermarks.conformance import BLOCK, MARK, SIGNED, StorePromises
+from tests.watermarks.places import etcd_cluster
+from tests.watermarks.statemachine import drive
+from tezio_signer.settings import EtcdAddress
+from tezio_signer.watermarks.etcd import EtcdStore
+from tezio_signer.watermarks.opening import etcd_store
+from tezio_signer.watermarks.store import StoreError
+
+STEPS = 150
+CONFIG = """
+policy:
+    signing_keys:
+        {key}: {{allowed_ops: [block], auth_req: False}}
+watermarks: {{store: "etcd:{url}"}}
+"""
+PASSWORD = "correct horse battery staple"  # noqa: S105
+
+
+class EtcdTestCase(TestCase):
+    """Has a member of etcd, and closes the stores that it opens."""
+
+    timeout = 60
+
+    async def start(self, tls: Tls | None = None) -> None:
+        """Start the member."""
+        self.cluster: Cluster = await start_cluster(self, tls=tls)
+        self.address = EtcdAddress(tuple(self.cluster.urls))
+
+    def etcd(self, address: EtcdAddress | None = None) -> EtcdStore:
+        """A store in it that is closed when the test ends."""
+        store = etcd_store(address or self.address, reactor)
+        self.addCleanup(store.close)
+        return store
+
+
+class PromisesTests(StorePromises, EtcdTestCase):
+    """All that stores promise."""
+
+    async def setUp(self) -> None:
+        await self.start()
+
+    def make(self) -> Deferred[None]:
+        return self.etcd().create()
+
+    def open_store(self) -> EtcdStore:
+        return self.etcd()
+
+    async def test_made_once(self) -> None:
+        """A store that is there is left as it is."""
+        await self.make()
+        store = await self.opened()
+        await store.keep(BLOCK, MARK)
+        with self.assertRaises(StoreError) as raised:
+            await self.make()
+        self.assertIn("left as it is", str(raised.exception))
+        self.assertEqual(await self.etcd().load(), {BLOCK: MARK})
+
+    async def test_two_daemons(self) -> None:
+        """Of two stores that have seen the same, one comes first, and the other learns of it."""
+        await self.make()
+        first, second = await self.opened(), await self.opened()
+        await first.keep(BLOCK, MARK)
+        self.assertEqual((await second.keep(BLOCK, SIGNED)).now, SIGNED)
+        self.assertEqual((await first.keep(BLOCK, MARK)).now.payload_hash, MARK.payload_hash)
+        self.assertEqual((await first.load())[BLOCK], SIGNED)
+
+    async def test_wiped(self) -> None:
+        """When the store is gone, or is another, nothing can be kept; it is not made anew."""
+        await self.make()
+        store = await self.opened()
+        everything = {"key": "AA==", "range_end": "AA=="}
+        await self.cluster.members[0].gateway.call("kv/deleterange", everything)
+        with self.assertRaises(StoreError) as raised:
+            await store.keep(BLOCK, MARK)
+        self.assertIn("holds no watermark store", str(raised.exception))
+        await self.make()
+        with self.assertRaises(StoreError) as raised:
+            await store.keep(BLOCK, MARK)
+        self.assertIn("another", str(raised.exception))
+        self.assertEqual(await self.etcd().load(), {})
+
+    async def test_model(self) -> None:
+        """Two daemons agree with the model, whatever comes of their writes."""
+        place = etcd_cluster(self.address, self.cluster.members[0].gateway)
+        self.assertGreaterEqual(await drive(place, STEPS), STEPS)
+
+
+class AccessTests(EtcdTestCase):
+    """Who is let in."""
+
+    async def assert_works(self, address: EtcdAddress) -> None:
+        """Check that a mark can be kept and read."""
+        store = self.etcd(address)
+        await store.create()
+        await store.load()
+        await store.keep(BLOCK, SIGNED)
+        self.assertEqual(await self.etcd(address).load(), {BLOCK: SIGNED})
+
+    async def test_tls(self) -> None:
+        """By TLS with a client certificate; not without one, nor by another authority."""
+        tls = Tls.make(Path(self.mktemp()).absolute())
+        await self.start(tls)
+        urls = tuple(self.cluster.urls)
+        ours = EtcdAddress(urls, tls.authority.path, tls.client.certificate, tls.client.key)
+        await self.assert_works(ours)
+        for address in (EtcdAddress(urls, tls.authority.path), EtcdAddress(urls)):
+            with self.assertRaises(StoreError):
+                await self.etcd(address).load()
+
+    async def test_user(self) -> None:
+        """With the password of a user; a wrong one is told."""
+        await self.start()
+        password = Path(self.mktemp())
+        password.write_text(f"{PASSWORD}\n", "utf-8")
+        await self.cluster.require_passwords("signer", PASSWORD)
+        urls = tuple(self.cluster.urls)
+        await self.assert_works(EtcdAddress(urls, user="signer", password_file=password))
+        password.write_text("another\n", "utf-8")
+        with self.assertRaises(StoreError) as raised:
+            await self.etcd(EtcdAddress(urls, user="signer", password_file=password)).load()
+        self.assertIn("authentication failed", str(raised.exception))
+
+
+class ProcessTests(EtcdTestCase):
+    """The daemon and the operator's commands."""
+
+    async def prepared(self) -> Path:
+        """A directory with a configuration for a member of etcd."""
+        command("etcd")
+        await self.start()
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        config = CONFIG.format(key=TZ3, url=self.cluster.urls[0])
+        (directory / "config.yaml").write_text(config, "utf-8")
+        return directory
+
+    async def run_command(self, directory: Path, *arguments: str) -> Process:
+        """What a command of `tezio-signer watermarks` has said, which it did without an error."""
+        process = start_command(self, directory, "watermarks", *arguments)
+        self.assertEqual(await process.exits(), 0, process.log)
+        return process
+
+    async def test_commands(self) -> None:
+        """The store is made, and its marks set, listed, exported, lowered and imported."""
+        directory = await self.prepared()
+        made = await self.run_command(directory, "init")
+        self.assertIn(f"created etcd at {self.cluster.urls[0]}", made.out)
+        where = ("--chain", BLOCK.chain_id, "--key", str(TZ3), "--operation", "block")
+        await self.run_command(directory, "set", *where, "--level", "100")
+        await self.run_command(directory, "export", "marks.json")
+        await self.run_command(directory, "set", *where, "--level", "200")
+        listed = await self.run_command(directory, "list")
+        self.assertRegex(listed.out, r"block +200 +0 ")
+        imported = await self.run_command(directory, "import", "marks.json")
+        self.assertIn("kept", imported.out)
+
+    async def test_no_store(self) -> None:
+        """A daemon whose etcd holds no store says so in one line, and ends with 1."""
+        directory = await self.prepared()
+        daemon = start_daemon(self, directory, "--http", "tcp:0:interface=127.0.0.1")
+        self.assertEqual(await daemon.exits(), 1, daemon.log)
+        self.assertIn("tezio-signer: this etcd holds no watermark store", daemon.log)
+        self.assertIn("tezio-signer watermarks init", daemon.log)
+        self.assertNotIn("Traceback", daemon.log)
