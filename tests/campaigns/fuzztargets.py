@@ -104,11 +104,21 @@ class ConfigTarget:
     ]
     longest = 4096
 
+    _WORD = re.compile(rb"[^\s:,{}\[\]]+")
+
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def made(self, random: Random, data: bytes) -> bytes:
-        return mutated(random, data, self.seeds, self.tokens)
+        if random.randrange(2):
+            return mutated(random, data, self.seeds, self.tokens)
+        words = list(self._WORD.finditer(data))
+        if not words:
+            return b" ".join(random.choices(self.tokens, k=3))
+        word = random.choice(words)
+        tokens = b" ".join(random.choices(self.tokens, k=random.choice((1, 1, 2))))
+        kept = random.choice((b"", b"", word[0], b" " + word[0]))
+        return data[: word.start()] + tokens + kept + data[word.end() :]
 
     def run(self, data: bytes) -> str:
         self._path.write_bytes(data)

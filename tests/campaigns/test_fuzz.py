@@ -25,6 +25,7 @@ class FuzzTests(SynchronousTestCase):
         directory.mkdir()
         report = at_random(TARGETS[name][0](directory), inputs, seed=1)
         self.assertEqual(report.findings, {})
+        self.assertTrue(report.passed, report.grown)
         self.assertEqual(report.inputs, inputs)
         self.assertGreater(len(report.outcomes), outcomes)
 
@@ -66,7 +67,7 @@ class _Failing:
             case b"slow":
                 sum(range(10_000_000))
             case b"large":
-                self.memory += 64 << 20
+                self.memory = 65 << 20
         return "done"
 
 
