@@ -48,8 +48,8 @@ class EtcdTestCase(TestCase):
 class PromisesTests(StorePromises, EtcdTestCase):
     """All that stores promise."""
 
-    async def setUp(self) -> None:
-        await self.start()
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        return Deferred.fromCoroutine(self.start())
 
     def make(self) -> Deferred[None]:
         return self.etcd().create()
