@@ -276,6 +276,9 @@ class Machine(RuleBasedStateMachine):
                 assert left == expected.signature, (left, expected)
             else:
                 assert type(left) is expected, (left, expected)
+        else:
+            # A later payload was claimed; but its mark may not have come to the store.
+            self._committed(daemon, mark_id, evolve(mark, signature=made), disk)
         if isinstance(left, Signature):
             self._release(mark_id, mark, left)
         self._catch_up(daemon, mark_id)
