@@ -151,6 +151,14 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self._answers(), b"HTTP/1.1 400 Bad Request\r\n\r\n")
         self.assertTrue(self.transport.disconnecting)
 
+    def test_folded_header(self) -> None:
+        """A header that goes on in the next line, which a proxy may read otherwise, is refused."""
+        for header in (b"Content-Length:\r\n 4\r\n", b"Host: h\r\n\tContent-Length: 4\r\n"):
+            self.setUp()
+            self.channel.dataReceived(b"POST %b HTTP/1.1\r\n%b\r\n" % (PATH, header))
+            self.assertEqual(self._answers(), b"HTTP/1.1 400 Bad Request\r\n\r\n", header)
+            self.assertTrue(self.transport.disconnecting)
+
     def test_target_without_a_slash(self) -> None:
         """A target that is no path is none of the routes, and no fault whatever bytes it has."""
         for target in (b"xknown_keys", b"\xafknown_keys", b"%bfknown_keys", b"http://h/known_keys"):
