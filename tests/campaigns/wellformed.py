@@ -235,7 +235,7 @@ def asked_over_http(stream: bytes) -> set[Ask]:
         if not re.fullmatch(rb"(?:[0-9a-fA-F]{2})*", digits):
             continue
         payload = bytes.fromhex(digits.decode("ascii"))
-        arguments = [argument.partition(b"=") for argument in query.split(b"&")]
+        arguments = [argument.partition(b"=") for argument in re.split(b"[&;]", query)]
         proofs = [
             unquote_to_bytes(value).decode("ascii", "replace")
             for name, _, value in arguments
