@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred, execute
 from tests.etcdcluster import Gateway
 from tests.stand import reactor
 from tests.watermarks.conformance import MemoryStore
+from tests.watermarks.fakeetcd import FakeEtcd
+from tests.watermarks.fakeetcd import etcd_store as fake_store
 from tests.watermarks.statemachine import Place
 from tezio_signer.settings import EtcdAddress
 from tezio_signer.watermarks import sqlite
@@ -74,3 +76,16 @@ async def _with(store: EtcdStore, do: Callable[[EtcdStore], Deferred[_Result]]) 
         return await do(store)
     finally:
         await store.close()
+
+
+def fake_etcd() -> Place:
+    """An etcd in memory, for two; a new one for each history."""
+    etcds: list[FakeEtcd] = []
+
+    def make() -> Deferred[None]:
+        etcds.append(FakeEtcd())
+        return fake_store(etcds[-1]).create()
+
+    return Place(
+        make, lambda: fake_store(etcds[-1]), lambda: fake_store(etcds[-1]).load(), daemons=2
+    )

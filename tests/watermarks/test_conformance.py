@@ -7,6 +7,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.stand import ImmediateWriter, reactor
 from tests.watermarks.conformance import MemoryStore, StorePromises
+from tests.watermarks.fakeetcd import FakeEtcd, etcd_store
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
@@ -50,3 +51,16 @@ class SqliteInAThreadTests(SqliteTests):
 
     def open_store(self) -> WatermarkStore:
         return GroupedStore(SqliteStore(self.path), ThreadWriter(reactor))
+
+
+class EtcdTests(StorePromises, TestCase):
+    """An etcd in memory."""
+
+    def setUp(self) -> None:
+        self.etcd = FakeEtcd()
+
+    def make(self) -> Deferred[None]:
+        return etcd_store(self.etcd).create()
+
+    def open_store(self) -> WatermarkStore:
+        return etcd_store(self.etcd)

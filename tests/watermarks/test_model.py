@@ -5,7 +5,7 @@ More of the same: `python -m tests.campaigns.model`.
 
 from twisted.trial.unittest import TestCase
 
-from tests.watermarks.places import memory, shared_memory, sqlite_file
+from tests.watermarks.places import fake_etcd, memory, shared_memory, sqlite_file
 from tests.watermarks.statemachine import Place, drive
 
 STEPS = 400
@@ -31,3 +31,7 @@ class ModelTests(TestCase):
     async def test_sqlite(self) -> None:
         """One daemon on a file."""
         await self.agree(sqlite_file(self.mktemp))
+
+    async def test_etcd(self) -> None:
+        """Two daemons on one etcd."""
+        await self.agree(fake_etcd())
