@@ -149,10 +149,10 @@ class RequestTokenTests(DoorConfigTestCase):
     def test_other_doors(self) -> None:
         """A door that is not HTTP beside it is warned of."""
         token = RequestToken("x-tezio-token", WORDS.encode())
-        self.assertEqual(unprotected_by_token(token, ["http"]), ())
-        self.assertEqual(unprotected_by_token(None, ["http", "octez_socket"]), ())
-        (warning,) = unprotected_by_token(token, ["http", "octez_socket"])
-        self.assertIn("listen.octez_socket needs none", warning)
+        self.assertEqual(unprotected_by_token(token, []), ())
+        self.assertEqual(unprotected_by_token(None, ["tcp:7732"]), ())
+        (warning,) = unprotected_by_token(token, ["tcp:7732"])
+        self.assertIn("tcp:7732 needs none", warning)
 
 
 class ClientCaTests(DoorConfigTestCase):

@@ -70,6 +70,7 @@ def settings_from(root: Field, directory: Path) -> Settings:
     listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
     store = store_address(top.get("watermarks"), directory)
     token, token_warnings = request_token_from(top.get("request_token"), directory)
+    sockets = _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
     settings = Settings(
         signing_keys=signing_keys,
         security=security,
@@ -87,9 +88,7 @@ def settings_from(root: Field, directory: Path) -> Settings:
             _seconds(top["hsm_wait_seconds"]) if "hsm_wait_seconds" in top else DEFAULT_PATIENCE
         ),
         http=_endpoints(listen["http"], DEFAULT_HTTP) if "http" in listen else (DEFAULT_HTTP,),
-        octez_socket=(
-            _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
-        ),
+        octez_socket=sockets,
         request_token=token,
         client_ca=client_ca_from(top.get("client_ca"), directory),
         limits=limits_from(top.get("limits")),
@@ -98,7 +97,7 @@ def settings_from(root: Field, directory: Path) -> Settings:
             *_switched_off(security),
             *warnings,
             *token_warnings,
-            *unprotected_by_token(token, listen),
+            *unprotected_by_token(token, sockets),
             *store_warnings(store),
         ),
     )

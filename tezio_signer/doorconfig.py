@@ -80,11 +80,14 @@ def request_token_from(
     return RequestToken(header, secret), warnings
 
 
-def unprotected_by_token(token: RequestToken | None, doors: Iterable[str]) -> tuple[str, ...]:
-    """The token is for HTTP only: which of the configured kinds of doors to warn of."""
-    if token is None or "octez_socket" not in doors:
+def unprotected_by_token(token: RequestToken | None, sockets: Iterable[str]) -> tuple[str, ...]:
+    """What to warn of when there are doors of the socket protocol, which knows no token."""
+    if token is None:
         return ()
-    return ("request_token protects HTTP only: who can connect to listen.octez_socket needs none",)
+    return tuple(
+        f"request_token protects HTTP only: who can connect to {endpoint} needs none"
+        for endpoint in sockets
+    )
 
 
 def client_ca_from(field: Field | None, directory: Path) -> ClientCa | None:

@@ -15,6 +15,7 @@ from twisted.python import usage
 from tezio_signer import config
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
+from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.doors import check_endpoints, check_open_files, door
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
@@ -125,6 +126,9 @@ def makeService(options: Options) -> Daemon:
     endpoints = options["http"] or settings.http
     for warning in check_endpoints(endpoints, settings.client_ca):
         _log.warn("{sentence}", sentence=warning)
+    sockets_at = options["octez-socket"] or settings.octez_socket
+    for warning in unprotected_by_token(settings.request_token, options["octez-socket"]):
+        _log.warn("{sentence}", sentence=warning)
     connections = Connections(settings.limits, reactor)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()
@@ -133,10 +137,7 @@ def makeService(options: Options) -> Daemon:
     doors = [
         connections,
         *(door(at, site, reactor, connections, settings.client_ca) for at in endpoints),
-        *(
-            door(at, sockets, reactor, connections, settings.client_ca)
-            for at in options["octez-socket"] or settings.octez_socket
-        ),
+        *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
     return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
 

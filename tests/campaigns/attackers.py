@@ -177,8 +177,6 @@ ATTACKS: dict[str, Attack] = {
     "stalled-frames": _many(500, _stalled_frames),
 }
 """By name, each with as many connections at a time as it takes to hurt."""
-OF_THE_SOCKET_DOOR = ("stalled-frames",)
-"""Attacks that need a port of the Octez socket protocol."""
 
 
 def main() -> None:

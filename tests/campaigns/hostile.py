@@ -21,7 +21,7 @@ from attrs import field, frozen
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from tests.campaigns.attackers import ATTACKS, OF_THE_SOCKET_DOOR
+from tests.campaigns.attackers import ATTACKS
 from tests.campaigns.rig import percentile, run
 from tests.certificates import Authority
 from tests.octezclient import HSM_KEYS, OctezClient, verifies
@@ -95,7 +95,9 @@ class Daemon:
             "policy:\n"
             f"  signing_keys: {{{TZ3}: {{allowed_ops: [attestation], auth_req: False}}}}\n"
             "allowed_ips: [127.0.0.0/8]\n"
-            f"listen: {{http: ['tcp:0:interface=127.0.0.1', '{tls}']}}\n"
+            "listen:\n"
+            f"  http: ['tcp:0:interface=127.0.0.1', '{tls}']\n"
+            "  octez_socket: ['tcp:0:interface=127.0.0.1']\n"
         )
         arguments = ["-n", "--pidfile=", "tezio-signer", "--simulate", "--config", str(config)]
         self._process = Popen(  # noqa: S603
@@ -107,6 +109,7 @@ class Daemon:
         )
         self.port = self._told(r"SignerSite starting on (\d+)")
         self.tls_port = self._told(r"SignerSite \(TLS\) starting on (\d+)")
+        self.socket_port = self._told(r"OctezSocketFactory starting on (\d+)")
         self._told(r"HSM .* is ready()")
         # What it logs from now on has to go somewhere, or it would wait for a reader.
         for stream in (self._process.stdout, self._process.stderr):
@@ -181,7 +184,6 @@ async def campaign(
     :param own: the attacks that come from the baker's own address too; all by default.
     :param say: told of each outcome as soon as it is there.
     """
-    names = [name for name in names if name not in OF_THE_SOCKET_DOOR]
     with tempfile.TemporaryDirectory() as directory:
         daemon = await deferToThread(Daemon, Path(directory))
         baker = Baker(daemon)
@@ -194,6 +196,7 @@ async def campaign(
                     command = [
                         *(sys.executable, "-m", "tests.campaigns.attackers", name),
                         *("--port", str(daemon.port), "--tls-port", str(daemon.tls_port)),
+                        *("--socket-port", str(daemon.socket_port)),
                         *("--source", source, "--seconds", str(seconds)),
                     ]
                     outcome = await baker.bake(f"{name} from {source}", seconds, command)
@@ -211,9 +214,6 @@ def main() -> None:
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="only these")
     options = parser.parse_args()
     names = options.attack or list(ATTACKS)
-    for name in OF_THE_SOCKET_DOOR:
-        if name in names:
-            print(f"{name}: skipped, the daemon has no port for the Octez socket protocol yet")
     report = run(lambda: campaign(options.seconds, names, say=partial(print, flush=True)))
     print(f"allowed: {1000 * report.allowed:.0f} ms and {MOST_MEMORY // _MEGABYTE} MB")
     for name in report.broken:

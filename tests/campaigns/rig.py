@@ -13,6 +13,7 @@ from twisted.internet.task import react
 
 from tests.stand import Client, reactor, settings_with, watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
+from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
@@ -43,7 +44,8 @@ class Rig:
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self.signer = Signer(settings, self.pool, watermarks, reactor)
-        self._sockets = OctezSocketFactory(self.signer, reactor)
+        self._connections = Connections(settings.limits, reactor)
+        self._sockets = LimitedFactory(OctezSocketFactory(self.signer, reactor), self._connections)
         self._ports: list[IListeningPort] = []
 
     def _boards(self) -> list[Board]:
@@ -54,7 +56,8 @@ class Rig:
         for service in self._services:
             service.startService()
         site = SignerSite(SignerResource(self.signer).app.resource())
-        port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        limited = LimitedFactory(site, self._connections)
+        port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
         self._ports.append(port)
         self.public_keys = {key: str(await self.pool.public_key(key)) for key in (TZ1, TZ2, TZ3)}
         await self.all_ready()
@@ -80,6 +83,7 @@ class Rig:
 
     async def stop(self) -> None:
         """Stop everything."""
+        self._connections.stopService()
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         for service in reversed(self._services):
