@@ -77,8 +77,6 @@ class FakeEtcd:
                 return found is not None and found.value == b64decode(compare["value"])
             case "MOD":
                 return int(compare["mod_revision"]) == (found.modified if found else 0)
-            case "CREATE":
-                return int(compare["create_revision"]) == (found.created if found else 0)
         raise AssertionError(f"{compare} is not asked for by a store")
 
     def _response(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa: A004
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -29,9 +29,10 @@ _AT_ONCE = 100
 
 @frozen
 class _Held:
-    """What was seen under a key: the mark, and the revision by which it may be swapped."""
+    """What was seen under a key: the mark, its text as it stands there, and since when."""
 
     mark: Mark | None = None
+    value: str = ""
     revision: int = 0
 
 
@@ -55,6 +56,7 @@ class EtcdStore:
         self._marker: str | None = None
         self._held: dict[MarkId, _Held] = {}
         self._revision = 0
+        self._heard = 0
         self._locks: dict[MarkId, DeferredLock] = {}
 
     def create(self) -> Deferred[None]:
@@ -64,20 +66,22 @@ class EtcdStore:
     async def _create(self) -> None:
         marker = json.dumps({"format": FORMAT, "id": uuid4().hex})
         answer = await self._transaction(
-            [{"target": "CREATE", "key": text(MARKER), "create_revision": "0"}],
+            [_unchanged(MARKER, _NOTHING)],
             [_put(MARKER, marker)],
             [],
         )
         # A first attempt without an answer may have made it.
-        if not answer.get("succeeded") and _value(await self._read(MARKER)) != marker:
-            raise StoreError("this etcd has a watermark store already, and it is left as it is")
+        if not answer.get("succeeded"):
+            found = await self._read(MARKER)
+            if found is None or _value(found) != marker:
+                raise StoreError("this etcd has a watermark store already, and it is left as it is")
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """All marks of the store; after the first time only what has changed is asked for."""
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> dict[MarkId, Mark]:
-        key, newest = MARKS, 0
+        key, newest, heard = MARKS, 0, self._heard
         while True:
             marker, page = await self._ranges(
                 {"key": text(MARKER)},
@@ -88,34 +92,49 @@ class EtcdStore:
                     "min_mod_revision": str(self._revision + 1),
                 },
             )
-            self._marker = _known_marker(marker)
+            self._check_marker(marker)
             if newest == 0:
                 newest = int(page["header"]["revision"])
-                if newest < self._revision:
+                if newest < heard:
                     self._log.critical("etcd has gone back in time: was a backup restored?")
-                    self._revision = 0
-                    self._held.clear()
+                    self._forget_revisions()
                     return await self._load()
             for found in page.get("kvs", ()):
                 key = _decoded(found["key"])
                 mark_id = _mark_id(key)
-                # A mark may have been swapped while this answer was on its way.
-                if int(found["mod_revision"]) > self._held.get(mark_id, _NOTHING).revision:
+                # A swap that was answered meanwhile is newer than this page.
+                if int(found["mod_revision"]) >= self._held.get(mark_id, _NOTHING).revision:
                     self._see(mark_id, found)
             if not page.get("more"):
                 break
             key += "\0"
         self._revision = newest
+        self._heard = max(self._heard, newest)
         return {mark_id: held.mark for mark_id, held in self._held.items() if held.mark}
 
     read = load
+
+    def _check_marker(self, found: dict[str, Any] | None) -> None:
+        """Only the store that was read first is ours; raises StoreError."""
+        marker = _known_marker(found)
+        if self._marker not in (None, marker):
+            raise StoreError(
+                "the store in etcd is another than at the start of this signer; nothing is kept "
+                "in it until the signer is restarted"
+            )
+        self._marker = marker
+
+    def _forget_revisions(self) -> None:
+        """Read everything again; what was seen stays."""
+        self._revision = self._heard = 0
+        self._held = {i: evolve(held, revision=0) for i, held in self._held.items()}
 
     def _see(self, mark_id: MarkId, found: dict[str, Any] | None) -> _Held:
         """Remember what stands under a mark's key."""
         if found is None:
             held = _NOTHING
         else:
-            held = _Held(_mark(mark_id, _decoded(found["value"])), int(found["mod_revision"]))
+            held = _Held(_mark(mark_id, found), _value(found), int(found["mod_revision"]))
         before = self._held.get(mark_id, _NOTHING)
         if before.mark and (held.mark is None or settle(held.mark, before.mark) != held.mark):
             self._log.critical(
@@ -145,7 +164,7 @@ class EtcdStore:
             while (now := settle(held.mark, mark)) != held.mark:
                 if await self._swap(mark_id, held, now, until):
                     return Kept(held.mark, now)
-                held = self._held[mark_id]
+                held = self._held.get(mark_id, _NOTHING)
             return Kept(now, now)
         finally:
             lock.release()
@@ -154,23 +173,25 @@ class EtcdStore:
         """Put a mark in the place of what is held; if that is outdated, see what stands."""
         if self._marker is None:
             raise StoreAwayError("the store has not been read yet")
-        key = _key(mark_id)
+        key, value = _key(mark_id), _json(mark_id, mark)
         answer = await self._transaction(
-            [
-                {"target": "VALUE", "key": text(MARKER), "value": text(self._marker)},
-                {"target": "MOD", "key": text(key), "mod_revision": str(held.revision)},
-            ],
-            [_put(key, _json(mark_id, mark))],
+            [_holds(MARKER, self._marker), _unchanged(key, held)],
+            [_put(key, value)],
             [_get(MARKER), _get(key)],
             until,
         )
+        # A page that was read meanwhile may show what came after this.
+        newest = self._held.get(mark_id, _NOTHING) == held
         if answer.get("succeeded"):
-            self._held[mark_id] = _Held(mark, int(answer["header"]["revision"]))
+            revision = int(answer["header"]["revision"])
+            self._heard = max(self._heard, revision)
+            if newest:
+                self._held[mark_id] = _Held(mark, value, revision)
             return True
         marker, found = (_first(reply["response_range"]) for reply in answer["responses"])
-        if _known_marker(marker) != self._marker:
-            raise StoreError("the store in etcd is another than at the start of this signer")
-        self._see(mark_id, found)
+        self._check_marker(marker)
+        if newest:
+            self._see(mark_id, found)
         return False
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
@@ -187,16 +208,13 @@ class EtcdStore:
         for start in range(0, len(listed), _AT_ONCE):
             group = listed[start : start + _AT_ONCE]
             unchanged = [
-                {
-                    "target": "MOD",
-                    "key": text(_key(mark_id)),
-                    "mod_revision": str(self._held.get(mark_id, _NOTHING).revision),
-                }
-                for mark_id, _ in group
+                _unchanged(_key(mark_id), self._held.get(mark_id, _NOTHING)) for mark_id, _ in group
             ]
             puts = [_put(_key(mark_id), _json(mark_id, mark)) for mark_id, mark in group]
-            answer = await self._transaction(unchanged, puts, [])
-            if not answer.get("succeeded"):
+            gets = [_get(_key(mark_id)) for mark_id, _ in group]
+            answer = await self._transaction(unchanged, puts, gets)
+            # A first attempt without an answer may have put them.
+            if not answer.get("succeeded") and not _stand(group, answer):
                 raise StoreError("a signer has moved the marks meanwhile; try again")
 
     def close(self) -> Deferred[None]:
@@ -215,9 +233,12 @@ class EtcdStore:
         done = success if answer.get("succeeded") else failure
         try:
             int(answer["header"]["revision"])
-            whole = len(answer.get("responses", ())) == len(done)
-        except (LookupError, TypeError, ValueError):
+            kinds = [next(iter(reply)) for reply in answer.get("responses", ())]
+            asked = [next(iter(request)) for request in done]
+            whole = kinds == [kind.replace("request_", "response_") for kind in asked]
+        except (LookupError, TypeError, ValueError, StopIteration):
             whole = False
+        whole = whole and bool(compare or answer.get("succeeded"))  # nothing cannot fail
         if not whole:
             raise StoreAwayError("what answers is no etcd: its answers to transactions are others")
         return answer
@@ -235,6 +256,17 @@ class EtcdStore:
         return _first(await self._gateway.ask("/v3/kv/range", {"key": text(key)}))
 
 
+def _holds(key: str, value: str) -> dict[str, Any]:
+    return {"target": "VALUE", "key": text(key), "value": text(value)}
+
+
+def _unchanged(key: str, held: _Held) -> dict[str, Any]:
+    """Compares values, not revisions: after a backup was restored, one may come twice."""
+    if held == _NOTHING:
+        return {"target": "MOD", "key": text(key), "mod_revision": "0"}
+    return _holds(key, held.value)
+
+
 def _put(key: str, value: str) -> dict[str, Any]:
     return {"request_put": {"key": text(key), "value": text(value)}}
 
@@ -249,24 +281,25 @@ def _first(page: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _decoded(value: str) -> str:
-    return b64decode(value).decode()
+    # What no signer has written may be no text; it is then refused for what it is.
+    return b64decode(value).decode(errors="backslashreplace")
 
 
-def _value(found: dict[str, Any] | None) -> str | None:
-    return None if found is None else _decoded(found["value"])
+def _value(found: dict[str, Any]) -> str:
+    return _decoded(found.get("value", ""))  # the gateway leaves out what is empty
 
 
 def _known_marker(found: dict[str, Any] | None) -> str:
     """The marker as it stands; raises StoreError if it is missing, or none of ours."""
-    marker = _value(found)
-    if marker is None:
+    if found is None:
         raise StoreError(
             "this etcd holds no watermark store; if it is new and never held one, create it "
             "with: tezio-signer watermarks init"
         )
+    marker = _value(found)
     try:
         version = json.loads(marker)["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StoreError(f"{MARKER} in etcd is not the marker of a watermark store") from error
     if version != FORMAT:
         raise StoreError(
@@ -288,15 +321,24 @@ def _mark_id(key: str) -> MarkId:
         raise StoreError(f"{key} in etcd is no key of a watermark") from error
 
 
+def _stand(marks: Sequence[tuple[MarkId, Mark]], answer: dict[str, Any]) -> bool:
+    """Whether an answer shows just these marks."""
+    found = [_first(reply["response_range"]) for reply in answer["responses"]]
+    return all(
+        kv is not None and _value(kv) == _json(mark_id, mark)
+        for (mark_id, mark), kv in zip(marks, found, strict=True)
+    )
+
+
 def _json(mark_id: MarkId, mark: Mark) -> str:
     return json.dumps(row(mark_id, mark))
 
 
-def _mark(mark_id: MarkId, value: str) -> Mark:
+def _mark(mark_id: MarkId, found: dict[str, Any]) -> Mark:
     """A mark as it stands under its key; raises StoreError."""
     try:
-        read_id, mark = read_row(_key(mark_id), json.loads(value))
-    except (ValueError, TransferError) as error:
+        read_id, mark = read_row(_key(mark_id), json.loads(_value(found)))
+    except (ValueError, RecursionError, TransferError) as error:
         raise StoreError(f"a watermark in etcd is damaged: {error}") from error
     if read_id != mark_id:
         raise StoreError(f"{_key(mark_id)} in etcd holds the watermark of another key")
