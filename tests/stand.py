@@ -174,6 +174,7 @@ class Stand(Client):
             self.simulator.boards,
             partial(open_port, reactor),
             patience=self.settings.hsm_wait_seconds,
+            most_waiting=self.settings.limits.requests_waiting,
         )
         self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)

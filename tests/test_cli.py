@@ -33,7 +33,7 @@ HELD = [
 
 LIMITS = (
     "limits: connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, "
-    "body_bytes 131072, header_bytes 16384, headers 100"
+    "body_bytes 131072, header_bytes 16384, headers 100, requests_waiting 64"
 )
 
 
@@ -186,6 +186,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:/run/x"]}}
                     "body_bytes": 131072,
                     "header_bytes": 16384,
                     "headers": 100,
+                    "requests_waiting": 64,
                 },
                 "warnings": [],
             },

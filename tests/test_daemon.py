@@ -10,7 +10,7 @@ from typing import cast
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
@@ -189,12 +189,14 @@ class ProcessTestCase(TestCase):
         for word in ("Traceback", "Unhandled", "#debug", "#critical"):
             self.assertNotIn(word, daemon.log)
 
-    async def signing(self, *options: str) -> tuple[HeldStand, Process, Deferred[Answer]]:
+    async def signing(
+        self, *options: str, more: str = ""
+    ) -> tuple[HeldStand, Process, Deferred[Answer]]:
         """A board that has been asked for a signature, the daemon, and who waits for it."""
         board = HeldStand()
         board.simulator.startService()
         self.addCleanup(board.simulator.stopService)
-        self.configure(f"hsms: [{{port: {board.simulator.port}}}]")
+        self.configure(f"hsms: [{{port: {board.simulator.port}}}]\n{more}")
         daemon = self.start(*options)
         client = await serving(daemon)
         answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
@@ -235,6 +237,24 @@ class SigningTests(ProcessTestCase):
         await daemon.exits()
         self.assert_quiet(daemon)
         self.assertEqual(os.listdir(self.directory), [])
+
+    async def test_requests_waiting(self) -> None:
+        """No more requests wait for the HSM than the configuration allows."""
+        board, daemon, answering = await self.signing(more="limits: {requests_waiting: 1}")
+        port = await daemon.says(r"SignerSite starting on (\d+)\n")
+        client = Client(int(port[1]))
+        waiting = [
+            Deferred.fromCoroutine(client.sign(TZ1, PAYLOADS[name]))
+            for name in ("transfer", "noop")
+        ]
+        refused, number = await DeferredList(waiting, fireOnOneCallback=True)
+        self.assertEqual(refused.status, 502)
+        self.assertIn(b"1 requests wait for the HSM", refused.body)
+        board.answer()
+        await board.asked()
+        board.answer()
+        for served in (answering, waiting[1 - number]):
+            self.assertEqual((await served).status, 200)
 
     async def test_log(self) -> None:
         """The log never has an authentication signature, whatever comes of the request."""

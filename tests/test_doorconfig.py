@@ -47,6 +47,7 @@ class LimitsTests(DoorConfigTestCase):
             body_bytes=131072,
             header_bytes=16384,
             headers=100,
+            requests_waiting=64,
             signatures_per_minute=None,
         )
         self.assertEqual(self.settings("").limits, expected)
@@ -57,9 +58,9 @@ class LimitsTests(DoorConfigTestCase):
         limits = self.settings(
             "limits: {connections: 9, connections_per_peer: 8, request_seconds: 1.5, "
             "idle_seconds: 7, body_bytes: 4096, header_bytes: 2048, headers: 20, "
-            "signatures_per_minute: 3}"
+            "requests_waiting: 5, signatures_per_minute: 3}"
         ).limits
-        self.assertEqual(limits, Limits(9, 8, 1.5, 7, 4096, 2048, 20, 3))
+        self.assertEqual(limits, Limits(9, 8, 1.5, 7, 4096, 2048, 20, 5, 3))
 
     def test_wrong(self) -> None:
         """What is none, or makes no sense, is refused with what is possible."""
@@ -75,6 +76,7 @@ class LimitsTests(DoorConfigTestCase):
             ("body_bytes", "2047", "from 2048 to 1048576"),
             ("header_bytes", "1023", "from 1024 to 65536"),
             ("headers", "7", "from 8 to 500"),
+            ("requests_waiting", "0", "from 1 to 10000"),
             ("signatures_per_minute", "0", "from 1 to 1000000"),
         ):
             sentence = self.refused(f"limits: {{{name}: {value}}}")

@@ -19,13 +19,14 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
-from tezio_signer.hsmdevice import MAX_WAITING, HsmDevice, Job, NotSent, Priority
+from tezio_signer.hsmdevice import HsmDevice, Job, NotSent, Priority
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
     NoAnswer,
     WrongAnswer,
 )
+from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, Signature
 
@@ -359,8 +360,8 @@ class CommandTests(DeviceTestCase):
 
     def test_too_many(self) -> None:
         """Only so many commands of a kind wait; one more is refused at once, a block is not."""
-        jobs = [self.sign(transfer(number)) for number in range(MAX_WAITING + 1)]
-        error = self.assertRaises(Unavailable, self.sign, transfer(MAX_WAITING + 1))
+        jobs = [self.sign(transfer(number)) for number in range(DEFAULT_WAITING + 1)]
+        error = self.assertRaises(Unavailable, self.sign, transfer(DEFAULT_WAITING + 1))
         self.assertIn("64 requests wait", str(error))
         urgent = self.sign(block(9, 0), priority=0)
         self.board.serve()

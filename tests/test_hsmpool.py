@@ -27,13 +27,14 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmdevice import MAX_WAITING, Priority
+from tezio_signer.hsmdevice import Priority
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.serialhsm import (
     HsmProtocol,
     NoAnswer,
     open_port,
 )
+from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 
@@ -159,10 +160,10 @@ class ChoosingTests(SynchronousTestCase):
     def test_least_busy(self) -> None:
         """Requests are shared out; as many wait as the boards together can take."""
         self.start(2)
-        results = [self.sign(transfer(number)) for number in range(2 * MAX_WAITING + 2)]
-        self.failureResultOf(self.sign(transfer(2 * MAX_WAITING + 2)), Unavailable)
+        results = [self.sign(transfer(number)) for number in range(2 * DEFAULT_WAITING + 2)]
+        self.failureResultOf(self.sign(transfer(2 * DEFAULT_WAITING + 2)), Unavailable)
         for board in (self.first, self.second):
-            self.assertEqual(len(board.serve()), MAX_WAITING + 1)
+            self.assertEqual(len(board.serve()), DEFAULT_WAITING + 1)
         for number, result in enumerate(results):
             self.signed(result, transfer(number))
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
@@ -20,13 +21,13 @@ from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_
 from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
 from tests.stand import Client, Stand, reactor, settings_with
 from tests.test_signer import FailingStore
-from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus
+from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.peers import named, peer_of
 from tezio_signer.policy import Peer, check_user
-from tezio_signer.settings import Settings
+from tezio_signer.settings import Limits, Settings
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
 
@@ -119,6 +120,15 @@ async def _unplug(stand: DoorStand) -> None:
     stand.simulator.unplug()
     while stand.hsms.devices and any(device.ready for device in stand.hsms.devices.values()):
         await stand.hsms.changed(0.1)
+
+
+async def _keep_busy(stand: DoorStand) -> None:
+    """One command is with the device, and one waits."""
+    (device,) = stand.hsms.devices.values()
+    assert device.connection is not None
+    device.connection.exchange = lambda *_: Deferred()  # type: ignore[method-assign]
+    for number in range(2):
+        stand.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
 
 
 async def _stop(stand: DoorStand) -> None:
@@ -255,6 +265,20 @@ CASES = {
     ),
     "too_large": Case(413, TOO_LARGE.format(1016), Sign(NOOP + bytes(1016 - len(NOOP)))),
     "far_too_large": Case(413, TOO_LARGE.format(65_000), Sign(NOOP + bytes(65_000 - len(NOOP)))),
+    "too_many": Case(
+        429,
+        f"more than 1 generic operations a minute for {TZ3} from 127.0.0.1; try again later",
+        Sign(PAYLOADS["transfer"]),
+        lambda: settings_with(limits=Limits(signatures_per_minute=1)),
+        before=(NOOP,),
+    ),
+    "too_many_waiting": Case(
+        502,
+        "1 requests wait for the HSM simulated at PORT already",
+        Sign(NOOP),
+        lambda: settings_with(limits=Limits(requests_waiting=1)),
+        prepare=_keep_busy,
+    ),
     "no_hsm": Case(
         502,
         f"no connected HSM holds {TZ3}; HSM simulated at PORT: was unplugged",

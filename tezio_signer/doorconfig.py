@@ -24,6 +24,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "body_bytes": (2048, 1024 * 1024),
     "header_bytes": (1024, 64 * 1024),
     "headers": (8, 500),
+    "requests_waiting": (1, 10_000),
     "signatures_per_minute": (1, 1_000_000),
 }
 

@@ -26,10 +26,9 @@ from tezio_signer.serialhsm import (
     Timing,
     WrongAnswer,
 )
+from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 
-MAX_WAITING = 64
-"""Commands that may wait for one device; at 150 ms each the last waits for ten seconds."""
 _READINGS = 4
 _TIMING = Timing()
 OpenPort = Callable[[HsmProtocol, str], ExclusiveSerialPort]
@@ -63,6 +62,7 @@ class HsmDevice:
     """A board, plugged in or not. It is used while it is `ready`.
 
     :param changed: called whenever the device became ready or was lost.
+    :param most_waiting: how many commands of one priority may wait.
     :ivar keys: the public keys that the device said it holds when it was asked last.
     :ivar connection: the present connection; another object after each re-plugging.
     :ivar trouble: what keeps the device from being used, if it is known.
@@ -78,6 +78,7 @@ class HsmDevice:
         changed: Callable[[], object],
         timing: Timing = _TIMING,
         verbose: bool = False,
+        most_waiting: int = DEFAULT_WAITING,
     ) -> None:
         self.board = board
         self.keys: dict[Slot, PublicKey] = {}
@@ -88,6 +89,7 @@ class HsmDevice:
         self._changed = changed
         self._timing = timing
         self._verbose = verbose
+        self._most_waiting = most_waiting
         self._port: ExclusiveSerialPort | None = None
         self._busy: Job | None = None
         self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
@@ -149,8 +151,10 @@ class HsmDevice:
     def _put(self, job: Job) -> Job:
         job.request.frame()  # what cannot be framed does not even wait
         # Each kind has its own room: transfers must not keep blocks out.
-        if len(self._waiting[job.priority]) >= MAX_WAITING:
-            raise Unavailable(f"{MAX_WAITING} requests wait for the HSM {self.board} already")
+        if len(self._waiting[job.priority]) >= self._most_waiting:
+            raise Unavailable(
+                f"{self._most_waiting} requests wait for the HSM {self.board} already"
+            )
         self._waiting[job.priority].append(job)
         self._send_next()
         return job

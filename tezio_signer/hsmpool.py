@@ -15,7 +15,7 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import StatusReply
 from tezio_signer.hsmdevice import HsmDevice, Job, NotSent, OpenPort, Priority
 from tezio_signer.serialhsm import HsmProtocol, NoAnswer, Timing, WrongAnswer
-from tezio_signer.settings import DEFAULT_PATIENCE
+from tezio_signer.settings import DEFAULT_PATIENCE, DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
 
 FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5
@@ -69,6 +69,7 @@ class HsmPool(Service):
     :param open_port: opens a port; raises SerialException, OSError or termios.error.
     :param wanted: the keys that the connected boards should hold; those missing are named.
     :param patience: seconds that a request waits for an HSM to be plugged in again.
+    :param most_waiting: how many requests of one priority may wait for one board.
     :param watch: calls back whenever `find` may have something new to say; returns
         how to end that.
     """
@@ -85,6 +86,7 @@ class HsmPool(Service):
         patience: float = DEFAULT_PATIENCE,
         timing: Timing = _TIMING,
         verbose: bool = False,
+        most_waiting: int = DEFAULT_WAITING,
     ) -> None:
         self._reactor = reactor
         self._patience = patience
@@ -95,6 +97,7 @@ class HsmPool(Service):
         self._watch = watch
         self._timing = timing
         self._verbose = verbose
+        self._most_waiting = most_waiting
         self._next_look: IDelayedCall | None = None
         self._delay = FIRST_LOOK
         self._changes: list[Deferred[None]] = []
@@ -143,6 +146,7 @@ class HsmPool(Service):
                     self._device_changed,
                     self._timing,
                     self._verbose,
+                    self._most_waiting,
                 )
             self.devices[name].plugged_in(board)
         for name in self.devices.keys() - boards.keys():

@@ -13,6 +13,8 @@ from tezio_signer.tezos.payload import Operation
 DEFAULT_PATIENCE = 2.0
 DEFAULT_LEVEL_JUMP = 500_000
 """More than a month of blocks, one every six seconds."""
+DEFAULT_WAITING = 64
+"""At 150 ms each, the last of them waits for ten seconds."""
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
 EXAMPLE_SOCKET = "tcp:7732:interface=127.0.0.1"
 
@@ -77,6 +79,7 @@ class Limits:
         and how long a client may take to read an answer after which it is disconnected.
     :ivar idle_seconds: how long a connection is kept for another request.
     :ivar headers: lines of the header of an HTTP request.
+    :ivar requests_waiting: for one HSM, of blocks, of votes and of generic operations each.
     :ivar signatures_per_minute: generic operations for each client and key; None for any number.
     """
 
@@ -87,6 +90,7 @@ class Limits:
     body_bytes: int = 128 * 1024
     header_bytes: int = 16 * 1024
     headers: int = 100
+    requests_waiting: int = DEFAULT_WAITING
     signatures_per_minute: int | None = None
 
 

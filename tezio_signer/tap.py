@@ -115,6 +115,7 @@ def makeService(options: Options) -> Daemon:
         settings.keys,
         settings.hsm_wait_seconds,
         verbose=settings.verbose,
+        most_waiting=settings.limits.requests_waiting,
     )
     watermarks = Watermarks(
         partial(open_store, settings.store, reactor),

@@ -416,13 +416,14 @@ class DamageTests(EtcdTestCase):
     def test_no_etcd(self) -> None:
         """What answers with other JSON is away, not empty."""
         header = {"revision": "1"}
-        for answer in (
+        answers: tuple[dict[str, Any], ...] = (
             {},
             {"header": []},
             {"header": header},
             {"header": header, "succeeded": True},
             {"header": header, "succeeded": True, "responses": [{}, {}]},
-        ):
+        )
+        for answer in answers:
             self.patch(self.etcd, "answer", lambda *_, answer=answer: answer)
             error = self.failureResultOf(self.store.load(), StoreAwayError)
             self.assertIn("no etcd", str(error.value))
