@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.grouped import REST
+from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 STORE = "watermarks.sqlite"
@@ -304,7 +306,8 @@ def _compare(left: dict[str, bytes], ledger: Ledger, report: Report, scratch: Pa
         if not name.endswith("-shm"):
             (scratch / name).write_bytes(data)
     try:
-        report.above |= ledger.above(sqlite.read(scratch / STORE))
+        with closing(SqliteStore(scratch / STORE)) as store:  # as the next daemon opens it
+            report.above |= ledger.above(store.load())
     except StoreError as error:
         report.unreadable.add(str(error))
     shutil.rmtree(scratch)

@@ -184,7 +184,7 @@ class DurabilityTests(StoreTestCase):
                 synchronous = words[3]
             elif words[0] in ("INSERT", "UPDATE", "COMMIT", "END", "RELEASE"):
                 written.append((words[0], synchronous))
-        self.assertEqual(written, 3 * [("INSERT", "FULL"), ("COMMIT", "FULL")])
+        self.assertEqual(written, 3 * [("INSERT", "FULL"), ("UPDATE", "FULL"), ("COMMIT", "FULL")])
         self.assertEqual(synchronous, "FULL")
 
     def test_write_ahead_log(self) -> None:
@@ -283,8 +283,14 @@ class OpeningTests(StoreTestCase):
     def test_other_version(self) -> None:
         """A store of another version is refused, with both versions."""
         sqlite.create(self.path)
-        self.execute(self.path, "PRAGMA user_version = 2")
-        self.assertIn("has schema version 2, not 1", self.refused(self.path))
+        self.execute(self.path, "PRAGMA user_version = 3")
+        self.assertIn("has schema version 3, not 2", self.refused(self.path))
+
+    def test_without_progress(self) -> None:
+        """A store that does not say how far it has come is damaged."""
+        sqlite.create(self.path)
+        self.execute(self.path, "DELETE FROM progress")
+        self.assertIn("damaged", self.refused(self.path))
 
     def test_directory(self) -> None:
         """A directory is no store."""
@@ -350,7 +356,7 @@ class OpeningTests(StoreTestCase):
         damaged.write_bytes(data[:4096] + bytes(100) + b"\xff" * 100)
         self.execute(foreign, "CREATE TABLE a (b)")
         newer.write_bytes(data)
-        self.execute(newer, "PRAGMA user_version = 2")
+        self.execute(newer, "PRAGMA user_version = 3")
         self.open()
         for path, words in [
             (damaged, ("high_water_marks", "tezio-signer watermarks init")),
@@ -361,6 +367,88 @@ class OpeningTests(StoreTestCase):
             error = self.refused(path)
             for word in words:
                 self.assertIn(word, error)
+
+
+class OlderCopyTests(StoreTestCase):
+    """A backup that was restored, or a file without what belongs to it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        sqlite.create(self.path)
+        self.lock = Path(f"{self.path}.lock")
+
+    def write(self, store: SqliteStore, *levels: int) -> None:
+        """Have marks of these levels written."""
+        for level in levels:
+            store.keep([(BLOCK, evolve(MARK, level=level))])
+
+    def copy(self, name: str, *suffixes: str) -> Path:
+        """Copy files of the store."""
+        copy = self.directory / name
+        for suffix in suffixes:
+            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        return copy
+
+    def test_restored(self) -> None:
+        """A backup is refused once more was written; the sentence says what to do, and it helps."""
+        with closing(self.open()) as store:
+            self.write(store, 1, 2)
+        backup = self.copy("backup", "")
+        with closing(self.open()) as store:
+            self.write(store, 3, 4, 5)
+        shutil.copy(backup, self.path)
+        for _ in range(2):
+            sentence = self.refused(self.path)
+            for words in ("2 marks were written in it, and 5", "high_water_marks", str(self.lock)):
+                self.assertIn(words, sentence)
+        self.lock.unlink()
+        self.assertEqual(self.open().load(), {BLOCK: evolve(MARK, level=2)})
+
+    def test_nothing_was_written_since(self) -> None:
+        """A backup of the present state is as good as the store."""
+        with closing(self.open()) as store:
+            self.write(store, 1)
+            store.tidy()
+            backup = self.copy("backup", "")
+        shutil.copy(backup, self.path)
+        self.open()
+
+    def test_of_a_killed_daemon(self) -> None:
+        """What a killed daemon leaves opens with its log, and is an older copy without it."""
+        store = self.open()
+        self.write(store, 1, 2)
+        whole = self.copy("whole", "", "-wal", ".lock")
+        without_log = self.copy("without_log", "", ".lock")
+        self.assertEqual(self.open(whole).load(), {BLOCK: evolve(MARK, level=2)})
+        self.assertIn("older copy", self.refused(without_log))
+
+    def test_replaced(self) -> None:
+        """What an operator has changed counts as written."""
+        with closing(self.open()) as store:
+            backup = self.copy("backup", "")
+            store.replace({BLOCK: MARK})
+        shutil.copy(backup, self.path)
+        self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
+
+    def test_another_store(self) -> None:
+        """A new store in the place of an old one is no copy of it."""
+        with closing(self.open()) as store:
+            self.write(store, 1)
+        self.path.unlink()
+        sqlite.create(self.path)
+        self.open()
+
+    def test_nothing_to_write(self) -> None:
+        """A mark that is brought again is not counted, nor is one that could not be written."""
+        store = self.open()
+        self.write(store, 7, 7, 6)
+        self.execute(
+            self.path,
+            "CREATE TRIGGER full BEFORE INSERT ON marks "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        self.assertRaises(StoreError, self.write, store, 8)
+        self.assertTrue(self.lock.read_bytes().endswith(b" 00000000000000000001\n"))
 
 
 class LockingTests(StoreTestCase):
@@ -388,9 +476,9 @@ class LockingTests(StoreTestCase):
 
     def test_free_after_a_failure(self) -> None:
         """A store that could not be opened is not locked by the try."""
-        self.execute(self.path, "PRAGMA user_version = 2")
+        self.execute(self.path, "PRAGMA user_version = 3")
         self.refused(self.path)
-        self.execute(self.path, "PRAGMA user_version = 1")
+        self.execute(self.path, "PRAGMA user_version = 2")
         self.open()
 
     def test_reading_beside(self) -> None:

@@ -1,21 +1,22 @@
 """Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.lockfile import LockFile, Progress
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreError
 
 APPLICATION_ID = 0x54455A49
 """Written into the file's header, so that no other program's database is taken for ours."""
-SCHEMA_VERSION = 1
-_SCHEMA = """
+SCHEMA_VERSION = 2
+_MARKS = """
 CREATE TABLE marks (
     chain_id TEXT NOT NULL,
     key TEXT NOT NULL,
@@ -27,12 +28,13 @@ CREATE TABLE marks (
     PRIMARY KEY (chain_id, key, operation)
 ) STRICT, WITHOUT ROWID
 """
+_PROGRESS = "CREATE TABLE progress (store TEXT NOT NULL, writes INTEGER NOT NULL) STRICT"
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _FIND = (
     "SELECT level, round, payload_hash, signature FROM marks "
     "WHERE chain_id = ? AND key = ? AND operation = ?"
 )
-
+_COUNT = "UPDATE progress SET writes = writes + 1"
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _RESCUE = (
@@ -42,31 +44,20 @@ _RESCUE = (
 
 
 @contextmanager
-def _errors(path: Path | None, lock: Callable[[], int | None] = bool) -> Iterator[None]:
+def _errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]:
     """Make what fails a StoreError.
 
-    :param lock: an open file on the same disk, to try out why SQLite cannot write.
+    :param beside: a file on the same disk, which tells why SQLite cannot write.
     """
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorcode", 0)
         more = _RESCUE if code in _DAMAGE else ""
-        beside = lock()
-        if code & 0xFF == sqlite3.SQLITE_IOERR and beside:
-            more = _reason(beside)
+        # The system's word for it: SQLite calls all but a full disk `disk I/O error`.
+        if code & 0xFF == sqlite3.SQLITE_IOERR and beside and (why := beside.why_not_written()):
+            more = f": {why}"
         raise StoreError(f"watermark store {path or 'in memory'}: {error}{more}") from error
-
-
-def _reason(beside: int) -> str:
-    """The system's word for it: SQLite calls all but a full disk `disk I/O error`."""
-    try:
-        os.pwrite(beside, b"\0", 0)
-        os.fdatasync(beside)
-        os.ftruncate(beside, 0)  # so that the next try needs space again
-    except OSError as error:
-        return f": {error.strerror}"
-    return ""
 
 
 def create(path: Path) -> None:
@@ -101,7 +92,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _lay_out(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(_SCHEMA)
+    connection.execute(_MARKS)
+    connection.execute(_PROGRESS)
+    connection.execute("INSERT INTO progress VALUES (?, 0)", (uuid4().hex,))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
@@ -145,29 +138,49 @@ class SqliteStore:
 
     def __init__(self, path: Path | None, shared: bool = False) -> None:
         self._path = path
-        self._lock: int | None = None
+        self._lock: LockFile | None = None
         if path is None:
             self._connection = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False
             )
             _lay_out(self._connection)
             return
-        with ExitStack() as undoing, _errors(path, lambda: self._lock):
+        with _errors(path):
             if not path.exists():
                 raise StoreError(
                     f"watermark store {path} does not exist; create it with: "
                     "tezio-signer watermarks init"
                 )
-            if not shared:
-                self._lock = _lock(path)
-                undoing.callback(os.close, self._lock)
+        self._lock = None if shared else LockFile(path)
+        with ExitStack() as undoing, _errors(path, self._lock):
+            if self._lock is not None:
+                undoing.callback(self._lock.close)
             self._connection = _connect(path)
             undoing.callback(self._connection.close)
             _check(self._connection, path)
             self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
-            if not shared:
+            if self._lock is not None:
+                self._check_progress(self._lock)
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             undoing.pop_all()
+
+    def _check_progress(self, lock: LockFile) -> None:
+        """Raises StoreError for a store that was further when it was used last."""
+        now, before = self._progress(), lock.noted()
+        if before is not None and before.store == now.store and before.writes > now.writes:
+            raise StoreError(
+                f"watermark store {self._path} is an older copy: {now.writes} marks were written "
+                f"in it, and {before.writes} when it was used here before; put its newest files "
+                "back, -wal included; if they are lost, raise high_water_marks above all that was "
+                f"signed, and delete {lock.path}"
+            )
+        lock.note(now)
+
+    def _progress(self) -> Progress:
+        row = self._connection.execute("SELECT store, writes FROM progress").fetchone()
+        if row is None:
+            raise StoreError(f"watermark store {self._path} is damaged: it lacks a row{_RESCUE}")
+        return Progress(*row)
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
@@ -192,7 +205,7 @@ class SqliteStore:
             before = None if row is None else _mark(*row)
         now = settle(before, mark)
         if now != before:
-            self._connection.execute(_KEEP, _row(mark_id, now))
+            self._write(mark_id, now)
         return Kept(before, now)
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> None:
@@ -202,19 +215,23 @@ class SqliteStore:
         """
         with self._transaction():
             for mark_id, mark in marks.items():
-                self._connection.execute(_KEEP, _row(mark_id, mark))
+                self._write(mark_id, mark)
+
+    def _write(self, mark_id: MarkId, mark: Mark) -> None:
+        self._connection.execute(_KEEP, _row(mark_id, mark))
+        self._connection.execute(_COUNT)
 
     def tidy(self) -> None:
         """Bring the marks from the log beside the file into the file.
 
         Left alone, SQLite does so within one commit in many, which then takes longer.
         """
-        with _errors(self._path, lambda: self._lock):
+        with _errors(self._path, self._lock):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _errors(self._path, lambda: self._lock):
+        with _errors(self._path, self._lock):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -222,6 +239,8 @@ class SqliteStore:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+            if self._lock is not None:
+                self._lock.note(self._progress())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -237,7 +256,7 @@ class SqliteStore:
         """Close the file and give up the lock."""
         self._connection.close()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
 
@@ -257,21 +276,3 @@ def _row(mark_id: MarkId, mark: Mark) -> tuple[str | int | bytes | None, ...]:
         mark.payload_hash,
         None if mark.signature is None else str(mark.signature),
     )
-
-
-def _lock(path: Path) -> int:
-    """Lock a file beside the store; SQLite's own locks would go with any closed descriptor."""
-    real = path.resolve()  # one lock, whatever links lead here
-    beside = real.with_name(f"{real.name}.lock")
-    try:
-        lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"watermark store {path}: {beside}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(
-            f"watermark store {path} is in use by another daemon; stop it first"
-        ) from error
-    return lock
