@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.python.failure import Failure
 
 from tests.stand import reactor
 from tests.vectors import TZ1, TZ3, block, consensus
@@ -68,14 +69,17 @@ class FaultyStore:
         self.loaded: Deferred[Any] | None = None
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; `loaded` is a Deferred that fires after whoever asked."""
+        """All marks; `loaded` is a Deferred that fires, or fails, after whoever asked."""
         loading = self._store.load()
         self.loaded = Deferred()
         passing: Deferred[dict[MarkId, Mark]] = Deferred()
 
         def done(result: Any) -> None:
             passing.callback(result)
-            cast("Deferred[Any]", self.loaded).callback(None)
+            # A reading that failed has shown nothing, and the model must not believe it has.
+            cast("Deferred[Any]", self.loaded).callback(
+                result if isinstance(result, Failure) else None
+            )
 
         loading.addBoth(done)
         return passing
