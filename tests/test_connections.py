@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.connections import (
-    QUIET_SECONDS,
+    MOST_STRANGERS,
     YOUNG_SECONDS,
     Connections,
     LimitedFactory,
@@ -21,6 +21,7 @@ from tezio_signer.connections import (
     place_of,
 )
 from tezio_signer.settings import Limits
+from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 BAKER, STRANGER, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
 
@@ -171,22 +172,78 @@ class RoomTests(ConnectionsTestCase):
         self.assertEqual(peer_of(UNIXAddress("/x")), peer_of(None))
 
     def test_log(self) -> None:
-        """A flood is one line in the log a minute, with how many there were."""
+        """A flood is not a line in the log for each connection."""
         with capturedLogs() as events:
             for _ in range(3):
                 self.let_in(STRANGER)
             self.clock.advance(YOUNG_SECONDS)
             for _ in range(97):
                 self.come(STRANGER)
-            self.clock.advance(QUIET_SECONDS)
-            self.come(OTHER)
-            self.come(OTHER)
-            self.come(OTHER)
         texts = [formatEvent(event) for event in events]
-        self.assertEqual(len(texts), 2)
+        self.assertEqual(len(texts), LINES_PER_MINUTE)
         self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
-        self.assertIn("one of 1 that", texts[0])
-        self.assertIn("one of 97 that", texts[1])
+
+
+class StrangerTests(SynchronousTestCase):
+    """Who may ask nothing: all but 10.0.0.0/8 and local sockets."""
+
+    def setUp(self) -> None:
+        self.asked: list[str | None] = []
+        self.connections = Connections(Limits(connections=24), Clock(), self.admits)
+
+    def admits(self, address: str | None) -> bool:
+        """Whether an address may ask."""
+        self.asked.append(address)
+        return address is None or address.startswith("10.")
+
+    def come(self, host: str, proxied: bool = False) -> Client | None:
+        """Somebody connects; None if the connection is refused."""
+        factory = LimitedFactory(Factory.forProtocol(Protocol), self.connections, proxied)
+        address = IPv4Address("TCP", host, 1025)
+        protocol = factory.buildProtocol(address)
+        return None if protocol is None else Client(protocol, Transport(peerAddress=address))
+
+    def strangers(self, count: int) -> list[Client]:
+        """Connections of strangers, each from another address, which are being served."""
+        came = [self.come(f"192.0.2.{number}") for number in range(count)]
+        clients = [client for client in came if client is not None]
+        for client in clients:
+            client.place.serving()
+        return clients
+
+    def test_little_room(self) -> None:
+        """All of them together have little room, from however many addresses they come."""
+        self.assertEqual(len(self.strangers(200)), MOST_STRANGERS)
+        self.assertIsNotNone(self.come("10.0.0.1"))
+
+    def test_go_first(self) -> None:
+        """They make room for who may ask, even if he has more connections and waits longer."""
+        bakers = [self.come("10.0.0.1") for _ in range(20)]
+        strangers = [self.come("192.0.2.1"), self.come("192.0.2.2")]
+        bakers += [self.come("10.0.0.2") for _ in range(4)]
+        for client in bakers:
+            assert client is not None
+            self.assertTrue(client.transport.open)
+        for client in strangers:
+            assert client is not None
+            self.assertFalse(client.transport.open)
+
+    def test_proxy(self) -> None:
+        """A proxy is none, whoever it stands for."""
+        for _ in range(MOST_STRANGERS + 2):
+            self.assertIsNotNone(self.come("192.0.2.1", proxied=True))
+
+    def test_local_sockets(self) -> None:
+        """A local socket is asked for as such."""
+        self.connections.counted_as(UNIXAddress("/x"), False)
+        self.connections.counted_as(IPv6Address("TCP", "::ffff:10.0.0.1", 1), False)
+        self.assertEqual(self.asked, [None, "10.0.0.1"])
+
+    def test_log(self) -> None:
+        """The log names their addresses."""
+        with capturedLogs() as events:
+            self.strangers(MOST_STRANGERS + 1)
+        self.assertIn("a connection from 192.0.2.16 found no room", formatEvent(events[-1]))
 
 
 class TimeTests(ConnectionsTestCase):

@@ -203,9 +203,9 @@ class DeadlineTests(TlsTestCase):
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, transport: Closable) -> Place:
+        def tell(peer: str, name: str, transport: Closable) -> Place:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, transport)
+            return enter(peer, name, transport)
 
         self.patch(connections, "enter", tell)
         self.stand.port = self.port
@@ -226,9 +226,9 @@ class IdleTests(TlsTestCase):
         entered: list[str] = []
         enter = self.stand.connections.enter
 
-        def tell(peer: str, transport: Closable) -> Place:
+        def tell(peer: str, name: str, transport: Closable) -> Place:
             entered.append(peer)
-            return enter(peer, transport)
+            return enter(peer, name, transport)
 
         self.patch(self.stand.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]

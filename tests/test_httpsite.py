@@ -16,6 +16,7 @@ from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import Stand, parse_response, reactor, settings_with
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.connections import Place
+from tezio_signer.httpsite import MAX_PIPELINED
 from tezio_signer.settings import Limits
 
 LONGEST_BODY = 131_072
@@ -103,6 +104,42 @@ class ConnectionTests(SynchronousTestCase):
         for count in range(1, 10):
             self.assertEqual(self._answers().count(b"200 OK"), count)
             self.clock.advance(1)
+
+    def test_no_end_of_them(self) -> None:
+        """Who sends request behind request has to connect again after sixteen of them."""
+        self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 100)
+        self.clock.pump([0] * 100)
+        self.assertEqual(self._answers().count(b"200 OK"), MAX_PIPELINED)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_many_in_turn(self) -> None:
+        """Who waits for each answer may go on for ever."""
+        for _ in range(10 * MAX_PIPELINED):
+            self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys"))
+            self.clock.advance(0)
+        self.assertEqual(self._answers().count(b"200 OK"), 10 * MAX_PIPELINED)
+        self.assertFalse(self.transport.disconnecting)
+
+    def test_answers_that_are_not_read(self) -> None:
+        """Who does not read what he is sent gets no more of it."""
+        producer = self.transport.producer
+        assert producer is not None
+        producer.pauseProducing()
+        for _ in range(3):
+            self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys"))
+            self.clock.advance(0)
+        self.assertEqual(self._answers().count(b"200 OK"), 1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_stranger(self) -> None:
+        """Who may ask nothing is told so once, and has to connect again to ask again."""
+        self.patch(self.stand.signer, "_settings", settings_with(allowed_ips=()))
+        self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
+        self.clock.pump([0] * 3)
+        answer = parse_response(self._answers())
+        self.assertEqual((answer.status, answer.headers["connection"]), (403, "close"))
+        self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
+        self.assertTrue(self.transport.disconnecting)
 
     def test_too_much_in_advance(self) -> None:
         """What comes while a request is being answered is kept, but not without an end."""

@@ -26,8 +26,10 @@ from tests.test_signer import HeldStand
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
 from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
+from tezio_signer.octezmessages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
 from tezio_signer.settings import Limits
@@ -40,7 +42,7 @@ NO_AUTHENTICATION = FRAMES["R_auth_none"]
 WALLET = [SecretKey(key["sk"]) for key in OCTEZ["keys"] if not key["pkh"].startswith("tz4")]
 HERE = IPv4Address("TCP", "127.0.0.1", 1025)
 IDLE_SECONDS = 8.0
-FRAME_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
 GIVEN_SIGNATURE = bytes(range(64))
 
 
@@ -213,22 +215,29 @@ class FakeSigner:
     """A signer whose signatures come when the test says so.
 
     :ivar gone: what was asked for by clients that have left.
+    :ivar refused: what was given to the log.
     """
 
     asked: list[bytes] = field(factory=list)
     waiting: list[Deferred[Signature]] = field(factory=list)
     gone: list[bytes] = field(factory=list)
+    refused: list[tuple[str, str, str]] = field(factory=list)
     at_once: bool = False
     broken: bool = False
+    stranger: bool = False
 
     def admit(self, peer: Peer) -> None:
-        """Everybody may ask."""
+        if self.stranger:
+            raise NotAdmitted("not you")
 
     def authorized_keys(self) -> None:
         return None
 
     def known_keys(self) -> tuple[PublicKeyHash, ...]:
         return (TZ1, TZ2, TZ3)
+
+    def log_refusal(self, what: str, peer: str, refused: Refused) -> None:
+        self.refused.append((what, peer, str(refused)))
 
     async def public_key(self, key: PublicKeyHash) -> PublicKey:
         if self.broken:
@@ -391,14 +400,24 @@ class ConversationTests(TransportTestCase):
 
     def test_refusals_are_logged(self) -> None:
         """A refused request that is none to sign has a line of its own."""
-        with capturedLogs() as events:
-            self.receive(framed(client.nonce(str(TZ1), b"")))
-        (event,) = events
+        self.receive(framed(client.nonce(str(TZ1), b"")))
+        sentence = "A Tezio HSM makes no deterministic nonces."
         self.assertEqual(
-            formatEvent(event),
-            f"refused DeterministicNonce {TZ1} from 127.0.0.1: "
-            "403 A Tezio HSM makes no deterministic nonces.",
+            self.signer.refused, [(f"DeterministicNonce {TZ1}", "127.0.0.1", sentence)]
         )
+        self.assert_open()
+
+    def test_stranger(self) -> None:
+        """Who may ask nothing is told so once, and has to connect again to ask again."""
+        self.signer.stranger = True
+        self.receive(PROBE + PROBE)
+        self.clock.advance(0)
+        answers = self.transport.value()
+        self.assertEqual(len(answers), FRAME_HEADER + int.from_bytes(answers[:FRAME_HEADER], "big"))
+        with self.assertRaises(OctezSocketError) as refused:
+            result_in(answers[FRAME_HEADER:])
+        self.assertEqual(refused.exception.message, "not you")
+        self.assert_closed()
 
     def test_no_address(self) -> None:
         """A client whose address a proxy does not give is refused, not a crash."""
@@ -536,21 +555,22 @@ class TimeTests(TransportTestCase):
         """A request that drips in for ten seconds is cut off, however steadily it comes."""
         seconds = 0
         with capturedLogs():
-            while not self.transport.disconnecting:
+            while not self.transport.aborted and seconds < 60:
                 self.receive(SIGN[seconds : seconds + 1])
                 self.clock.advance(1)
                 seconds += 1
-        self.assertEqual(seconds, FRAME_SECONDS)
-        self.assert_closed()
+        self.assertEqual(seconds, REQUEST_SECONDS)
 
     def test_late_timer(self) -> None:
         """A piece that is read when the time is over, before the timer has run, is no fault."""
         self.receive(SIGN[:1])
-        self.clock.rightNow += FRAME_SECONDS + 1
+        self.clock.rightNow += REQUEST_SECONDS + 1
         self.receive(SIGN[1:2])
         with capturedLogs():
             self.clock.advance(0)
-        self.assert_closed()
+        self.assertTrue(self.transport.aborted)
+        self.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_requests_have_their_time_each(self) -> None:
         """What was a piece of the next request has its ten seconds when its turn has come."""
@@ -563,6 +583,20 @@ class TimeTests(TransportTestCase):
         self.assert_open()
         self.receive(PROBE[2:])
         self.assert_answers(SIGNED, NO_AUTHENTICATION)
+
+    def test_a_piece_that_came_early(self) -> None:
+        """Its ten seconds begin when the request before it is answered, and end all the same."""
+        self.receive(SIGN + PROBE[:1])
+        self.clock.advance(60)
+        self.signer.answer()
+        self.clock.advance(0)
+        self.clock.advance(7)
+        self.receive(PROBE[1:2])
+        self.clock.advance(2.9)
+        self.assertFalse(self.transport.aborted)
+        with capturedLogs():
+            self.clock.advance(0.2)
+        self.assertTrue(self.transport.aborted)
 
 
 class StoppingTests(TransportTestCase):

@@ -39,6 +39,15 @@ class RateTests(SynchronousTestCase):
         self.taken("a")
         self.assertEqual(self.taken("b"), 6)
 
+    def test_given_back(self) -> None:
+        """What is given back can be had again, and no more than that."""
+        self.taken()
+        for _ in range(2):
+            self.rate.give_back("a")
+        self.assertEqual(self.taken(), 2)
+        self.rate.give_back("b")
+        self.assertEqual(self.taken("b"), 6)
+
     def test_bounded(self) -> None:
         """Who has done nothing for longest is forgotten before memory grows."""
         self.taken("a")

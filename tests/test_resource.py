@@ -42,6 +42,7 @@ from tezio_signer import __version__
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.settings import Limits, RequestToken, Security
+from tezio_signer.sparinglog import LINES_PER_MINUTE
 from tezio_signer.tezos.keys import PublicKey
 
 WALLET = [SecretKey(key["sk"]) for key in OCTEZ["keys"] if not key["pkh"].startswith("tz4")]
@@ -667,6 +668,17 @@ class RefusalLogTests(TestCase):
         self.assertIn(f"refused GET /keys/{TZ1} from 127.0.0.1: 403", said)
         self.assertNotIn("secret", said)
 
+    async def test_many_refusals(self) -> None:
+        """Whoever may ask nothing does not fill the log, whatever it is that he asks for."""
+        stand = Stand(settings_with(allowed_ips=()))
+        await stand.start(self)
+        with capturedLogs() as events:
+            for _ in range(LINES_PER_MINUTE):
+                self.assertEqual((await stand.request("GET", "/")).status, 403)
+                self.assertEqual((await stand.sign(TZ1, NOOP)).status, 403)
+        said = [formatEvent(event) for event in events if "refused" in event["log_format"]]
+        self.assertLess(len(said), LINES_PER_MINUTE + 5)
+
 
 class RouteTests(TestCase):
     """What is said of routes that do not exist."""
@@ -792,6 +804,22 @@ class RateTests(TestCase):
         for level in range(4):
             self.assertEqual((await stand.sign(TZ3, block(level + 1, 0))).status, 200)
         self.assertEqual((await stand.sign(TZ3, NOOP)).status, 200)
+
+    async def test_what_could_not_be_signed(self) -> None:
+        """A 502, which clients repeat by themselves, is not counted."""
+        limits = Limits(signatures_per_minute=1)
+        stand = Stand(settings_with(limits=limits, hsm_wait_seconds=0.1))
+        await stand.start(self)
+        stand.simulator.unplug()
+        while any(device.ready for device in stand.hsms.devices.values()):
+            await stand.hsms.changed(1)
+        for _ in range(3):
+            self.assertEqual((await stand.sign(TZ1, NOOP)).status, 502)
+        stand.simulator.plug_in()
+        while not any(device.ready for device in stand.hsms.devices.values()):
+            await stand.hsms.changed(1)
+        for status in (200, 429):
+            self.assertEqual((await stand.sign(TZ1, NOOP)).status, status)
 
 
 class ForwardedTests(TestCase):

@@ -3,7 +3,8 @@
 A door wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
 protocols say through `place_of(self.transport)` what they are doing; one that says nothing
 has `request_seconds` in all. Nobody is kept out by connections on which nothing happens: when
-there is no more room, the one that has been waiting longest has to go.
+there is no more room, the one that has been waiting longest has to go. Strangers, who will be
+told only that they may ask nothing, have little room, all of them together.
 """
 
 from collections.abc import Callable
@@ -30,10 +31,12 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
 from tezio_signer.settings import Limits
+from tezio_signer.sparinglog import SparingLog
 
-QUIET_SECONDS = 60.0
-"""How long connections that were turned away are only counted before the next line in the log."""
-
+MOST_STRANGERS = 16
+"""Connections at once of all addresses together that are not allowed to ask."""
+_STRANGERS = "strangers"
+_LOCAL = "a local socket"
 YOUNG_SECONDS = 0.05
 """For how long a connection is not cut for another of the same peer."""
 
@@ -62,11 +65,15 @@ class Place:
 
     It begins with receiving a request, which includes a TLS handshake.
 
+    :ivar peer: by what it is counted.
     :ivar close: closes it when all is written; the transport's own, unless a protocol knows better.
     """
 
-    def __init__(self, connections: "Connections", peer: str, transport: Closable) -> None:
+    def __init__(
+        self, connections: "Connections", peer: str, name: str, transport: Closable
+    ) -> None:
         self.peer = peer
+        self.name = name
         self.state = State.RECEIVING
         self.since = 0.0
         self.close: Callable[[], object] = transport.loseConnection
@@ -134,29 +141,35 @@ class Place:
             self.close()
             self.closing()
         else:
-            self._connections.turned_away(self.peer, self.state.value)
+            self._connections.turned_away(self.name, self.state.value)
             self.cut()
 
 
 class Connections(Service):
     """All connections of all doors. Stopping it lets no connection have another request.
 
+    :param admits: whether an IP address may ask at all; None stands for a local socket.
     :ivar limits: what it holds them to.
     :ivar stopping: whether it has been stopped.
     """
 
     _log = Logger()
 
-    def __init__(self, limits: Limits, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: IReactorTime,
+        admits: Callable[[str | None], bool] = lambda _: True,
+    ) -> None:
         self.limits = limits
         self.clock = clock
         self.stopping = False
+        self._admits = admits
+        self._strangers = SparingLog(self._log, clock)
         # For each peer its connections, those that have done the same for longest first.
         self._places: dict[str, dict[Place, None]] = {}
         self._open = 0
         self._leaving = 0
-        self._quiet_until = 0.0
-        self._unsaid = 0
 
     @property
     def open_files(self) -> int:
@@ -168,11 +181,24 @@ class Connections(Service):
         # Twisted closes them in its next round only, after it has accepted others.
         return max(1, self.limits.connections // 2)
 
-    def make_room(self, peer: str) -> bool:
-        """Whether a peer may have another connection, for which an older one may be cut."""
+    def counted_as(self, address: object, proxied: bool) -> str:
+        """By what connections from an address are counted.
+
+        :param proxied: the address is that of a proxy, which tells later whom it stands for.
+        """
+        peer = peer_of(address)
+        admitted = proxied or self._admits(None if peer == _LOCAL else peer)
+        return peer if admitted else _STRANGERS
+
+    def make_room(self, peer: str, name: str) -> bool:
+        """Whether a peer may have another connection, for which an older one may be cut.
+
+        :param name: what it is called in the log.
+        """
         if self.stopping:
             return False
-        if len(self._places.get(peer, ())) >= self.limits.connections_per_peer:
+        most = MOST_STRANGERS if peer == _STRANGERS else self.limits.connections_per_peer
+        if len(self._places.get(peer, ())) >= most:
             crowds = [peer]
         elif self._open >= self.limits.connections:
             crowds = sorted(self._places, key=self._crowd, reverse=True)
@@ -186,22 +212,22 @@ class Connections(Service):
                     if place.since > young:
                         break
                     if place.state is not State.SERVING:
-                        self.turned_away(crowd, "had to make room for another")
+                        self.turned_away(place.name, "had to make room for another")
                         self._forget(place)
                         self._leaving += 1
                         place.cut()
                         return True
-        self.turned_away(peer, "found no room")
+        self.turned_away(name, "found no room")
         return False
 
-    def _crowd(self, peer: str) -> tuple[int, float]:
+    def _crowd(self, peer: str) -> tuple[bool, int, float]:
         places = self._places[peer]
-        return len(places), -next(iter(places)).since
+        return peer == _STRANGERS, len(places), -next(iter(places)).since
 
-    def enter(self, peer: str, transport: Closable) -> Place:
+    def enter(self, peer: str, name: str, transport: Closable) -> Place:
         """The place of a connection that there is room for."""
         self._open += 1
-        return Place(self, peer, transport)
+        return Place(self, peer, name, transport)
 
     def moved(self, place: Place) -> None:
         """A place does something else than before."""
@@ -223,20 +249,9 @@ class Connections(Service):
         if not places:
             del self._places[place.peer]
 
-    def turned_away(self, peer: str, why: str) -> None:
-        """Log it, but not every one of a flood."""
-        self._unsaid += 1
-        if self.clock.seconds() < self._quiet_until:
-            return
-        self._quiet_until = self.clock.seconds() + QUIET_SECONDS
-        self._log.warn(
-            "a connection from {peer} {why}; it is one of {count} that were closed or refused "
-            "since the last such line",
-            peer=peer,
-            why=why,
-            count=self._unsaid,
-        )
-        self._unsaid = 0
+    def turned_away(self, name: str, why: str) -> None:
+        """Log that a connection was cut or refused, but not every one of a flood."""
+        self._strangers.warn("a connection from {peer} {why}", peer=name, why=why)
 
     def stopService(self) -> None:
         """Close what is not being served, and the rest when it has its answer."""
@@ -258,7 +273,9 @@ class _LimitedProtocol(ProtocolWrapper):
 
     def makeConnection(self, transport: Any) -> None:
         factory = cast(LimitedFactory, self.factory)
-        self.place = factory.connections.enter(peer_of(transport.getPeer()), transport)
+        address = transport.getPeer()
+        peer = factory.counted_as(address)
+        self.place = factory.connections.enter(peer, peer_of(address), transport)
         # Not all that the transport provides: Twisted's TLS takes half a millisecond to repeat it.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
         if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
@@ -287,17 +304,26 @@ class LimitedFactory(WrappingFactory):
     """Gives connections to another factory, as far as there is room for them.
 
     It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.
+
+    :param proxied: whether its connections come from a proxy that speaks the PROXY protocol.
     """
 
     noisy = False
     protocol = _LimitedProtocol
 
-    def __init__(self, wrapped: IProtocolFactory, connections: Connections) -> None:
+    def __init__(
+        self, wrapped: IProtocolFactory, connections: Connections, proxied: bool = False
+    ) -> None:
         super().__init__(wrapped)
         self.connections = connections
+        self._proxied = proxied
+
+    def counted_as(self, address: object) -> str:
+        """By what connections from an address are counted at this door."""
+        return self.connections.counted_as(address, self._proxied)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if not self.connections.make_room(peer_of(addr)):
+        if not self.connections.make_room(self.counted_as(addr), peer_of(addr)):
             return None
         return super().buildProtocol(addr)
 
@@ -308,9 +334,9 @@ class LimitedFactory(WrappingFactory):
 
 
 def peer_of(address: object) -> str:
-    """By what connections are counted: the IP address, or that it is a local socket."""
+    """Who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
-    return "a local socket" if host is None else str(host).removeprefix("::ffff:")
+    return _LOCAL if host is None else str(host).removeprefix("::ffff:")
 
 
 def place_of(transport: object) -> Place | None:

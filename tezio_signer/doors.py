@@ -97,7 +97,8 @@ def door(
 ) -> IService:
     """The service that listens on an endpoint; raises StartupError."""
     try:
-        listening: Any = _ListeningReactor(reactor, connections, client_ca)
+        proxied = endpoint.lower().startswith("haproxy:")
+        listening: Any = _ListeningReactor(reactor, connections, client_ca, proxied)
         return listening_service(endpoint, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
@@ -111,8 +112,13 @@ class _ListeningReactor:
     """A reactor whose ports are limited, and whose TLS is not older than 1.2."""
 
     def __init__(
-        self, reactor: Reactor, connections: Connections, client_ca: ClientCa | None
+        self,
+        reactor: Reactor,
+        connections: Connections,
+        client_ca: ClientCa | None,
+        proxied: bool,
     ) -> None:
+        self._proxied = proxied
         self._reactor: Any = reactor
         self._connections = connections
         self._client_ca = client_ca
@@ -121,7 +127,7 @@ class _ListeningReactor:
         return getattr(self._reactor, name)
 
     def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
-        return LimitedFactory(factory, self._connections)
+        return LimitedFactory(factory, self._connections, self._proxied)
 
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""

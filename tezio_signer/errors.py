@@ -38,6 +38,10 @@ class Forbidden(Refused):
     reason = "forbidden"
 
 
+class NotAdmitted(Forbidden):
+    """The address, or the user at a Unix socket, may ask for nothing; the connection is closed."""
+
+
 class UnknownKey(Refused):
     """No signing key of the configuration has this public key hash."""
 

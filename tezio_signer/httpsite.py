@@ -17,7 +17,10 @@ from tezio_signer.connections import Place, place_of
 from tezio_signer.errors import Malformed, Refused, TooLarge
 from tezio_signer.octezjson import error_list
 from tezio_signer.settings import Limits
+from tezio_signer.sparinglog import SparingLog
 
+MAX_PIPELINED = 16
+"""Requests that are served right behind one another; with more, the connection is closed."""
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes of a body refused as too large that are still taken, so that the client reads why."""
 _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
@@ -55,7 +58,7 @@ class SignerRequest(Request):
 
     def _answer_below_the_routes(self, refused: Refused) -> None:
         peer = self.getClientAddress()
-        self._log.warn(
+        self.channel.site.strangers.warn(
             "refused a request from {peer}: {status} {sentence}",
             peer=getattr(peer, "host", peer),
             status=refused.status,
@@ -106,6 +109,11 @@ class SignerRequest(Request):
         self.path = quote(re.sub("/+", "/", f"/{path}"), safe="/*").encode("ascii")
         super().process()
 
+    def end_connection(self) -> None:
+        """Have the connection closed after this answer."""
+        self.setHeader(b"Connection", b"close")
+        self.channel.persistent = 0
+
     def getRequestHostname(self) -> bytes:
         # The routes do not depend on it, and a client may write there what it likes.
         return b"tezio-signer"
@@ -125,6 +133,7 @@ class SignerChannel(HTTPChannel):
     _reading = False
     _serving = False
     _early = 0
+    _pipelined = 0
     _turn: IDelayedCall | None = None
     callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
@@ -181,6 +190,8 @@ class SignerChannel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
+        if self._place is not None and not self._place.answered():
+            self.persistent = 0
         if self._reading:
             self._turn = self.callLater(0, self._next_request, request)
         else:
@@ -190,7 +201,9 @@ class SignerChannel(HTTPChannel):
         self._turn = None
         self._serving = False
         self._early = 0
-        if self._place is not None and not self._place.answered():
+        self._pipelined = self._pipelined + 1 if any(self._dataBuffer) else 0
+        # Who does not read his answers gets no more of them.
+        if self._waitingForTransport or self._pipelined >= MAX_PIPELINED:
             self.persistent = 0
         super().requestDone(request)
 
@@ -229,6 +242,7 @@ class SignerSite(Site):
         # Otherwise the Content-Type of every POST goes through the e-mail parser.
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
+        self.strangers = SparingLog(Request._log, self.reactor)
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]

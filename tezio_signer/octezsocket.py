@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from tezio_signer import octezmessages
 from tezio_signer.connections import Place, place_of
-from tezio_signer.errors import FAULT, Forbidden, Refused
+from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
 from tezio_signer.octezmessages import (
     FRAME_HEADER,
     GetAuthorizedKeys,
@@ -39,11 +39,10 @@ from tezio_signer.octezmessages import (
 from tezio_signer.peers import NO_PROOF, named, peer_of
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.signer import Signer, Submission
+from tezio_signer.sparinglog import SparingLog
 
 IDLE_TIMEOUT = 8.0
 """Seconds without a byte of a client whose turn it is; those of Octez' own signer."""
-FRAME_TIMEOUT = 10.0
-"""Seconds that a request may take to come in, however steadily it drips."""
 LINGER = 2.0
 """Seconds in which a client that is hung up on may still read its answers."""
 _NO_NONCES = "A Tezio HSM makes no deterministic nonces."
@@ -60,11 +59,11 @@ class OctezSocket(Protocol):
     _log = Logger()
     transport: _Stream
 
-    def __init__(self, signer: Signer, clock: IReactorTime) -> None:
+    def __init__(self, signer: Signer, clock: IReactorTime, strangers: SparingLog) -> None:
         self._signer = signer
         self._clock = clock
+        self._strangers = strangers
         self._received = bytearray()
-        self._frame_began: float | None = None
         self._serving: Deferred[bytes] | None = None
         self._timer: IDelayedCall | None = None
         self._paused = False  # we do not read
@@ -150,7 +149,6 @@ class OctezSocket(Protocol):
             return None
         payload = bytes(self._received[FRAME_HEADER:end])
         del self._received[:end]
-        self._frame_began = None
         return payload
 
     def _serve(self, payload: bytes) -> None:
@@ -158,7 +156,7 @@ class OctezSocket(Protocol):
             request = octezmessages.decode(payload)
         except Undecodable as error:
             # As Octez' own signer does: nobody knows what an answer would be taken for.
-            self._log.warn(
+            self._strangers.warn(
                 "closed the connection of {peer}, whose request cannot be read: {error}",
                 peer=named(self.transport),
                 error=error,
@@ -191,18 +189,14 @@ class OctezSocket(Protocol):
         self._hang_up()
 
     def _wait_for_client(self) -> None:
-        now = self._clock.seconds()
-        seconds = IDLE_TIMEOUT
-        if self._received and not self._clogged:
-            if self._frame_began is None:
-                self._frame_began = now
-            # What was kept from running in time may find that the time is over.
-            seconds = min(seconds, max(0.0, self._frame_began + FRAME_TIMEOUT - now))
-        self._set_timer(seconds, self._too_slow)
+        # How long a request may take in all, however steadily it drips, is for connections.py.
+        if self._received and self._place is not None:
+            self._place.receiving()
+        self._set_timer(IDLE_TIMEOUT, self._too_slow)
 
     def _too_slow(self) -> None:
         if self._received or self._clogged:
-            self._log.warn(
+            self._strangers.warn(
                 "closed the connection of {peer}, which {what}",
                 peer=named(self.transport),
                 what="does not read" if self._clogged else "stopped in the middle of a request",
@@ -230,13 +224,9 @@ class OctezSocket(Protocol):
             return await self._result(request)
         except Refused as refused:
             if not isinstance(request, Sign):  # which is logged where it was decided
-                self._log.warn(
-                    "refused {what} from {peer}: {status} {sentence}",
-                    what=_described(request),
-                    peer=peer,
-                    status=refused.status,
-                    sentence=refused,
-                )
+                self._signer.log_refusal(_described(request), peer, refused)
+            if isinstance(refused, NotAdmitted):
+                self._finishing = True
             return octezmessages.error_answer(str(refused))
         except CancelledError:
             raise
@@ -289,6 +279,7 @@ class OctezSocketFactory(Factory):
     def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer
         self._clock = clock
+        self._strangers = SparingLog(OctezSocket._log, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> OctezSocket:
-        return OctezSocket(self._signer, self._clock)
+        return OctezSocket(self._signer, self._clock, self._strangers)

@@ -5,6 +5,7 @@ one, write a function and name it in `rules_for`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from attrs import evolve, frozen
@@ -14,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from tezio_signer.errors import (
     Forbidden,
     Malformed,
+    NotAdmitted,
     TooLarge,
     TooMany,
     Unauthenticated,
@@ -71,6 +73,7 @@ class SigningRequest:
 
     :ivar data: the payload as it came, magic byte first.
     :ivar claim: the watermark's claim, once the rules have made it.
+    :ivar uncount: undoes what the rules have counted, for a request that could not be served.
     """
 
     key: PublicKeyHash
@@ -79,6 +82,7 @@ class SigningRequest:
     peer: Peer
     authentication: Signature | None = None
     claim: Claim | None = None
+    uncount: Callable[[], object] = bool
 
     @classmethod
     def read(
@@ -138,15 +142,15 @@ def decide(rules: Iterable[Rule], request: SigningRequest) -> Deferred[SigningRe
 
 
 def check_peer(peer: Peer, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
-    """Raises Forbidden unless the peer is in one of the networks."""
+    """Raises NotAdmitted unless the peer is in one of the networks."""
     if not any(peer.address in network for network in allowed):
-        raise Forbidden(f"address {peer.address} is not among allowed_ips")
+        raise NotAdmitted(f"address {peer.address} is not among allowed_ips")
 
 
 def check_user(peer: Peer, allowed: frozenset[int] | None) -> None:
-    """Raises Forbidden for a user at a Unix socket that is not among these; None are all."""
+    """Raises NotAdmitted for a user at a Unix socket that is not among these; None are all."""
     if allowed is not None and peer.credentials and peer.credentials.uid not in allowed:
-        raise Forbidden(f"user id {peer.credentials.uid} is not among allowed_uids")
+        raise NotAdmitted(f"user id {peer.credentials.uid} is not among allowed_uids")
 
 
 def allowed_peer(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Rule:
@@ -252,13 +256,16 @@ def within_rate(rate: Rate) -> Rule:
     """
 
     def rule(request: SigningRequest) -> SigningRequest:
+        if not isinstance(request.payload, Generic):
+            return request
         address = request.peer.address  # another process of the same machine is no other client
-        if isinstance(request.payload, Generic) and not rate.take((address, request.key)):
+        who = address, request.key
+        if not rate.take(who):
             raise TooMany(
                 f"more than {rate.per_minute} generic operations a minute for {request.key} from "
                 f"{address}; try again later"
             )
-        return request
+        return evolve(request, uncount=partial(rate.give_back, who))
 
     return rule
 

@@ -30,3 +30,8 @@ class Rate:
         if len(self._full_at) > REMEMBERED:
             self._full_at.popitem(last=False)
         return True
+
+    def give_back(self, who: Hashable) -> None:
+        """Take back the counting of one."""
+        if who in self._full_at:
+            self._full_at[who] -= _MINUTE / self.per_minute

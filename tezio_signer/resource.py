@@ -14,7 +14,14 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
-from tezio_signer.errors import FAULT, Forbidden, Malformed, Refused, Unauthenticated
+from tezio_signer.errors import (
+    FAULT,
+    Forbidden,
+    Malformed,
+    NotAdmitted,
+    Refused,
+    Unauthenticated,
+)
 from tezio_signer.httpsite import SignerRequest
 from tezio_signer.octezjson import Json, encode, error_list
 from tezio_signer.peers import NO_PROOF, named, peer_of
@@ -110,14 +117,10 @@ class SignerResource:
         refused = failure.value
         assert isinstance(refused, Refused)
         if request.method != b"POST":  # a signing request is logged where it was decided
-            self._log.warn(
-                "refused {method} {path} from {peer}: {status} {sentence}",
-                method=request.method.decode("ascii"),
-                path=request.path.decode("ascii"),
-                peer=named(request.transport),
-                status=refused.status,
-                sentence=refused,
-            )
+            what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
+            self._signer.log_refusal(what, named(request.transport), refused)
+        if isinstance(refused, NotAdmitted):
+            request.end_connection()
         request.setResponseCode(refused.status)
         return _respond(request, error_list(refused))
 

@@ -10,7 +10,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import FAULT, Conflict, Forbidden, Refused, Unavailable, UnknownKey
+from tezio_signer.errors import (
+    FAULT,
+    Conflict,
+    Forbidden,
+    NotAdmitted,
+    Refused,
+    Unavailable,
+    UnknownKey,
+)
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsmdevice import Priority
 from tezio_signer.hsmpool import HsmPool, Signing
@@ -23,6 +31,7 @@ from tezio_signer.policy import (
     rules_for,
 )
 from tezio_signer.settings import Settings
+from tezio_signer.sparinglog import SparingLog
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation
 from tezio_signer.watermarks.claims import Watermarks
@@ -99,16 +108,25 @@ class Signer:
         self._hsms = hsms
         self._clock = clock
         self._rules = rules_for(settings, hsms.public_key, watermarks, clock)
+        self._strangers = SparingLog(self._log, clock)
         self._flights: dict[_Asked, _Flight] = {}
         self._closed_because: str | None = None
         self._open = 0
         self._idle: list[Deferred[None]] = []
 
     def admit(self, peer: Peer) -> None:
-        """Raises Forbidden for an address or a user that may ask nothing."""
+        """Raises NotAdmitted for an address or a user that may ask nothing."""
         if self._settings.security.remote_ip_check:
             check_peer(peer, self._settings.allowed_ips)
         check_user(peer, self._settings.allowed_uids)
+
+    def admits(self, address: str | None) -> bool:
+        """Whether anybody at an IP address, or None for a Unix socket, may ask anything."""
+        try:
+            self.admit(Peer() if address is None else Peer.at(address))
+        except (Forbidden, ValueError):
+            return False
+        return True
 
     def authorized_keys(self) -> tuple[PublicKeyHash, ...] | None:
         """Who may authenticate; None if nobody has to."""
@@ -182,13 +200,9 @@ class Signer:
             request = await decide(self._rules, request)
             signature = await self._signature(request)
         except Refused as refused:
-            self._log.warn(
-                "refused {what} from {peer} in {milliseconds} ms: {status} {sentence}",
-                status=refused.status,
-                sentence=refused,
-                reason=refused.reason,
-                **facts(),
-            )
+            if isinstance(refused, Unavailable) and request is not None:
+                request.uncount()  # octez-client asks again by itself
+            self._refused("refused {what} from {peer} in {milliseconds} ms", refused, facts())
             raise
         except CancelledError:
             self._log.warn("client {peer} went away after {milliseconds} ms: {what}", **facts())
@@ -200,6 +214,20 @@ class Signer:
             raise Refused(FAULT) from None
         self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
         return signature
+
+    def log_refusal(self, what: str, peer: str, refused: Refused) -> None:
+        """A line for a request that was refused at a door, and is none to sign."""
+        self._refused("refused {what} from {peer}", refused, {"what": what, "peer": peer})
+
+    def _refused(self, sentence: str, refused: Refused, facts: dict[str, Any]) -> None:
+        warn = self._strangers.warn if isinstance(refused, NotAdmitted) else self._log.warn
+        warn(
+            sentence + ": {status} {sentence}",
+            status=refused.status,
+            sentence=refused,
+            reason=refused.reason,
+            **facts,
+        )
 
     def _signature(self, request: SigningRequest) -> Deferred[Signature]:
         """The signature of an allowed request.

@@ -130,7 +130,7 @@ def makeService(options: Options) -> Daemon:
     sockets_at = options["octez-socket"] or settings.octez_socket
     for warning in unprotected_by_token(settings.request_token, options["octez-socket"]):
         _log.warn("{sentence}", sentence=warning)
-    connections = Connections(settings.limits, reactor)
+    connections = Connections(settings.limits, reactor, signer.admits)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()
     site = SignerSite(routes, settings.limits, reactor)
