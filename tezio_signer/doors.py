@@ -1,8 +1,6 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
-import re
 import resource
-from collections.abc import Sequence
 from errno import EAGAIN
 from math import ceil
 from socket import IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, TCP_DEFER_ACCEPT, socket
@@ -29,52 +27,6 @@ ACCEPTED_AT_ONCE = 32
 _MOST_DEAD = 256
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
-_TLS = ("ssl", "tls")
-_METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
-_NOT_ESCAPED = re.compile(r"(?<!\\):")
-
-
-def is_tls(endpoint: str) -> bool:
-    """Whether an endpoint string stands for HTTPS."""
-    return _kind(endpoint) in _TLS
-
-
-def _kind(endpoint: str) -> str:
-    kinds = [part.lower() for part in _NOT_ESCAPED.split(endpoint)]
-    return kinds[1] if kinds[0] == "haproxy" and len(kinds) > 1 else kinds[0]
-
-
-def check_endpoints(endpoints: Sequence[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what must not be."""
-    for endpoint in endpoints:
-        _check_method(endpoint)
-    if client_ca is None:
-        return ()
-    if not any(map(is_tls, endpoints)):
-        raise StartupError(
-            "client_ca protects nothing: no endpoint of HTTP is HTTPS, such as "
-            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
-        )
-    for endpoint in endpoints:
-        if _kind(endpoint) == "tls":
-            raise StartupError(
-                f"{endpoint!r} cannot ask for the certificates of client_ca: use ssl: instead"
-            )
-    return tuple(
-        f"{endpoint} asks for no client certificate: client_ca is for HTTPS only"
-        for endpoint in endpoints
-        if not is_tls(endpoint)
-    )
-
-
-def _check_method(endpoint: str) -> None:
-    for part in _NOT_ESCAPED.split(endpoint)[1:]:
-        name, _, method = part.partition("=")
-        if name.lower() == "sslmethod" and method not in _METHODS:
-            raise StartupError(
-                f"{endpoint!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that is "
-                "spoken; leave sslmethod out"
-            )
 
 
 def check_open_files(connections: Connections) -> None:
