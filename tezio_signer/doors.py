@@ -1,9 +1,6 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
 import resource
-from errno import EAGAIN
-from math import ceil
-from socket import IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, TCP_DEFER_ACCEPT, socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -13,18 +10,14 @@ from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.tcp import Port
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from tezio_signer import ports
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.errors import StartupError
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import ClientCa
 
-BACKLOG = 4096
-"""Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
-ACCEPTED_AT_ONCE = 32
-_MOST_DEAD = 256
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
 
@@ -72,26 +65,31 @@ class _ListeningReactor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
+    @property
+    def _seconds(self) -> float:
+        return self._connections.limits.request_seconds
+
     def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
         return LimitedFactory(factory, self._connections)
 
     def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        backlog: int = ports.BACKLOG,
+        interface: str = "",
     ) -> IListeningPort:
-        opened = _Port(
-            port, self._limited(factory), max(backlog, BACKLOG), interface, self._reactor
+        opened: IListeningPort = ports.listen_tcp(
+            port, self._limited(factory), backlog, interface, self._reactor, self._seconds
         )
-        opened.startListening()
-        opened.wait_for_data(self._connections.limits.request_seconds)
-        listener: IListeningPort = opened
-        return listener
+        return opened
 
     def listenSSL(
         self,
         port: int,
         factory: IProtocolFactory,
         contextFactory: Any,  # noqa: N803
-        backlog: int = BACKLOG,
+        backlog: int = ports.BACKLOG,
         interface: str = "",
     ) -> IListeningPort:
         try:
@@ -103,10 +101,15 @@ class _ListeningReactor:
         )
 
     def listenUNIX(
-        self, address: str, factory: IProtocolFactory, *arguments: Any, **named: Any
+        self,
+        address: str,
+        factory: IProtocolFactory,
+        backlog: int = ports.BACKLOG,
+        mode: int = 0o600,
+        wantPID: bool = True,  # noqa: N803
     ) -> IListeningPort:
-        opened: IListeningPort = self._reactor.listenUNIX(
-            address, self._limited(factory), *arguments, **named
+        opened: IListeningPort = ports.listen_unix(
+            address, self._limited(factory), backlog, mode, self._reactor, lock=wantPID
         )
         return opened
 
@@ -117,49 +120,6 @@ class _ListeningReactor:
             descriptor, family, self._limited(factory)
         )
         return opened
-
-
-class _ListeningSocket(socket):
-    """Does not bother the reactor with connections that are over before they are accepted."""
-
-    def accept(self) -> tuple[socket, Any]:
-        for _ in range(_MOST_DEAD):
-            connection, address = super().accept()
-            try:
-                dead = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
-            except BlockingIOError:
-                dead = False
-            except OSError:
-                dead = True
-            if not dead:
-                return connection, address
-            connection.close()
-        raise BlockingIOError(EAGAIN, "let others have a turn")
-
-
-class _Port(Port):
-    """A port that a flood of connections does not make deaf for those that it has."""
-
-    def createInternetSocket(self) -> socket:
-        listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
-        listening.setblocking(False)
-        return listening
-
-    def wait_for_data(self, seconds: float) -> None:
-        """Have the system keep connections on which nothing comes: here, the client speaks first.
-
-        A flood of them, or thousands that are idle, then costs the daemon nothing.
-        """
-        self.socket.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
-
-    @property
-    def numberAccepts(self) -> int:
-        """How many are accepted before others have a turn; Twisted would take ever more."""
-        return ACCEPTED_AT_ONCE
-
-    @numberAccepts.setter
-    def numberAccepts(self, value: int) -> None:
-        pass
 
 
 def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:
