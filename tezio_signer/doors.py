@@ -116,8 +116,8 @@ class _ListeningReactor:
     def adoptStreamPort(
         self, descriptor: int, family: int, factory: IProtocolFactory
     ) -> IListeningPort:
-        opened: IListeningPort = self._reactor.adoptStreamPort(
-            descriptor, family, self._limited(factory)
+        opened: IListeningPort = ports.adopt(
+            descriptor, family, self._limited(factory), self._reactor, self._seconds
         )
         return opened
 

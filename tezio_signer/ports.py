@@ -1,12 +1,18 @@
 """Listening ports that a flood of connections does not make deaf for those that they have."""
 
 import os
+from collections.abc import Callable
 from errno import EAGAIN
 from math import ceil
 from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
     IPPROTO_TCP,
     MSG_DONTWAIT,
     MSG_PEEK,
+    SO_ACCEPTCONN,
+    SOL_SOCKET,
     TCP_DEFER_ACCEPT,
     socket,
 )
@@ -15,6 +21,7 @@ from typing import Any
 from twisted.internet import tcp, unix
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import StartupError
@@ -87,6 +94,26 @@ class _UnixPort(_Port, unix.Port):
         self._path.release()
 
 
+class _AdoptedUnixPort(_Port, unix.Port):
+    """A port on a socket whose path and mode belong to whoever has handed it over."""
+
+    def startListening(self) -> None:
+        assert self._preexistingSocket is not None
+        assert self.factory is not None
+        tcp._reservedFD.reserve()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self._shouldShutdown = False  # it is listened on again after us
+        name = os.fsdecode(self._bindPath or b"")
+        log.msg(f"{self._getLogPrefix(self.factory)} starting on {name!r}")
+        self.factory.doStart()
+        self.connected = True
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted does
+        self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        tcp.Port.connectionLost(self, reason)
+
+
 def listen_tcp(
     port: int, factory: IProtocolFactory, backlog: int, interface: str, reactor: Any, seconds: float
 ) -> tcp.Port:
@@ -107,6 +134,37 @@ def listen_unix(
     opened = _UnixPort(path, lock, factory, max(backlog, BACKLOG), mode, reactor)
     opened.startListening()
     return opened
+
+
+def adopt(
+    descriptor: int, family: int, factory: IProtocolFactory, reactor: Any, seconds: float
+) -> tcp.Port:
+    """Listen on a socket that was handed over; raises StartupError if there is no such socket.
+
+    Who has handed it over has it afterwards as it was, as far as others can see.
+    """
+    try:
+        handed_over = _ListeningSocket(fileno=os.dup(descriptor))
+        listens = handed_over.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartupError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+    if handed_over.family != family or not listens:
+        handed_over.close()
+        raise StartupError(
+            f"descriptor {descriptor} is a socket of {handed_over.family.name} which "
+            f"{'listens' if listens else 'does not listen'}, not what the endpoint says"
+        )
+    handed_over.setblocking(False)
+    adopting: Callable[..., tcp.Port] = _AdoptedUnixPort if family == AF_UNIX else _Port
+    name = handed_over.getsockname()
+    if family in (AF_INET, AF_INET6):
+        _wait_for_data(handed_over, seconds)
+        port = adopting(0, factory, interface=name[0], reactor=reactor)
+    else:
+        port = adopting(name, factory, reactor=reactor)
+    port._preexistingSocket = handed_over
+    port.startListening()
+    return port
 
 
 def _wait_for_data(listening: socket, seconds: float) -> None:
