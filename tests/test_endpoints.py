@@ -47,6 +47,18 @@ class ReadingTests(SynchronousTestCase):
         ):
             self.assertFalse(Endpoint.parse(endpoint).is_private, endpoint)
 
+    def test_mode(self) -> None:
+        """A Unix socket is its user's own, unless a mode is given."""
+        for given, opened in (
+            ("unix:/x", "unix:/x:mode=600"),
+            ("haproxy:unix:/x", "unix:/x:mode=600"),
+            ("unix:/a\\:mode=1:lockfile=0", "unix:/a\\:mode=1:lockfile=0:mode=600"),
+            ("unix:/x:mode=660", "unix:/x:mode=660"),
+            ("unix:/x:666", "unix:/x:666"),
+            ("tcp:1", "tcp:1"),
+        ):
+            self.assertEqual(Endpoint.parse(given).description, opened)
+
     def test_unreadable(self) -> None:
         """What nobody could read ends the start."""
         for endpoint, says in (

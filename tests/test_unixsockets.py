@@ -223,3 +223,13 @@ class DaemonTests(ProcessTestCase):
         daemon = self.start_at("unix:signer.sock:lockfile=0")
         await self.refused(daemon, "signer.sock: Address already in use")
         self.assertTrue(self.path.exists())
+
+    async def test_mode(self) -> None:
+        """A socket is its user's own unless a mode is given, whatever Twisted would make of it."""
+        for option, mode in (("", 0o600), (":mode=666", 0o666), (":660", 0o660)):
+            daemon = self.start_at(f"unix:signer.sock{option}")
+            await self.assert_signs(daemon)
+            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), mode)
+            daemon.send("TERM")
+            await daemon.exits()
+            self.assertEqual(os.listdir(self.directory), [])

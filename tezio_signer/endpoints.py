@@ -9,6 +9,8 @@ from twisted.internet.endpoints import _parse  # what reads it otherwise may be 
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 
+UNIX_MODE = "600"
+"""Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""
 _PROXY = "haproxy"
 _TLS = ("ssl", "tls")
 _METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
@@ -55,6 +57,8 @@ class Endpoint:
         if kind == _PROXY:
             raise StartupError(f"{text!r} names {_PROXY} twice")
         arguments = dict(zip(_ARGUMENTS.get(kind, ()), given[1:], strict=False)) | named
+        if kind == "unix" and "mode" not in arguments:
+            description += f":mode={UNIX_MODE}"
         return cls(text, description, kind, proxied, arguments)
 
     @property
