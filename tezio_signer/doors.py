@@ -16,6 +16,7 @@ from tezio_signer import ports
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
+from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import ClientCa
 
@@ -43,13 +44,11 @@ def door(
 ) -> IService:
     """The service that listens on an endpoint; raises StartupError."""
     to_open = Endpoint.parse(endpoint)
+    if to_open.proxied:
+        factory = ProxiedFactory(factory, connections)
     try:
         listening: Any = _ListeningReactor(reactor, connections, client_ca)
-        return listening_service(
-            f"haproxy:{to_open.description}" if to_open.proxied else to_open.description,
-            factory,
-            listening,
-        )
+        return listening_service(to_open.description, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
     except (CryptoError, SSL.Error, VerifyError) as error:
