@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import octezsocketclient as octezsocket
+from tests.octezclient import message_in, post
 from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
-from tests.stand import Client, Stand, settings_with
-from tests.test_refusals import DoorsTestCase
+from tests.stand import Client, Stand, parse_response, settings_with
+from tests.test_refusals import NOOP, DoorsTestCase
+from tests.vectors import TZ3
 from tezio_signer.proxies import Header, UnsaidAddress, read_header
 
 _SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
@@ -131,6 +133,10 @@ class ProxyTests(DoorsTestCase):
         finally:
             await asking.hang_up(conversation)
 
+    def refusals(self, events: Sequence[LogEvent]) -> list[str]:
+        """What the log says of requests that were refused."""
+        return [line for line in map(formatEvent, events) if line and line.startswith("refused")]
+
     async def test_clients_of_a_proxy(self) -> None:
         """The proxy's word for an address counts; a client of which it says none is refused.
 
@@ -150,6 +156,23 @@ class ProxyTests(DoorsTestCase):
             self.assertEqual(await self.ask(header, None, request), over_tcp)
             path = os.path.relpath(self.mktemp())
             self.assertEqual(await self.ask(header, path, request), over_unix)
+
+    async def test_is_logged(self) -> None:
+        """A client of whom nothing is known is refused with one line in the log, at every door."""
+        for header in (b"PROXY UNKNOWN\r\n", UNIX):
+            request = octezsocket.sign(str(TZ3), NOOP)
+            with capturedLogs() as events:
+                self.assertEqual(await self.ask(header, None, request), _UNKNOWN)
+            (line,) = self.refusals(events)
+            self.assertIn(f"403 {_UNKNOWN}", line)
+            client = Client(0, self.door(None, http=True))
+            for request in (post("h", f"/keys/{TZ3}", NOOP), b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"):
+                closing = request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+                with capturedLogs() as events:
+                    answer = parse_response(await client.raw(header + closing))
+                self.assertEqual((answer.status, message_in(answer.body)), (403, _UNKNOWN))
+                (line,) = self.refusals(events)
+                self.assertIn(f"403 {_UNKNOWN}", line)
 
     async def test_no_header(self) -> None:
         """What is no header closes the connection; no flood of them fills the log."""

@@ -229,7 +229,7 @@ class OctezSocket(Protocol):
         try:
             return await self._result(request)
         except Refused as refused:
-            if not isinstance(request, Sign):  # which is logged where it was decided
+            if not refused.logged:
                 self._log.warn(
                     "refused {what} from {peer}: {status} {sentence}",
                     what=_described(request),

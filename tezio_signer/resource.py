@@ -109,7 +109,7 @@ class SignerResource:
         """An Octez error list, with the status of the refusal."""
         refused = failure.value
         assert isinstance(refused, Refused)
-        if request.method != b"POST":  # a signing request is logged where it was decided
+        if not refused.logged:
             self._log.warn(
                 "refused {method} {path} from {peer}: {status} {sentence}",
                 method=request.method.decode("ascii"),

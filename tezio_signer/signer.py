@@ -182,6 +182,7 @@ class Signer:
             request = await decide(self._rules, request)
             signature = await self._signature(request)
         except Refused as refused:
+            refused.logged = True
             self._log.warn(
                 "refused {what} from {peer} in {milliseconds} ms: {status} {sentence}",
                 status=refused.status,
@@ -197,7 +198,9 @@ class Signer:
             self._log.failure(
                 "fault while serving {what} from {peer} in {milliseconds} ms", **facts()
             )
-            raise Refused(FAULT) from None
+            fault = Refused(FAULT)
+            fault.logged = True
+            raise fault from None
         self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
         return signature
 
