@@ -18,6 +18,10 @@ from tests.stand import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"
+_ACTIVATED = (
+    "import os; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', "
+    f"LISTEN_FDNAMES='door'); {TWISTD}"
+)
 _COMMAND = "from tezio_signer.cli import main; main()"
 
 
@@ -103,21 +107,38 @@ def reserve_port() -> socket.socket:
     return bound
 
 
-def spawn(arguments: Sequence[str], directory: Path, environment: Mapping[str, str]) -> Process:
-    """Start a program in a directory; its first argument is its path."""
+def spawn(
+    arguments: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    descriptors: Mapping[int, int] | None = None,
+) -> Process:
+    """Start a program in a directory; its first argument is its path.
+
+    :param descriptors: of ours, by what they are for it, besides its standard output and input.
+    """
     process = Process()
     reactor.spawnProcess(  # type: ignore[attr-defined]
-        process, arguments[0], arguments, environment, str(directory)
+        process,
+        arguments[0],
+        arguments,
+        environment,
+        str(directory),
+        childFDs={0: "w", 1: "r", 2: "r", **(descriptors or {})},
     )
     return process
 
 
 def _spawn_ours(
-    program: str, arguments: Sequence[str], directory: Path, changes: Mapping[str, str]
+    program: str,
+    arguments: Sequence[str],
+    directory: Path,
+    changes: Mapping[str, str],
+    descriptors: Mapping[int, int] | None = None,
 ) -> Process:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
     environment.pop("TEZIO_SIGNER_CONFIG", None)
-    return spawn([sys.executable, "-c", program, *arguments], directory, environment)
+    return spawn([sys.executable, "-c", program, *arguments], directory, environment, descriptors)
 
 
 def spawn_daemon(directory: Path, *options: str, **environment: str) -> Process:
@@ -134,6 +155,16 @@ def spawn_command(directory: Path, *arguments: str) -> Process:
 def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:
     """Run `twistd -n tezio-signer` with these options in a directory, for a test."""
     process = spawn_daemon(directory, *options)
+    test.addCleanup(process.kill)
+    return process
+
+
+def start_activated(
+    test: TestCase, directory: Path, listening: socket.socket, *options: str
+) -> Process:
+    """The same as systemd starts it, with a socket called `door`."""
+    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
+    process = _spawn_ours(_ACTIVATED, arguments, directory, {}, {3: listening.fileno()})
     test.addCleanup(process.kill)
     return process
 

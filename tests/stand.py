@@ -1,5 +1,6 @@
 """A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http.client import HTTPResponse
@@ -13,11 +14,13 @@ from twisted.internet.endpoints import clientFromString, connectProtocol, server
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.vectors import TZ3
 from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.doors import door
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
@@ -26,7 +29,7 @@ from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
-from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.settings import ClientCa, Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.tezos.payload import Operation
@@ -208,3 +211,18 @@ class Stand(Client):
         )
         test.addCleanup(port.stopListening)
         return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"
+
+    def open_door(
+        self,
+        test: TestCase,
+        endpoint: str,
+        factory: IProtocolFactory,
+        client_ca: ClientCa | None = None,
+    ) -> str:
+        """Open a door as the daemon does; where it listens, as it says in the log."""
+        service = door(endpoint, factory, reactor, self.connections, client_ca)
+        with capturedLogs() as events:
+            service.privilegedStartService()
+        test.addCleanup(service.stopService)
+        (at,) = re.findall(" starting on (.*)", "\n".join(map(formatEvent, events)))
+        return str(at)

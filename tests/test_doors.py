@@ -10,18 +10,17 @@ from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
-from zope.interface import provider
 
 from tests import octezclient
+from tests import octezsocketclient as octezsocket
 from tests.certificates import Authority, Certified
 from tests.octezclient import HSM_KEYS, text_in, verifies
 from tests.stand import Client, Stand, parse_response, reactor
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.connections import Closable, Connections, Place
-from tezio_signer.doors import check_endpoints, check_open_files, door, is_tls
+from tezio_signer.doors import check_open_files, door
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa, Limits
 
@@ -54,21 +53,7 @@ class TlsTestCase(TestCase):
         """Open a door on an endpoint, until the test ends."""
         self.stand = Stand()
         await self.stand.start(self)
-        listening: Deferred[int] = Deferred()
-
-        @provider(ILogObserver)
-        def observe(event: LogEvent) -> None:
-            text = formatEvent(event)
-            if "SignerSite (TLS) starting on " in text and not listening.called:
-                listening.callback(int(text.rpartition(" ")[2]))
-
-        globalLogPublisher.addObserver(observe)
-        self.addCleanup(globalLogPublisher.removeObserver, observe)
-        service = door(endpoint, self.stand.site, reactor, self.stand.connections, ca)
-        service.privilegedStartService()
-        self.addCleanup(service.stopService)
-        self.addCleanup(self.stand.connections.stopService)
-        self.port = await listening
+        self.port = int(self.stand.open_door(self, endpoint, self.stand.site, ca))
 
     def context(self, certified: Certified | None = None) -> ssl.SSLContext:
         """A client that believes the server's authority, and shows this certificate."""
@@ -77,23 +62,27 @@ class TlsTestCase(TestCase):
             context.load_cert_chain(certified.certificate, certified.key)
         return context
 
-    def ask(self, context: ssl.SSLContext) -> Deferred[bytes]:
-        """All that comes back for a request to sign; fails if TLS does."""
-        return deferToThread(self._ask, context)
+    def ask(
+        self, context: ssl.SSLContext, asking: bytes = REQUEST, length: int | None = None
+    ) -> Deferred[bytes]:
+        """All that comes back for a request, or so many bytes; fails if TLS does."""
+        return deferToThread(self._ask, context, asking, length)
 
-    def _ask(self, context: ssl.SSLContext) -> bytes:
+    def _ask(self, context: ssl.SSLContext, asking: bytes, length: int | None) -> bytes:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         with plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
-            connection.sendall(REQUEST)
+            connection.sendall(asking)
             received = b""
-            while part := connection.recv(65536):
+            while len(received) != length and (part := connection.recv(65536)):
                 received += part
             return received
 
-    async def answer_or_none(self, context: ssl.SSLContext) -> bytes:
+    async def answer_or_none(
+        self, context: ssl.SSLContext, asking: bytes = REQUEST, length: int | None = None
+    ) -> bytes:
         """What comes back; nothing if the connection fails in whatever way."""
         try:
-            return await self.ask(context)
+            return await self.ask(context, asking, length)
         except OSError:  # as all errors of ssl are
             return b""
 
@@ -190,6 +179,17 @@ class ClientCertificateTests(TlsTestCase):
         for authority in (one, two):
             await self.assert_signs(self.context(authority.certify("client")))
 
+    async def test_sockets(self) -> None:
+        """It is asked for by the socket protocol too, where that is inside TLS."""
+        ours = Authority(self.directory, "ours")
+        await self.listen(self.endpoint)
+        at = self.stand.open_door(self, self.endpoint, self.stand.sockets, client_ca(ours.path))
+        self.port = int(at)
+        asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
+        for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):
+            received = await self.answer_or_none(self.context(certified), asking, 4)
+            self.assertEqual(received, answer)
+
 
 class DeadlineTests(TlsTestCase):
     """A connection that stops in the middle of TLS."""
@@ -240,43 +240,13 @@ class IdleTests(TlsTestCase):
         self.assertEqual(entered, ["127.0.0.1"])
 
 
-class EndpointTests(SynchronousTestCase):
-    """What is said of endpoints before anything listens."""
+class MistakeTests(SynchronousTestCase):
+    """What keeps doors from being opened."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.authority = Authority(self.directory)
-        self.ca = client_ca(self.authority.path)
-
-    def refused(self, *endpoints: str, ca: ClientCa | None = None) -> str:
-        """Why endpoints end the start."""
-        return str(self.assertRaises(StartupError, check_endpoints, endpoints, ca))
-
-    def test_which_are_https(self) -> None:
-        """`ssl:` and `tls:` are, behind a proxy too."""
-        for endpoint in ("ssl:6732:privateKey=k", "tls:/certs:port=443", "haproxy:ssl:1"):
-            self.assertTrue(is_tls(endpoint), endpoint)
-        for endpoint in ("tcp:6732", "unix:/ssl", "haproxy:tcp:1:ssl", "tcp6:1:interface=\\:\\:1"):
-            self.assertFalse(is_tls(endpoint), endpoint)
-
-    def test_old_methods(self) -> None:
-        """A method that could speak something older than TLS 1.2, or none, ends the start."""
-        for method in ("TLSv1_METHOD", "TLSv1_1_METHOD", "SSLv23_METHOD", "SSLv3_METHOD", "x"):
-            sentence = self.refused("tcp:1", f"ssl:1:privateKey=k:sslmethod={method}")
-            self.assertIn(f"sslmethod={method} is not possible, TLS 1.2 is the oldest", sentence)
-        self.assertEqual(check_endpoints(["ssl:1:sslmethod=TLSv1_2_METHOD"], None), ())
-
-    def test_client_ca_without_https(self) -> None:
-        """A protection that would protect nothing, or could not, ends the start."""
-        self.assertIn("client_ca protects nothing", self.refused("tcp:1", "unix:/x", ca=self.ca))
-        self.assertIn("use ssl: instead", self.refused("ssl:1", "tls:/x", ca=self.ca))
-
-    def test_client_ca_beside_plain_http(self) -> None:
-        """Plain HTTP beside it is warned of."""
-        self.assertEqual(check_endpoints(["ssl:1"], self.ca), ())
-        (warning,) = check_endpoints(["ssl:1", "tcp:2"], self.ca)
-        self.assertIn("tcp:2 asks for no client certificate", warning)
 
     def test_bad_files(self) -> None:
         """Keys and certificates that cannot be used end the start with one line."""

@@ -10,7 +10,6 @@ from typing import cast
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -18,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import octezsocketclient as octezsocket
 from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
-from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
-from tests.stand import Client, Stand, reactor, settings_with
+from tests.octezsocketclient import OctezSocketClient, OctezSocketError
+from tests.stand import Client, Stand, settings_with
 from tests.test_signer import FailingStore
 from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.errors import Forbidden
@@ -418,49 +417,6 @@ class UserTests(DoorsTestCase):
         said = [formatEvent(event) for event in events if "signed" in event["log_format"]]
         whose = f"from 127.0.0.1 (uid {os.getuid()}, gid {os.getgid()}, pid {os.getpid()}) in"
         self.assertEqual([whose in line for line in said], [True, True, False])
-
-
-_PROXY_V2 = bytes.fromhex("0d0a0d0a000d0a515549540a")
-
-
-class ProxyTests(DoorsTestCase):
-    """Doors behind a proxy that speaks the PROXY protocol."""
-
-    async def ask(self, header: bytes, path: str | None) -> str:
-        """What a client of a proxy is told who asks for the authorized keys on a socket."""
-        stand = Stand(settings_with(allowed_ips=(ip_network("127.0.0.1"),)))
-        await stand.start(self)
-        inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        port = await serverFromString(reactor, f"haproxy:{inner}").listen(stand.sockets)
-        self.addCleanup(port.stopListening)
-        endpoint = inner if path else f"tcp:127.0.0.1:{port.getHost().port}"
-        asking = OctezSocketClient(endpoint)
-        conversation = await asking.connect()
-        conversation.transport.write(header)
-        try:
-            return result_in(await conversation.ask(octezsocket.AUTHORIZED_KEYS)).hex()
-        except OctezSocketError as refused:
-            return refused.message
-        finally:
-            await asking.hang_up(conversation)
-
-    async def test_clients_of_a_proxy(self) -> None:
-        """The proxy's word for an address counts; a client of which it says none is refused."""
-        unix = (
-            _PROXY_V2 + b"\x21\x31\x00\xd8" + b"/client".ljust(108, b"\0") + b"/x".ljust(108, b"\0")
-        )
-        unknown = "the address of the client is not known"
-        for header, over_tcp, over_unix in (
-            (b"PROXY TCP4 127.0.0.1 127.0.0.1 1025 7732\r\n", "00", "00"),
-            (
-                b"PROXY TCP4 10.0.0.1 127.0.0.1 1025 7732\r\n",
-                "address 10.0.0.1 is not among allowed_ips",
-                "address 10.0.0.1 is not among allowed_ips",
-            ),
-            (unix, unknown, "00"),
-        ):
-            self.assertEqual(await self.ask(header, None), over_tcp)
-            self.assertEqual(await self.ask(header, os.path.relpath(self.mktemp())), over_unix)
 
 
 class _Transport(StringTransport):

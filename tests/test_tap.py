@@ -22,6 +22,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import provider
 
+from tests.certificates import Authority
 from tests.daemonprocess import FREE_PORT
 from tests.stand import Client
 from tests.vectors import PAYLOADS, TZ3
@@ -212,6 +213,58 @@ class MakeServiceTests(TapTestCase):
             self.assertEqual(len(warnings), len(expected))
             for event, words in zip(warnings, expected, strict=True):
                 self.assertIn(words, event.get("sentence") or event["log_format"])
+
+    def warnings(self, *arguments: str) -> list[str]:
+        """What is warned of, of its doors."""
+        with capturedLogs() as events:
+            tap.makeService(parsed(*arguments))
+        return [event["sentence"] for event in events if "sentence" in event]
+
+    def test_warnings_of_sockets(self) -> None:
+        """Those of doors that are not opened are left out, and none is said twice."""
+        (self.directory / "token.txt").write_text("0123456789abcdef")
+        (self.directory / "token.txt").chmod(0o600)
+        self.write(
+            more="request_token: {header: x-a, file: token.txt}\n"
+            "listen: {http: ['haproxy:tcp:1'], octez_socket: ['tcp:2', 'haproxy:tcp:3']}"
+        )
+        tokenless = "request_token protects HTTP only: who can connect to {} needs none"
+        proxy = "whoever can connect to {} chooses the address"
+        for arguments, expected in (
+            (
+                (),
+                [
+                    proxy.format("haproxy:tcp:1"),
+                    proxy.format("haproxy:tcp:3"),
+                    tokenless.format("tcp:2"),
+                    tokenless.format("haproxy:tcp:3"),
+                ],
+            ),
+            (("--octez-socket", "unix:x", "--http", "tcp:4"), [tokenless.format("unix:x")]),
+        ):
+            warnings = self.warnings(*arguments)
+            self.assertEqual(len(warnings), len(expected), warnings)
+            for warning, words in zip(warnings, expected, strict=True):
+                self.assertTrue(warning.startswith(words), warning)
+
+    def test_client_ca(self) -> None:
+        """It is for the doors of the socket protocol too: all of them are checked together."""
+        authority = Authority(self.directory)
+        server = authority.certify("server", server=True)
+        https = f"ssl:0:interface=127.0.0.1:privateKey={server.key}:certKey={server.certificate}"
+        self.write(more=f"client_ca: {authority.path}")
+        self.assertEqual(self.warnings("--http", https, "--octez-socket", https), [])
+        for http, socket in ((https, "tcp:2"), ("tcp:2", https)):
+            (warning,) = self.warnings("--http", http, "--octez-socket", socket)
+            self.assertIn("tcp:2 asks for no client certificate", warning)
+        for http, socket, words in (
+            ("tcp:1", "tcp:2", "client_ca protects nothing"),
+            (https, "tls:/certs:port=0", "use ssl: instead"),
+            (https, f"{https}:sslmethod=SSLv23_METHOD", "TLS 1.2 is the oldest"),
+        ):
+            options = parsed("--http", http, "--octez-socket", socket)
+            error = self.assertRaises(StartupError, tap.makeService, options)
+            self.assertIn(words, str(error))
 
 
 class MistakeTests(TapTestCase):

@@ -19,7 +19,8 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
-from tezio_signer.doors import check_endpoints
+from tezio_signer.doorconfig import unprotected_by_token
+from tezio_signer.endpoints import check_endpoints
 from tezio_signer.errors import StartupError, Unavailable
 from tezio_signer.hsm.boards import Board, find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -84,7 +85,11 @@ def _milliseconds(text: str) -> float:
 def _check(options: argparse.Namespace) -> None:
     settings = load_settings(options.config, simulate=False)
     rows = _meaning(settings)
-    warnings = [*settings.warnings, *check_endpoints(settings.http, settings.client_ca)]
+    warnings = [
+        *settings.warnings,
+        *check_endpoints([*settings.http, *settings.octez_socket], settings.client_ca),
+        *unprotected_by_token(settings.request_token, settings.octez_socket),
+    ]
     if options.json:
         doors = {"http": list(settings.http), **_protections(settings)}
         print(json.dumps({"keys": rows, **doors, "warnings": warnings}, indent=2))

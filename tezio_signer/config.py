@@ -12,7 +12,6 @@ from tezio_signer.doorconfig import (
     client_ca_from,
     limits_from,
     request_token_from,
-    unprotected_by_token,
 )
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
@@ -97,7 +96,6 @@ def settings_from(root: Field, directory: Path) -> Settings:
             *_switched_off(security),
             *warnings,
             *token_warnings,
-            *unprotected_by_token(token, sockets),
             *store_warnings(store),
         ),
     )

@@ -1,11 +1,6 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
-import re
 import resource
-from collections.abc import Sequence
-from errno import EAGAIN
-from math import ceil
-from socket import IPPROTO_TCP, MSG_DONTWAIT, MSG_PEEK, TCP_DEFER_ACCEPT, socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -15,66 +10,18 @@ from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.tcp import Port
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from tezio_signer import ports
 from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
+from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import ClientCa
 
-BACKLOG = 4096
-"""Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
-ACCEPTED_AT_ONCE = 32
-_MOST_DEAD = 256
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
-_TLS = ("ssl", "tls")
-_METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
-_NOT_ESCAPED = re.compile(r"(?<!\\):")
-
-
-def is_tls(endpoint: str) -> bool:
-    """Whether an endpoint string stands for HTTPS."""
-    return _kind(endpoint) in _TLS
-
-
-def _kind(endpoint: str) -> str:
-    kinds = [part.lower() for part in _NOT_ESCAPED.split(endpoint)]
-    return kinds[1] if kinds[0] == "haproxy" and len(kinds) > 1 else kinds[0]
-
-
-def check_endpoints(endpoints: Sequence[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what must not be."""
-    for endpoint in endpoints:
-        _check_method(endpoint)
-    if client_ca is None:
-        return ()
-    if not any(map(is_tls, endpoints)):
-        raise StartupError(
-            "client_ca protects nothing: no endpoint of HTTP is HTTPS, such as "
-            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
-        )
-    for endpoint in endpoints:
-        if _kind(endpoint) == "tls":
-            raise StartupError(
-                f"{endpoint!r} cannot ask for the certificates of client_ca: use ssl: instead"
-            )
-    return tuple(
-        f"{endpoint} asks for no client certificate: client_ca is for HTTPS only"
-        for endpoint in endpoints
-        if not is_tls(endpoint)
-    )
-
-
-def _check_method(endpoint: str) -> None:
-    for part in _NOT_ESCAPED.split(endpoint)[1:]:
-        name, _, method = part.partition("=")
-        if name.lower() == "sslmethod" and method not in _METHODS:
-            raise StartupError(
-                f"{endpoint!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that is "
-                "spoken; leave sslmethod out"
-            )
 
 
 def check_open_files(connections: Connections) -> None:
@@ -96,10 +43,12 @@ def door(
     client_ca: ClientCa | None = None,
 ) -> IService:
     """The service that listens on an endpoint; raises StartupError."""
+    to_open = Endpoint.parse(endpoint)
+    if to_open.proxied:
+        factory = ProxiedFactory(factory, connections)
     try:
-        proxied = endpoint.lower().startswith("haproxy:")
-        listening: Any = _ListeningReactor(reactor, connections, client_ca, proxied)
-        return listening_service(endpoint, factory, listening)
+        listening: Any = _ListeningReactor(reactor, connections, client_ca, to_open.proxied)
+        return listening_service(to_open.description, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
     except (CryptoError, SSL.Error, VerifyError) as error:
@@ -126,26 +75,31 @@ class _ListeningReactor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
+    @property
+    def _seconds(self) -> float:
+        return self._connections.limits.request_seconds
+
     def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
         return LimitedFactory(factory, self._connections, self._proxied)
 
     def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        backlog: int = ports.BACKLOG,
+        interface: str = "",
     ) -> IListeningPort:
-        opened = _Port(
-            port, self._limited(factory), max(backlog, BACKLOG), interface, self._reactor
+        opened: IListeningPort = ports.listen_tcp(
+            port, self._limited(factory), backlog, interface, self._reactor, self._seconds
         )
-        opened.startListening()
-        opened.wait_for_data(self._connections.limits.request_seconds)
-        listener: IListeningPort = opened
-        return listener
+        return opened
 
     def listenSSL(
         self,
         port: int,
         factory: IProtocolFactory,
         contextFactory: Any,  # noqa: N803
-        backlog: int = BACKLOG,
+        backlog: int = ports.BACKLOG,
         interface: str = "",
     ) -> IListeningPort:
         try:
@@ -157,63 +111,25 @@ class _ListeningReactor:
         )
 
     def listenUNIX(
-        self, address: str, factory: IProtocolFactory, *arguments: Any, **named: Any
+        self,
+        address: str,
+        factory: IProtocolFactory,
+        backlog: int = ports.BACKLOG,
+        mode: int = 0o600,
+        wantPID: bool = True,  # noqa: N803
     ) -> IListeningPort:
-        opened: IListeningPort = self._reactor.listenUNIX(
-            address, self._limited(factory), *arguments, **named
+        opened: IListeningPort = ports.listen_unix(
+            address, self._limited(factory), backlog, mode, self._reactor, lock=wantPID
         )
         return opened
 
     def adoptStreamPort(
         self, descriptor: int, family: int, factory: IProtocolFactory
     ) -> IListeningPort:
-        opened: IListeningPort = self._reactor.adoptStreamPort(
-            descriptor, family, self._limited(factory)
+        opened: IListeningPort = ports.adopt(
+            descriptor, family, self._limited(factory), self._reactor, self._seconds
         )
         return opened
-
-
-class _ListeningSocket(socket):
-    """Does not bother the reactor with connections that are over before they are accepted."""
-
-    def accept(self) -> tuple[socket, Any]:
-        for _ in range(_MOST_DEAD):
-            connection, address = super().accept()
-            try:
-                dead = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
-            except BlockingIOError:
-                dead = False
-            except OSError:
-                dead = True
-            if not dead:
-                return connection, address
-            connection.close()
-        raise BlockingIOError(EAGAIN, "let others have a turn")
-
-
-class _Port(Port):
-    """A port that a flood of connections does not make deaf for those that it has."""
-
-    def createInternetSocket(self) -> socket:
-        listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
-        listening.setblocking(False)
-        return listening
-
-    def wait_for_data(self, seconds: float) -> None:
-        """Have the system keep connections on which nothing comes: here, the client speaks first.
-
-        A flood of them, or thousands that are idle, then costs the daemon nothing.
-        """
-        self.socket.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
-
-    @property
-    def numberAccepts(self) -> int:
-        """How many are accepted before others have a turn; Twisted would take ever more."""
-        return ACCEPTED_AT_ONCE
-
-    @numberAccepts.setter
-    def numberAccepts(self, value: int) -> None:
-        pass
 
 
 def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:

@@ -11,10 +11,14 @@ FAULT = "internal error of the signer, see its log"
 
 
 class Refused(Exception):
-    """A request that is not served; `str()` is one sentence for the client."""
+    """A request that is not served; `str()` is one sentence for the client.
+
+    :ivar logged: whether it is in the log already, from where it was decided.
+    """
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "refused"
+    logged = False
 
 
 class Malformed(Refused):

@@ -223,10 +223,10 @@ class OctezSocket(Protocol):
         try:
             return await self._result(request)
         except Refused as refused:
-            if not isinstance(request, Sign):  # which is logged where it was decided
-                self._signer.log_refusal(_described(request), peer, refused)
+            self._signer.log_refusal(_described(request), peer, refused)
             if isinstance(refused, NotAdmitted):
                 self._finishing = True
+                self._received.clear()
             return octezmessages.error_answer(str(refused))
         except CancelledError:
             raise

@@ -8,8 +8,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
-from tezio_signer.errors import Forbidden
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.policy import Credentials, Peer
+from tezio_signer.proxies import UnsaidAddress
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
 _UCRED = struct.Struct("iII")
@@ -17,10 +18,10 @@ _NOBODY = Credentials(-1, -1, -1)
 
 
 def peer_of(transport: ITransport) -> Peer:
-    """Who asks, by the connection itself; raises Forbidden if its address is not known.
+    """Who asks, by the connection itself; raises NotAdmitted if its address is not known.
 
     A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says whom it stands for;
-    at a Unix socket, the credentials are its own then.
+    at a Unix socket, the credentials are its own then. Whom it says nothing of is nobody.
     """
     credentials = _credentials(transport)
     address = transport.getPeer()
@@ -28,18 +29,18 @@ def peer_of(transport: ITransport) -> Peer:
         if isinstance(address, IPv4Address | IPv6Address):
             return Peer(Peer.at(address.host).address, credentials)
     except ValueError:
-        pass  # not even an address: what a proxy said
+        pass  # not even an address
     else:
-        if credentials is not None:
+        if credentials is not None and not isinstance(address, UnsaidAddress):
             return Peer(credentials=credentials)
-    raise Forbidden("the address of the client is not known")
+    raise NotAdmitted("the address of the client is not known")
 
 
 def named(transport: ITransport) -> str:
     """A peer for the log, also one whose address is not known."""
     try:
         return str(peer_of(transport))
-    except Forbidden:
+    except NotAdmitted:
         return str(transport.getPeer())
 
 

@@ -116,9 +116,8 @@ class SignerResource:
         """An Octez error list, with the status of the refusal."""
         refused = failure.value
         assert isinstance(refused, Refused)
-        if request.method != b"POST":  # a signing request is logged where it was decided
-            what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
-            self._signer.log_refusal(what, named(request.transport), refused)
+        what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
+        self._signer.log_refusal(what, named(request.transport), refused)
         if isinstance(refused, NotAdmitted):
             request.end_connection()
         request.setResponseCode(refused.status)

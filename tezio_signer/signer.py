@@ -211,15 +211,19 @@ class Signer:
             self._log.failure(
                 "fault while serving {what} from {peer} in {milliseconds} ms", **facts()
             )
-            raise Refused(FAULT) from None
+            fault = Refused(FAULT)
+            fault.logged = True
+            raise fault from None
         self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
         return signature
 
     def log_refusal(self, what: str, peer: str, refused: Refused) -> None:
-        """A line for a request that was refused at a door, and is none to sign."""
-        self._refused("refused {what} from {peer}", refused, {"what": what, "peer": peer})
+        """A line for a request that was refused at a door, unless it has one already."""
+        if not refused.logged:
+            self._refused("refused {what} from {peer}", refused, {"what": what, "peer": peer})
 
     def _refused(self, sentence: str, refused: Refused, facts: dict[str, Any]) -> None:
+        refused.logged = True
         warn = self._strangers.warn if isinstance(refused, NotAdmitted) else self._log.warn
         warn(
             sentence + ": {status} {sentence}",

@@ -16,7 +16,8 @@ from tezio_signer import config
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.doorconfig import unprotected_by_token
-from tezio_signer.doors import check_endpoints, check_open_files, door
+from tezio_signer.doors import check_open_files, door
+from tezio_signer.endpoints import check_endpoints
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -124,11 +125,12 @@ def makeService(options: Options) -> Daemon:
         partial(_give_up, reactor),
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    endpoints = options["http"] or settings.http
-    for warning in check_endpoints(endpoints, settings.client_ca):
-        _log.warn("{sentence}", sentence=warning)
+    http_at = options["http"] or settings.http
     sockets_at = options["octez-socket"] or settings.octez_socket
-    for warning in unprotected_by_token(settings.request_token, options["octez-socket"]):
+    for warning in (
+        *check_endpoints([*http_at, *sockets_at], settings.client_ca),
+        *unprotected_by_token(settings.request_token, sockets_at),
+    ):
         _log.warn("{sentence}", sentence=warning)
     connections = Connections(settings.limits, reactor, signer.admits)
     check_open_files(connections)
@@ -137,7 +139,7 @@ def makeService(options: Options) -> Daemon:
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
         connections,
-        *(door(at, site, reactor, connections, settings.client_ca) for at in endpoints),
+        *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
         *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
     return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)

@@ -1,0 +1,175 @@
+"""Listening ports that a flood of connections does not make deaf for those that they have."""
+
+import os
+from collections.abc import Callable
+from errno import EAGAIN
+from math import ceil
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_TCP,
+    MSG_DONTWAIT,
+    MSG_PEEK,
+    SO_ACCEPTCONN,
+    SOL_SOCKET,
+    TCP_DEFER_ACCEPT,
+    socket,
+)
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.python import log
+from twisted.python.failure import Failure
+
+from tezio_signer.errors import StartupError
+from tezio_signer.unixsockets import SocketPath
+
+BACKLOG = 4096
+"""Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
+ACCEPTED_AT_ONCE = 32
+_MOST_DEAD = 256
+
+
+class _ListeningSocket(socket):
+    """Does not bother the reactor with connections that are over before they are accepted."""
+
+    def accept(self) -> tuple[socket, Any]:
+        for _ in range(_MOST_DEAD):
+            connection, address = super().accept()
+            try:
+                dead = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+            except BlockingIOError:
+                dead = False
+            except OSError:
+                dead = True
+            if not dead:
+                return connection, address
+            connection.close()
+        raise BlockingIOError(EAGAIN, "let others have a turn")
+
+
+class _Port(tcp.Port):
+    """What all ports have in common."""
+
+    def createInternetSocket(self) -> socket:
+        listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
+        listening.setblocking(False)
+        return listening
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many are accepted before others have a turn; Twisted would take ever more."""
+        return ACCEPTED_AT_ONCE
+
+    @numberAccepts.setter
+    def numberAccepts(self, value: int) -> None:
+        pass
+
+
+class _UnixPort(_Port, unix.Port):
+    """A port at a path that is taken over from a daemon that was killed."""
+
+    def __init__(self, path: str, lock: bool, *arguments: Any) -> None:
+        super().__init__(os.fsencode(path), *arguments)
+        self._path = SocketPath(path, lock)
+
+    def startListening(self) -> None:
+        self._path.take()
+        try:
+            super().startListening()
+            self._path.bound()
+        except CannotListenError as error:
+            self._path.release()
+            reason = error.socketError.strerror or error.socketError
+            raise StartupError(f"{self._path}: {reason}") from error
+        except BaseException:
+            self._path.release()
+            raise
+
+    def connectionLost(self, reason: Failure) -> None:
+        tcp.Port.connectionLost(self, reason)  # not that of unix.Port: the path may be another's
+        self._path.release()
+
+
+class _AdoptedUnixPort(_Port, unix.Port):
+    """A port on a socket whose path and mode belong to whoever has handed it over."""
+
+    def startListening(self) -> None:
+        assert self._preexistingSocket is not None
+        assert self.factory is not None
+        tcp._reservedFD.reserve()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self._shouldShutdown = False  # it is listened on again after us
+        name = os.fsdecode(self._bindPath or b"")
+        log.msg(f"{self._getLogPrefix(self.factory)} starting on {name!r}")
+        self.factory.doStart()
+        self.connected = True
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted does
+        self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        tcp.Port.connectionLost(self, reason)
+
+
+def listen_tcp(
+    port: int, factory: IProtocolFactory, backlog: int, interface: str, reactor: Any, seconds: float
+) -> tcp.Port:
+    """Listen on a port of TCP.
+
+    :param seconds: for how long the system keeps a connection on which nothing comes.
+    """
+    opened = _Port(port, factory, max(backlog, BACKLOG), interface, reactor)
+    opened.startListening()
+    _wait_for_data(opened.socket, seconds)
+    return opened
+
+
+def listen_unix(
+    path: str, factory: IProtocolFactory, backlog: int, mode: int, reactor: Any, lock: bool
+) -> tcp.Port:
+    """Listen at a path; raises StartupError if another daemon does."""
+    opened = _UnixPort(path, lock, factory, max(backlog, BACKLOG), mode, reactor)
+    opened.startListening()
+    return opened
+
+
+def adopt(
+    descriptor: int, family: int, factory: IProtocolFactory, reactor: Any, seconds: float
+) -> tcp.Port:
+    """Listen on a socket that was handed over; raises StartupError if there is no such socket.
+
+    Who has handed it over has it afterwards as it was, as far as others can see.
+    """
+    try:
+        handed_over = _ListeningSocket(fileno=os.dup(descriptor))
+        listens = handed_over.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartupError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+    if handed_over.family != family or not listens:
+        handed_over.close()
+        raise StartupError(
+            f"descriptor {descriptor} is a socket of {handed_over.family.name} which "
+            f"{'listens' if listens else 'does not listen'}, not what the endpoint says"
+        )
+    handed_over.setblocking(False)
+    adopting: Callable[..., tcp.Port] = _AdoptedUnixPort if family == AF_UNIX else _Port
+    name = handed_over.getsockname()
+    if family in (AF_INET, AF_INET6):
+        _wait_for_data(handed_over, seconds)
+        port = adopting(0, factory, interface=name[0], reactor=reactor)
+    else:
+        port = adopting(name, factory, reactor=reactor)
+    port._preexistingSocket = handed_over
+    port.startListening()
+    return port
+
+
+def _wait_for_data(listening: socket, seconds: float) -> None:
+    """Have the system keep connections on which nothing comes: here, the client speaks first.
+
+    A flood of them, or thousands that are idle, then costs the daemon nothing.
+    """
+    listening.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, ceil(seconds))
