@@ -551,7 +551,7 @@ class StoreTests(TestCase):
         self.stand = Stand(settings_with(), store=lambda: self.store)
 
     async def test_failing_store(self) -> None:
-        """Without a stored mark there is no signature, although the HSM has made one."""
+        """Without a stored mark there is no signature, and everything else is signed."""
         await self.stand.start(self)
         self.store.error = StoreError("disk full")
         answers = await gatherResults(
@@ -562,7 +562,6 @@ class StoreTests(TestCase):
             self.assertEqual(
                 message_in(answer.body), "no signature without a stored watermark: disk full"
             )
-        self.assertIn(block(7, 0), self.stand.written)
         # What needs no watermark is signed, and so is what comes when the disk is well again.
         self.assertEqual((await self.stand.sign(TZ3, NOOP)).status, 200)
         self.store.error = None
@@ -583,6 +582,22 @@ class StoreTests(TestCase):
         answer = await self.stand.sign(TZ3, block(7, 0))
         self.assertEqual(answer.status, 200, answer.body)
         self.assertTrue(good(TZ3, block(7, 0), text_in(answer.body, "signature")))
+
+    async def test_said_at_once(self) -> None:
+        """That the mark is not stored is said before the HSM has signed, whose answer is kept."""
+        stand = HeldStand(store=lambda: self.store)
+        await stand.start(self)
+        self.store.error = self.store.signature_error = StoreError("disk full")
+        answering = Deferred.fromCoroutine(stand.sign(TZ3, block(7, 0)))
+        await stand.asked()
+        self.assertEqual((await answering).status, 502)
+        self.store.error = self.store.signature_error = None
+        stand.answer()
+        stored = await self.store.signed.get()
+        assert stored.signature is not None
+        answer = await stand.sign(TZ3, block(7, 0))
+        self.assertEqual(text_in(answer.body, "signature"), str(stored.signature))
+        self.assertEqual(stand.messages(), [block(7, 0)])
 
     async def test_signature_not_stored(self) -> None:
         """A signature that is not stored does not leave; the same one does when it is.

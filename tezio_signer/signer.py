@@ -277,13 +277,15 @@ class Signer:
         flight.signing = self._hsms.sign(
             request.key, request.data, _PRIORITIES[request.payload.operation], late
         )
-        both = list[Deferred[Any]]((durable, flight.signing.result))
-        # The mark has to be on the disk, and the signature made.
-        (committed, commit), (signed, result) = await DeferredList(both, consumeErrors=True)
-        if not committed:
-            if signed and commit.check(Unavailable):  # the HSM may refuse to sign it again
-                late(result)
-            commit.raiseException()
+        signing = DeferredList([flight.signing.result], consumeErrors=True)
+        # The mark has to be on the disk, and the signature made: both are under way.
+        try:
+            await durable
+        except Unavailable:
+            # It is said at once. The HSM, which goes on, may refuse to sign it again.
+            signing.addCallback(lambda done: late(done[0][1]) if done[0][0] else None)
+            raise
+        ((signed, result),) = await signing
         if not signed and claim is not None:
             # A late answer to an earlier request for it may have come meanwhile.
             result = claim.found() or result

@@ -142,7 +142,11 @@ class FakeGateway:
         elif self.silent:
             self._clock.callLater(left, answered.errback, StoreAwayError("silent"))
         else:
-            answer = self._etcd.answer(path, question)
+            try:
+                answer = self._etcd.answer(path, question)
+            except StoreAwayError as error:
+                answered.errback(error)
+                return answered
             if self.lost:
                 self.lost -= 1
                 answered.errback(StoreAwayError("lost"))

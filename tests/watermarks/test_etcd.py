@@ -22,6 +22,7 @@ from tezio_signer.watermarks.etcdgateway import PATIENCE
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
 
+MARKER = b"tezio-signer/store"
 KEY = "tezio-signer/marks/NetXdQprcVkpaWU/tz3MyarJihHrejsze59J2Seita7jYWDCJDPe/block"
 HIGHER = Mark(101, 0, b"\x03" * 32)
 LOWER = Mark(99, 0, b"\x04" * 32)
@@ -90,10 +91,10 @@ class LayoutTests(EtcdTestCase):
 
     def test_marker(self) -> None:
         """The marker says the format, and has an id of its own."""
-        first = json.loads(self.etcd.kvs[b"tezio-signer/store"].value)
+        first = json.loads(self.etcd.kvs[MARKER].value)
         self.etcd = FakeEtcd()
         self.successResultOf(self.daemon()[1].create())
-        second = json.loads(self.etcd.kvs[b"tezio-signer/store"].value)
+        second = json.loads(self.etcd.kvs[MARKER].value)
         self.assertEqual((first["format"], second["format"]), (1, 1))
         self.assertNotEqual(first["id"], second["id"])
 
@@ -259,13 +260,31 @@ class BackInTimeTests(EtcdTestCase):
         self.etcd.restore(backup)
         self.assertIn("gone back in time", self.critical(self.load)[0])
 
-    def test_lost_mark_stays_in_memory(self) -> None:
-        """A mark that is not in the backup is given all the same."""
+    def test_not_in_the_backup(self) -> None:
+        """A mark that is not in the backup is not given any more, and it is said."""
         backup = self.etcd.snapshot()
         self.keep(MARK)
         self.load()
         self.etcd.restore(backup)
-        self.assertEqual(self.load(), {BLOCK: MARK})
+        said = self.critical(lambda: self.assertEqual(self.load(), {}))
+        self.assertEqual(["or is gone" in sentence for sentence in said], [False, True])
+
+    def test_newer_revision(self) -> None:
+        """A backup whose revision does not go back is noticed by one in twelve readings."""
+        self.keep(MARK)
+        self.keep(HIGHER)
+        self.keep(MARK, ATTESTATION)
+        self.load()
+        backup = {MARKER: self.etcd.kvs[MARKER], KEY.encode(): self.etcd.kvs[KEY.encode()]}
+        self.etcd.kvs = backup
+        self.etcd.kvs[KEY.encode()] = evolve(
+            backup[KEY.encode()], value=etcd._json(BLOCK, MARK).encode()
+        )
+        self.etcd.revision += 1000
+        with capturedLogs():
+            found = [self.load() for _ in range(12)]
+        self.assertEqual(found[0], {BLOCK: HIGHER, ATTESTATION: MARK})
+        self.assertEqual(found[-1], {BLOCK: MARK})
 
     def test_keep_after_it(self) -> None:
         """A higher mark is written over what the backup holds."""
@@ -340,12 +359,12 @@ class MarkerTests(EtcdTestCase):
     def test_another_when_reading(self) -> None:
         """Reading again does not make another store ours."""
         self.put_marker('{"format": 1, "id": "another"}')
-        self.assertIn("restarted", self.refused(self.store.load()))
+        self.assertIn("stop all signers", self.refused(self.store.load()))
         self.refused(self.store.keep(BLOCK, MARK))
 
     def test_gone(self) -> None:
         """Without its marker a store is none, to who reads and to who keeps."""
-        del self.etcd.kvs[b"tezio-signer/store"]
+        del self.etcd.kvs[MARKER]
         for asking in (self.store.load(), self.store.keep(BLOCK, MARK)):
             self.assertIn("tezio-signer watermarks init", self.refused(asking))
 
@@ -402,7 +421,7 @@ class DamageTests(EtcdTestCase):
         ):
             self.etcd.revision += 1
             self.etcd.kvs = {
-                b"tezio-signer/store": self.etcd.kvs[b"tezio-signer/store"],
+                MARKER: self.etcd.kvs[MARKER],
                 key: Kv(b"{}", self.etcd.revision, self.etcd.revision),
             }
             self.assert_damaged(key.decode(errors="backslashreplace"))

@@ -71,10 +71,12 @@ class Watermarks(Service):
         self._reading = LoopingCall(self._read)
         self._reading.clock = clock
         self._started = False
+        self._was_read = False
         self._refused: StartupError | None = None
         self._missing: str | None = "the watermark store has not been read yet"
         self._marks: dict[MarkId, Mark] = {}
         self._stored: dict[MarkId, Mark] = {}
+        self._lost: dict[MarkId, Mark] = {}
         self._doubtful: set[MarkId] = set()
         self._passed: OrderedDict[_Payload, Signature | None] = OrderedDict()
 
@@ -108,28 +110,74 @@ class Watermarks(Service):
             marks = await self._store.load()
         except CancelledError:
             return
-        except StoreAwayError as error:
-            missing = f"no signature without a stored watermark: {error}"
-            if self._missing not in (None, missing):
-                self._missing = missing
-                self._log.warn("{sentence}", sentence=error)
-            return
         except StoreError as error:
-            self._reading.stop()
-            self._refused = StartupError(str(error))
-            if self._started:
-                self._give_up(self._refused)
+            self._unreadable(error)
             return
+        self._notice_losses(marks)
         for mark_id, mark in marks.items():
             self._learn(mark_id, mark)
+        if self._was_read and self._missing is not None:
+            self._log.info("the watermark store is well again")
+        self._was_read = True
         self._missing = None
+        self._write_back()
         self._doubtful -= doubtful
         self._reading.interval = _RETRY_INTERVAL if self._doubtful else REFRESH_INTERVAL
         if not self._store.shared:
             self._reading.stop()
 
+    def _unreadable(self, error: StoreError) -> None:
+        """A store that is away is waited for, and so is one that went bad after it was read.
+
+        Ending then would lose what this daemon remembers of the marks, which may be all
+        that is left of them. Only one that has been none from the beginning ends it.
+        """
+        away = isinstance(error, StoreAwayError)
+        if not away and not self._was_read:
+            self._reading.stop()
+            self._end(StartupError(str(error)))
+            return
+        missing = f"no signature without a stored watermark: {error}"
+        if missing != self._missing and not (away and self._missing is None):
+            self._missing = missing
+            say = self._log.warn if away else self._log.critical
+            say("{sentence}", sentence=error)
+        self._reading.interval = _RETRY_INTERVAL
+
+    def _notice_losses(self, marks: Mapping[MarkId, Mark]) -> None:
+        """Marks that were in the store, and are there no more, or lower: a backup was restored."""
+        for mark_id, mark in list(self._stored.items()):
+            if settle(marks.get(mark_id), mark) != marks.get(mark_id):
+                self._lost[mark_id] = self._stored.pop(mark_id)
+                self._log.critical(
+                    "the mark of {key} for {operation} on {chain} is written back to the "
+                    "watermark store: level {mark.level} round {mark.round}",
+                    key=mark_id.key,
+                    operation=mark_id.operation,
+                    chain=mark_id.chain_id,
+                    mark=mark,
+                )
+
+    def _write_back(self) -> None:
+        """Who starts now knows only what is in the store."""
+        for mark_id, mark in list(self._lost.items()):
+            self._store.keep(mark_id, mark).addCallbacks(
+                partial(self._is_back, mark_id),
+                lambda failure: failure.trap(StoreError),  # and tried again after the next reading
+            )
+
+    def _is_back(self, mark_id: MarkId, kept: Kept) -> None:
+        self._kept(mark_id, kept)
+        self._lost.pop(mark_id, None)
+
     def _faulty(self, failure: Failure) -> None:
         self._log.failure("the watermark store is read no more", failure)
+        self._end(StartupError("the watermark store cannot be read: a fault, see the log"))
+
+    def _end(self, error: StartupError) -> None:
+        self._refused = error
+        if self._started:
+            self._give_up(error)
 
     def _learn(self, mark_id: MarkId, mark: Mark) -> None:
         """A mark that stands in the store holds here too."""

@@ -21,7 +21,10 @@ MARKER = f"{PREFIX}store"
 """Says that this is a store, and which: it is made once, and no mark moves without it."""
 MARKS = f"{PREFIX}marks/"
 FORMAT = 1
+_RAISE = "set high_water_marks to a level above all that was signed"
 _PAGE = 1000
+_WHOLE_EVERY = 12
+"""One in so many readings is of all marks, and shows also what has become older, or less."""
 _SIGNATURE_PATIENCE = 0.6
 _AT_ONCE = 100
 """Marks in one transaction; etcd takes 128 operations unless it is told otherwise."""
@@ -57,6 +60,7 @@ class EtcdStore:
         self._held: dict[MarkId, _Held] = {}
         self._revision = 0
         self._heard = 0
+        self._readings = 0
         self._locks: dict[MarkId, DeferredLock] = {}
 
     def create(self) -> Deferred[None]:
@@ -77,11 +81,15 @@ class EtcdStore:
                 raise StoreError("this etcd has a watermark store already, and it is left as it is")
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks of the store; after the first time only what has changed is asked for."""
+        """All marks; after the first time mostly only those that have changed are asked for."""
+        if self._readings % _WHOLE_EVERY == 0:
+            self._revision = 0
+        self._readings += 1
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> dict[MarkId, Mark]:
-        key, newest, heard = MARKS, 0, self._heard
+        key, newest, heard, whole = MARKS, 0, self._heard, self._revision == 0
+        shown: set[MarkId] = set()
         while True:
             marker, page = await self._ranges(
                 {"key": text(MARKER)},
@@ -97,17 +105,23 @@ class EtcdStore:
                 newest = int(page["header"]["revision"])
                 if newest < heard:
                     self._log.critical("etcd has gone back in time: was a backup restored?")
-                    self._forget_revisions()
+                    self._revision = self._heard = 0
+                    self._held = {i: evolve(held, revision=0) for i, held in self._held.items()}
                     return await self._load()
             for found in page.get("kvs", ()):
                 key = _decoded(found["key"])
                 mark_id = _mark_id(key)
+                shown.add(mark_id)
                 # A swap that was answered meanwhile is newer than this page.
                 if int(found["mod_revision"]) >= self._held.get(mark_id, _NOTHING).revision:
                     self._see(mark_id, found)
             if not page.get("more"):
                 break
             key += "\0"
+        if whole:
+            for mark_id in self._held.keys() - shown:
+                if self._held[mark_id].revision <= newest:
+                    self._see(mark_id, None)
         self._revision = newest
         self._heard = max(self._heard, newest)
         return {mark_id: held.mark for mark_id, held in self._held.items() if held.mark}
@@ -119,15 +133,10 @@ class EtcdStore:
         marker = _known_marker(found)
         if self._marker not in (None, marker):
             raise StoreError(
-                "the store in etcd is another than at the start of this signer; nothing is kept "
-                "in it until the signer is restarted"
+                "the store in etcd is another than at the start of this signer, and is not used; "
+                f"if it is to be used, stop all signers, {_RAISE}, and start them again"
             )
         self._marker = marker
-
-    def _forget_revisions(self) -> None:
-        """Read everything again; what was seen stays."""
-        self._revision = self._heard = 0
-        self._held = {i: evolve(held, revision=0) for i, held in self._held.items()}
 
     def _see(self, mark_id: MarkId, found: dict[str, Any] | None) -> _Held:
         """Remember what stands under a mark's key."""
@@ -138,7 +147,7 @@ class EtcdStore:
         before = self._held.get(mark_id, _NOTHING)
         if before.mark and (held.mark is None or settle(held.mark, before.mark) != held.mark):
             self._log.critical(
-                "the mark of {key} for {operation} on {chain} was lowered in etcd",
+                "the mark of {key} for {operation} on {chain} was lowered in etcd, or is gone",
                 key=mark_id.key,
                 operation=mark_id.operation,
                 chain=mark_id.chain_id,
@@ -293,8 +302,8 @@ def _known_marker(found: dict[str, Any] | None) -> str:
     """The marker as it stands; raises StoreError if it is missing, or none of ours."""
     if found is None:
         raise StoreError(
-            "this etcd holds no watermark store; if it is new and never held one, create it "
-            "with: tezio-signer watermarks init"
+            "this etcd holds no watermark store; if it never held one, create it with: "
+            f"tezio-signer watermarks init; if it was lost, {_RAISE} as well"
         )
     marker = _value(found)
     try:
