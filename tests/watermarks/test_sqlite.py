@@ -1,4 +1,4 @@
-"""The watermark store in one SQLite file."""
+"""The watermark store in one SQLite file: what is kept, and what is opened."""
 
 import os
 import shutil
@@ -8,52 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import TZ1, TZ2, TZ3
-from tezio_signer.tezos.keys import Curve, Signature
+from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
-BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
-MARK = Mark(5_000_000, 2, b"\x01" * 32)
-SIGNATURE = Signature(Curve.P256, bytes(range(64)))
-
 
 def same(left: Path, right: Path) -> bool:
     """Whether two files have the same content."""
     return left.read_bytes() == right.read_bytes()
-
-
-class StoreTestCase(SynchronousTestCase):
-    """Has a directory of its own, and closes what it opens."""
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.path = self.directory / "marks.sqlite"
-
-    def open(self, path: Path | None = None) -> SqliteStore:
-        """An open store, closed when the test ends."""
-        store = SqliteStore(path or self.path)
-        self.addCleanup(store.close)
-        return store
-
-    def refused(self, path: Path) -> str:
-        """Why a store cannot be opened."""
-        error = str(self.assertRaises(StoreError, SqliteStore, path))
-        self.assertIn(str(path), error)
-        self.assertNotIn("\n", error)
-        return error
-
-    def execute(self, path: Path, *statements: str) -> None:
-        """Change a database behind the store's back."""
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            for statement in statements:
-                connection.execute(statement)
 
 
 class KeepingTests(StoreTestCase):
@@ -206,44 +174,6 @@ class DurabilityTests(StoreTestCase):
         self.assertEqual(self.open(copy).load(), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
 
-class CreatingTests(StoreTestCase):
-    """Where a store may be made."""
-
-    def test_refuses_what_exists(self) -> None:
-        """A file that is there already is left as it is, store or not, or a dangling link."""
-        sqlite.create(self.path)
-        foreign, empty, link = (self.directory / name for name in ("foreign", "empty", "link"))
-        foreign.write_text("not a database")
-        empty.touch()
-        link.symlink_to(self.directory / "nowhere")
-        for path in (self.path, foreign, empty, link, self.directory):
-            error = self.assertRaises(StoreError, sqlite.create, path)
-            self.assertIn(f"{path} exists already, and is left as it is", str(error))
-        self.assertEqual(foreign.read_text(), "not a database")
-        self.assertEqual(empty.stat().st_size, 0)
-        self.assertFalse((self.directory / "nowhere").exists())
-
-    def test_impossible_places(self) -> None:
-        """A store in no directory is refused with the reason of the system."""
-        self.path.touch()
-        for path, reason in [
-            (self.directory / "missing" / "a", "No such file or directory"),
-            (self.path / "a", "Not a directory"),
-        ]:
-            error = self.assertRaises(StoreError, sqlite.create, path)
-            self.assertEqual(str(error), f"watermark store {path} cannot be created: {reason}")
-
-    def test_disk_full(self) -> None:
-        """A store that cannot be written is an error of the store."""
-
-        def failing(*_: object, **__: object) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
-
-        self.patch(sqlite3, "connect", failing)
-        error = self.assertRaises(StoreError, sqlite.create, self.path)
-        self.assertEqual(str(error), f"watermark store {self.path}: database or disk is full")
-
-
 class OpeningTests(StoreTestCase):
     """What is no store is never taken for one, least of all for an empty one."""
 
@@ -367,142 +297,3 @@ class OpeningTests(StoreTestCase):
             error = self.refused(path)
             for word in words:
                 self.assertIn(word, error)
-
-
-class OlderCopyTests(StoreTestCase):
-    """A backup that was restored, or a file without what belongs to it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        sqlite.create(self.path)
-        self.lock = Path(f"{self.path}.lock")
-
-    def write(self, store: SqliteStore, *levels: int) -> None:
-        """Have marks of these levels written."""
-        for level in levels:
-            store.keep([(BLOCK, evolve(MARK, level=level))])
-
-    def copy(self, name: str, *suffixes: str) -> Path:
-        """Copy files of the store."""
-        copy = self.directory / name
-        for suffix in suffixes:
-            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
-        return copy
-
-    def test_restored(self) -> None:
-        """A backup is refused once more was written; the sentence says what to do, and it helps."""
-        with closing(self.open()) as store:
-            self.write(store, 1, 2)
-        backup = self.copy("backup", "")
-        with closing(self.open()) as store:
-            self.write(store, 3, 4, 5)
-        shutil.copy(backup, self.path)
-        for _ in range(2):
-            sentence = self.refused(self.path)
-            for words in ("2 marks were written in it, and 5", "high_water_marks", str(self.lock)):
-                self.assertIn(words, sentence)
-        self.lock.unlink()
-        self.assertEqual(self.open().load(), {BLOCK: evolve(MARK, level=2)})
-
-    def test_nothing_was_written_since(self) -> None:
-        """A backup of the present state is as good as the store."""
-        with closing(self.open()) as store:
-            self.write(store, 1)
-            store.tidy()
-            backup = self.copy("backup", "")
-        shutil.copy(backup, self.path)
-        self.open()
-
-    def test_of_a_killed_daemon(self) -> None:
-        """What a killed daemon leaves opens with its log, and is an older copy without it."""
-        store = self.open()
-        self.write(store, 1, 2)
-        whole = self.copy("whole", "", "-wal", ".lock")
-        without_log = self.copy("without_log", "", ".lock")
-        self.assertEqual(self.open(whole).load(), {BLOCK: evolve(MARK, level=2)})
-        self.assertIn("older copy", self.refused(without_log))
-
-    def test_replaced(self) -> None:
-        """What an operator has changed counts as written."""
-        with closing(self.open()) as store:
-            backup = self.copy("backup", "")
-            store.replace({BLOCK: MARK})
-        shutil.copy(backup, self.path)
-        self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
-
-    def test_another_store(self) -> None:
-        """A new store in the place of an old one is no copy of it."""
-        with closing(self.open()) as store:
-            self.write(store, 1)
-        self.path.unlink()
-        sqlite.create(self.path)
-        self.open()
-
-    def test_nothing_to_write(self) -> None:
-        """A mark that is brought again is not counted, nor is one that could not be written."""
-        store = self.open()
-        self.write(store, 7, 7, 6)
-        self.execute(
-            self.path,
-            "CREATE TRIGGER full BEFORE INSERT ON marks "
-            "BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-        )
-        self.assertRaises(StoreError, self.write, store, 8)
-        self.assertTrue(self.lock.read_bytes().endswith(b" 00000000000000000001\n"))
-
-
-class LockingTests(StoreTestCase):
-    """One daemon at a time."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        sqlite.create(self.path)
-
-    def test_second_opener(self) -> None:
-        """An open store cannot be opened again until it is closed, and then it can."""
-        store = self.open()
-        self.assertIn("is in use by another daemon", self.refused(self.path))
-        store.close()
-        store.close()
-        self.open()
-
-    def test_under_another_name(self) -> None:
-        """The store is the same through a link and through another spelling of its path."""
-        link = self.directory / "link"
-        link.symlink_to(self.path)
-        self.open()
-        for path in (link, self.directory / ".." / self.directory.name / self.path.name):
-            self.assertIn("is in use by another daemon", self.refused(path))
-
-    def test_free_after_a_failure(self) -> None:
-        """A store that could not be opened is not locked by the try."""
-        self.execute(self.path, "PRAGMA user_version = 3")
-        self.refused(self.path)
-        self.execute(self.path, "PRAGMA user_version = 2")
-        self.open()
-
-    def test_reading_beside(self) -> None:
-        """The marks of an open store can be read, as they are at that moment."""
-        store = self.open()
-        self.assertEqual(sqlite.read(self.path), {})
-        store.keep([(BLOCK, MARK)])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
-        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
-
-    def test_reading_locks_nothing(self) -> None:
-        """Reading leaves the store to the daemon, also when it fails."""
-        sqlite.read(self.path)
-        self.execute(self.path, "DROP TABLE marks")
-        self.assertRaises(StoreError, sqlite.read, self.path)
-        self.open()
-
-    def test_reading_beside_a_write(self) -> None:
-        """A write that is under way holds up no reader, and a reader no write."""
-        store = self.open()
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            reader.execute("SELECT * FROM marks").fetchall()
-            store.keep([(BLOCK, MARK)])
-            self.assertEqual(reader.execute("SELECT * FROM marks").fetchall(), [])
-        self.assertEqual(store.load(), {BLOCK: MARK})

@@ -1,0 +1,94 @@
+"""A store in an SQLite file that was further when it was used before."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from attrs import evolve
+
+from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
+from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import StoreError
+
+
+class OlderCopyTests(StoreTestCase):
+    """A backup that was restored, or a file without what belongs to it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        sqlite.create(self.path)
+        self.lock = Path(f"{self.path}.lock")
+
+    def write(self, store: SqliteStore, *levels: int) -> None:
+        """Have marks of these levels written."""
+        for level in levels:
+            store.keep([(BLOCK, evolve(MARK, level=level))])
+
+    def copy(self, name: str, *suffixes: str) -> Path:
+        """Copy files of the store."""
+        copy = self.directory / name
+        for suffix in suffixes:
+            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        return copy
+
+    def test_restored(self) -> None:
+        """A backup is refused once more was written; the sentence says what to do, and it helps."""
+        with closing(self.open()) as store:
+            self.write(store, 1, 2)
+        backup = self.copy("backup", "")
+        with closing(self.open()) as store:
+            self.write(store, 3, 4, 5)
+        shutil.copy(backup, self.path)
+        for _ in range(2):
+            sentence = self.refused(self.path)
+            for words in ("2 marks were written in it, and 5", "high_water_marks", str(self.lock)):
+                self.assertIn(words, sentence)
+        self.lock.unlink()
+        self.assertEqual(self.open().load(), {BLOCK: evolve(MARK, level=2)})
+
+    def test_nothing_was_written_since(self) -> None:
+        """A backup of the present state is as good as the store."""
+        with closing(self.open()) as store:
+            self.write(store, 1)
+            store.tidy()
+            backup = self.copy("backup", "")
+        shutil.copy(backup, self.path)
+        self.open()
+
+    def test_of_a_killed_daemon(self) -> None:
+        """What a killed daemon leaves opens with its log, and is an older copy without it."""
+        store = self.open()
+        self.write(store, 1, 2)
+        whole = self.copy("whole", "", "-wal", ".lock")
+        without_log = self.copy("without_log", "", ".lock")
+        self.assertEqual(self.open(whole).load(), {BLOCK: evolve(MARK, level=2)})
+        self.assertIn("older copy", self.refused(without_log))
+
+    def test_replaced(self) -> None:
+        """What an operator has changed counts as written."""
+        with closing(self.open()) as store:
+            backup = self.copy("backup", "")
+            store.replace({BLOCK: MARK})
+        shutil.copy(backup, self.path)
+        self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
+
+    def test_another_store(self) -> None:
+        """A new store in the place of an old one is no copy of it."""
+        with closing(self.open()) as store:
+            self.write(store, 1)
+        self.path.unlink()
+        sqlite.create(self.path)
+        self.open()
+
+    def test_nothing_to_write(self) -> None:
+        """A mark that is brought again is not counted, nor is one that could not be written."""
+        store = self.open()
+        self.write(store, 7, 7, 6)
+        self.execute(
+            self.path,
+            "CREATE TRIGGER full BEFORE INSERT ON marks "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        self.assertRaises(StoreError, self.write, store, 8)
+        self.assertTrue(self.lock.read_bytes().endswith(b" 00000000000000000001\n"))
