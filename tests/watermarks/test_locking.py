@@ -1,9 +1,11 @@
 """Who may have a store in an SQLite file, and beside whom it is read."""
 
+import os
 import sqlite3
 from contextlib import closing
 
 from attrs import evolve
+from twisted.trial.unittest import SkipTest
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.watermarks import sqlite
@@ -52,8 +54,9 @@ class LockingTests(StoreTestCase):
     def test_reading_locks_nothing(self) -> None:
         """Reading leaves the store to the daemon, also when it fails."""
         sqlite.read(self.path)
-        self.execute(self.path, "DROP TABLE marks")
+        self.execute(self.path, "PRAGMA user_version = 3")
         self.assertRaises(StoreError, sqlite.read, self.path)
+        self.execute(self.path, "PRAGMA user_version = 2")
         self.open()
 
     def test_reading_beside_a_write(self) -> None:
@@ -65,3 +68,17 @@ class LockingTests(StoreTestCase):
             store.keep([(BLOCK, MARK)])
             self.assertEqual(reader.execute("SELECT * FROM marks").fetchall(), [])
         self.assertEqual(store.load(), {BLOCK: MARK})
+
+    def test_opened_by_root(self) -> None:
+        """What root makes beside a store belongs to whom the store belongs."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can do this")
+        os.chown(self.path, 65534, 65533)
+        store = self.open()
+        store.keep([(BLOCK, MARK)])
+        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        owners = {
+            file.name.removeprefix(self.path.name): (file.stat().st_uid, file.stat().st_gid)
+            for file in self.directory.iterdir()
+        }
+        self.assertEqual(owners, dict.fromkeys(("", "-wal", "-shm", ".lock"), (65534, 65533)))
