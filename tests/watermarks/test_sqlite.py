@@ -9,8 +9,10 @@ from typing import Any
 
 from attrs import evolve
 
+from tests.stand import watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
@@ -78,7 +80,8 @@ class KeepingTests(StoreTestCase):
         store = self.open()
         store.keep([(BLOCK, MARK)])
         other = evolve(BLOCK, key=TZ1)
-        marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=SIGNATURE)}
+        signature = evolve(SIGNATURE, curve=Curve.ED25519)
+        marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=signature)}
         store.replace(marks)
         self.assertEqual(store.load(), marks)
         store.replace({})
@@ -196,13 +199,10 @@ class OpeningTests(StoreTestCase):
         """A file of another kind is refused, and stays as it is."""
         text = self.directory / "text"
         text.write_text("level: 5000000\n" * 100)
-        empty = self.directory / "empty"
-        empty.touch()
         other = self.directory / "other"
         self.execute(other, "CREATE TABLE marks (level INTEGER)", "INSERT INTO marks VALUES (7)")
         for path, words in [
             (text, "file is not a database"),
-            (empty, "is not a watermark store of Tezio Signer"),
             (other, "is not a watermark store of Tezio Signer"),
         ]:
             before = self.directory / "before"
@@ -216,11 +216,32 @@ class OpeningTests(StoreTestCase):
         self.execute(self.path, "PRAGMA user_version = 3")
         self.assertIn("has schema version 3, not 2", self.refused(self.path))
 
-    def test_without_progress(self) -> None:
-        """A store that does not say how far it has come is damaged."""
+    def test_progress(self) -> None:
+        """A store that does not say, or says twice, how far it has come is damaged."""
         sqlite.create(self.path)
+        self.execute(self.path, "INSERT INTO progress VALUES ('a', 0)")
+        self.assertIn("damaged: it has 2 rows of progress", self.refused(self.path))
         self.execute(self.path, "DELETE FROM progress")
-        self.assertIn("damaged", self.refused(self.path))
+        self.assertIn("damaged: it has 0 rows of progress", self.refused(self.path))
+
+    def test_other_tables(self) -> None:
+        """A store whose tables are not those of its version is damaged."""
+        data = self.kept()
+        for statement in (
+            "ALTER TABLE marks ADD COLUMN extra TEXT",
+            "ALTER TABLE marks RENAME COLUMN level TO height",
+            "DROP TABLE marks",
+            "DROP TABLE progress",
+            "CREATE TABLE other (a)",
+            "CREATE TRIGGER low AFTER INSERT ON marks BEGIN UPDATE marks SET level = 1; END",
+        ):
+            self.path.write_bytes(data)
+            self.execute(self.path, statement)
+            error = self.refused(self.path)
+            self.assertIn("damaged: its tables are not those of schema version 2", error)
+        self.path.write_bytes(data)
+        self.execute(self.path, "ANALYZE", "VACUUM")
+        self.assertEqual(self.open().load(), {BLOCK: MARK})
 
     def test_directory(self) -> None:
         """A directory is no store."""
@@ -232,17 +253,32 @@ class OpeningTests(StoreTestCase):
         data = self.kept()
         self.path.write_bytes(data[:4096] + b"\xff" * 100 + data[4196:])
         self.assertIn("damaged", self.refused(self.path))
-        for column, value in [
-            ("key", "'tz1'"),
-            ("operation", "'endorsement'"),
-            ("signature", "'p2sig'"),
+
+    def test_damaged_rows(self) -> None:
+        """With a row that makes no sense no daemon starts, and the sentence says what is wrong."""
+        data = self.kept()
+        for column, value, words in [
+            ("chain_id", f"'{TZ3}'", "marks.chain"),
+            ("chain_id", "CAST(x'ff0a' AS TEXT)", "marks.chain"),
+            ("key", "'tz1'", "marks.key"),
+            ("operation", "'endorsement'", "marks.operation"),
+            ("operation", "'generic'", "marks.operation"),
+            ("level", "-1", "marks.level"),
+            ("level", str(2**31), "marks.level"),
+            ("round", str(2**63 - 1), "marks.round"),
+            ("payload_hash", "x'00'", "payload hash"),
+            ("signature", "'p2sig'", "signature is unreadable"),
+            ("signature", f"'{evolve(SIGNATURE, curve=Curve.ED25519)}'", "none of a tz3 key"),
         ]:
-            self.path.unlink()
-            self.kept()
+            self.path.write_bytes(data)
             self.execute(self.path, f"UPDATE marks SET {column} = {value}")  # noqa: S608
-            with closing(SqliteStore(self.path)) as store:
-                error = self.assertRaises(StoreError, store.load)
-            self.assertIn(f"{self.path} is damaged", str(error), column)
+            watermarks = watermarks_on(lambda: SqliteStore(self.path))
+            sentence = str(self.assertRaises(StartupError, watermarks.startService))
+            self.successResultOf(watermarks.stopService())
+            self.assertIn(f"{self.path} is damaged: ", sentence)
+            self.assertIn(words, sentence)
+            self.assertIn("high_water_marks", sentence)
+            self.assertNotIn("\n", sentence)
 
     def test_truncated(self) -> None:
         """A store that was cut off anywhere is refused, or still says all it said."""

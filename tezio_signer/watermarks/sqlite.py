@@ -7,17 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Operation
+from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.lockfile import LockFile, Progress
+from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreError
 
 APPLICATION_ID = 0x54455A49
 """Written into the file's header, so that no other program's database is taken for ours."""
 SCHEMA_VERSION = 2
-_MARKS = """
-CREATE TABLE marks (
+_MARKS = """CREATE TABLE marks (
     chain_id TEXT NOT NULL,
     key TEXT NOT NULL,
     operation TEXT NOT NULL,
@@ -26,10 +25,10 @@ CREATE TABLE marks (
     payload_hash BLOB NOT NULL,
     signature TEXT,
     PRIMARY KEY (chain_id, key, operation)
-) STRICT, WITHOUT ROWID
-"""
+) STRICT, WITHOUT ROWID"""
 _PROGRESS = "CREATE TABLE progress (store TEXT NOT NULL, writes INTEGER NOT NULL) STRICT"
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
 _FIND = (
     "SELECT level, round, payload_hash, signature FROM marks "
     "WHERE chain_id = ? AND key = ? AND operation = ?"
@@ -85,6 +84,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # opened in one thread, used by one writer thread
     )
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
@@ -115,8 +115,23 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
         found = "it is cut off"
+    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "progress": _PROGRESS}:
+        found = f"its tables are not those of schema version {SCHEMA_VERSION}"
     if found != "ok":
-        raise StoreError(f"watermark store {path} is damaged: {' '.join(found.split())}{_RESCUE}")
+        raise _damaged(path, found)
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    """The SQL of all that is in a store, as it was written, by name."""
+    return {
+        name: sql
+        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema")
+        if not name.startswith("sqlite_")
+    }
+
+
+def _damaged(path: Path | None, found: object) -> StoreError:
+    return StoreError(f"watermark store {path} is damaged: {' '.join(str(found).split())}{_RESCUE}")
 
 
 def read(path: Path) -> dict[MarkId, Mark]:
@@ -177,22 +192,15 @@ class SqliteStore:
         lock.note(now)
 
     def _progress(self) -> Progress:
-        row = self._connection.execute("SELECT store, writes FROM progress").fetchone()
-        if row is None:
-            raise StoreError(f"watermark store {self._path} is damaged: it lacks a row{_RESCUE}")
-        return Progress(*row)
+        rows = self._connection.execute("SELECT store, writes FROM progress").fetchall()
+        if len(rows) != 1:
+            raise _damaged(self._path, f"it has {len(rows)} rows of progress, not 1")
+        return Progress(*rows[0])
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
         with self._reading():
-            return {
-                MarkId(chain_id, PublicKeyHash.parse(key), Operation[operation.upper()]): _mark(
-                    *values
-                )
-                for chain_id, key, operation, *values in self._connection.execute(
-                    "SELECT * FROM marks"
-                )
-            }
+            return dict(_checked(*row) for row in self._connection.execute(_ALL))
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write marks where they are no step back, together; on the disk on return."""
@@ -247,10 +255,8 @@ class SqliteStore:
         with _errors(self._path):
             try:
                 yield
-            except (ValueError, KeyError) as error:
-                raise StoreError(
-                    f"watermark store {self._path} is damaged: {error}{_RESCUE}"
-                ) from error
+            except (ValueError, TransferError) as error:
+                raise _damaged(self._path, error) from error
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -258,6 +264,30 @@ class SqliteStore:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _checked(
+    chain_id: str,
+    key: str,
+    operation: str,
+    level: int,
+    round_: int,
+    payload_hash: bytes,
+    signature: str | None,
+) -> tuple[MarkId, Mark]:
+    """A row of a file that anybody may have written; raises TransferError."""
+    return read_row(
+        "marks",
+        {
+            "chain": chain_id,
+            "key": key,
+            "operation": operation,
+            "level": level,
+            "round": round_,
+            "payload_hash": payload_hash.hex(),
+            "signature": signature,
+        },
+    )
 
 
 def _mark(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
