@@ -221,6 +221,7 @@ class ExportTests(MarksTestCase):
         written = self.run_command("watermarks", "export", str(export))
         self.assertEqual(written, Outcome(0, "", ""))
         self.path.unlink()
+        Path(f"{self.path}.lock").unlink()
         sqlite.create(self.path)
         self.assertEqual(self.run_command("watermarks", "import", str(export)).code, 0)
         self.assertEqual(self.marks(), marks)

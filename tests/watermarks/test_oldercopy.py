@@ -42,10 +42,24 @@ class OlderCopyTests(StoreTestCase):
         shutil.copy(backup, self.path)
         for _ in range(2):
             sentence = self.refused(self.path)
-            for words in ("2 marks were written in it, and 5", "high_water_marks", str(self.lock)):
+            for words in (
+                "2 marks were written in it, and 5",
+                "high_water_marks",
+                f"delete {self.lock}",
+            ):
                 self.assertIn(words, sentence)
         self.lock.unlink()
         self.assertEqual(self.open().load(), {BLOCK: evolve(MARK, level=2)})
+
+    def test_noted_when_opened(self) -> None:
+        """A store that comes without a note is known as soon as it was opened once."""
+        backup = self.copy("backup", "")
+        with closing(self.open()) as store:
+            self.write(store, 1)
+        self.lock.unlink()
+        self.open().close()
+        shutil.copy(backup, self.path)
+        self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
 
     def test_nothing_was_written_since(self) -> None:
         """A backup of the present state is as good as the store."""
@@ -74,11 +88,12 @@ class OlderCopyTests(StoreTestCase):
         self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
 
     def test_another_store(self) -> None:
-        """A new store in the place of an old one is no copy of it."""
+        """Another store in the place of one is no copy of it."""
+        other = self.directory / "other"
+        sqlite.create(other)
         with closing(self.open()) as store:
             self.write(store, 1)
-        self.path.unlink()
-        sqlite.create(self.path)
+        other.rename(self.path)
         self.open()
 
     def test_nothing_to_write(self) -> None:

@@ -3,8 +3,9 @@
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from tezio_signer.tezos.keys import Signature
@@ -36,9 +37,10 @@ _FIND = (
 _COUNT = "UPDATE progress SET writes = writes + 1"
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_INIT = "tezio-signer watermarks init"
 _RESCUE = (
-    "; set high_water_marks to a level above the last that was signed, move the file away and run: "
-    "tezio-signer watermarks init"
+    "; set high_water_marks to a level above the last that was signed, move the file away, "
+    f"with the -wal and .lock beside it, and run: {_INIT}"
 )
 
 
@@ -60,21 +62,87 @@ def _errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]
 
 
 def create(path: Path) -> None:
-    """Make an empty store in a new file; raises StoreError if there is a file already."""
+    """Make an empty store in a new file.
+
+    :raises StoreError: if there is a file already or was a store before, or if it cannot be
+        made; nothing is left of it then.
+    """
+    if os.path.lexists(path):
+        _check_filled(path)
+        raise _exists_already(path)
+    lock = LockFile(path)  # a daemon may have it, whose file was moved away
+    try:
+        _check_new(path, lock)
+        with (
+            _errors(path, lock),
+            TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
+        ):
+            made = Path(directory) / path.name
+            _make(made)
+            _put(made, path)
+    finally:
+        if lock.is_new:
+            lock.remove()  # the daemon, which may be another user, makes its own
+        lock.close()
+
+
+def _exists_already(path: Path) -> StoreError:
+    return StoreError(f"watermark store {path} exists already, and is left as it is")
+
+
+def _check_filled(path: Path) -> None:
+    if path.is_file() and path.stat().st_size == 0:
+        raise StoreError(
+            f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
+            "if anything was signed with it, set high_water_marks above that; then delete it and "
+            f"run: {_INIT}"
+        )
+
+
+def _check_new(path: Path, lock: LockFile) -> None:
+    """Raises StoreError if a store was here: its successor would know nothing of its marks.
+
+    SQLite, too, would take what is left of it for a part of the new one.
+    """
+    left = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
+    left = [file for file in left if file.exists() and file.stat().st_size]
+    if lock.noted() is not None:
+        left.append(lock.path)
+    if left:
+        names = " and ".join(map(str, left))
+        raise StoreError(
+            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
+            "included; if it is lost, set high_water_marks above all that was signed, delete "
+            f"{names}, and run: {_INIT}"
+        )
+
+
+def _make(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(_connect(path)) as connection:
+        _lay_out(connection)
+        connection.execute("PRAGMA journal_mode = WAL")  # last: all is in the file itself
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a complete file its name, which is never that of a part of it."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError as error:
-        raise StoreError(f"watermark store {path} exists already, and is left as it is") from error
-    except OSError as error:
-        raise StoreError(f"watermark store {path} cannot be created: {error.strerror}") from error
-    with _errors(path):
-        connection = _connect(path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        _lay_out(connection)
-        connection.close()
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
+        raise _exists_already(path) from error
+    with ExitStack() as undoing:
+        undoing.callback(path.unlink)
+        made.rename(path)
+        _sync(path.parent)
+        undoing.pop_all()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -162,10 +230,8 @@ class SqliteStore:
             return
         with _errors(path):
             if not path.exists():
-                raise StoreError(
-                    f"watermark store {path} does not exist; create it with: "
-                    "tezio-signer watermarks init"
-                )
+                raise StoreError(f"watermark store {path} does not exist; create it with: {_INIT}")
+            _check_filled(path)  # SQLite would delete the log beside it
         self._lock = None if shared else LockFile(path)
         with ExitStack() as undoing, _errors(path, self._lock):
             if self._lock is not None:
