@@ -8,6 +8,7 @@ from attrs import evolve
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
 from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.lockfile import Progress, noted_beside
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
@@ -44,6 +45,7 @@ class OlderCopyTests(StoreTestCase):
             sentence = self.refused(self.path)
             for words in (
                 "2 marks were written in it, and 5",
+                "stop the signer",
                 "high_water_marks",
                 f"delete {self.lock}",
             ):
@@ -94,7 +96,42 @@ class OlderCopyTests(StoreTestCase):
         with closing(self.open()) as store:
             self.write(store, 1)
         other.rename(self.path)
+        self.assertEqual(sqlite.read(self.path), {})
         self.open()
+
+    def test_reading(self) -> None:
+        """Who only reads is refused with the same sentence, and changes no note."""
+        with closing(self.open()) as store:
+            backup = self.copy("backup", "")
+            self.write(store, 1)
+        shutil.copy(backup, self.path)
+        sentence = str(self.assertRaises(StoreError, sqlite.read, self.path))
+        self.assertIn("is an older copy", sentence)
+        self.assertEqual(self.refused(self.path), sentence)
+        self.lock.unlink()
+        self.assertEqual(sqlite.read(self.path), {})
+        self.assertFalse(self.lock.exists())
+
+    def test_reading_beside_a_daemon(self) -> None:
+        """Marks that are written while somebody begins to read make no older copy."""
+        store = self.open()
+        levels = iter((1, 2))
+
+        def written_behind(path: Path) -> Progress | None:
+            self.write(store, next(levels))
+            noted = noted_beside(path)
+            self.write(store, next(levels))
+            return noted
+
+        self.patch(sqlite, "noted_beside", written_behind)
+        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, level=2)})
+
+    def test_unreadable_note(self) -> None:
+        """Without a look at the note nothing is read, and the file is named."""
+        self.lock.mkdir()
+        sentence = str(self.assertRaises(StoreError, sqlite.read, self.path))
+        self.assertIn(str(self.lock), sentence)
+        self.assertIn("Is a directory", sentence)
 
     def test_nothing_to_write(self) -> None:
         """A mark that is brought again is not counted, nor is one that could not be written."""

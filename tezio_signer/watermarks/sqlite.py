@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from tezio_signer.tezos.keys import Signature
-from tezio_signer.watermarks.lockfile import LockFile, Progress
+from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreError
@@ -236,26 +236,29 @@ class SqliteStore:
         with ExitStack() as undoing, _errors(path, self._lock):
             if self._lock is not None:
                 undoing.callback(self._lock.close)
+            before = noted_beside(path)  # ahead of the store, which a daemon may be writing
             self._connection = _connect(path)
             undoing.callback(self._connection.close)
             _check(self._connection, path)
-            self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
+            now = self._progress()
+            self._check_progress(now, before)
             if self._lock is not None:
-                self._check_progress(self._lock)
+                self._lock.note(now)
+                self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             undoing.pop_all()
 
-    def _check_progress(self, lock: LockFile) -> None:
+    def _check_progress(self, now: Progress, before: Progress | None) -> None:
         """Raises StoreError for a store that was further when it was used last."""
-        now, before = self._progress(), lock.noted()
-        if before is not None and before.store == now.store and before.writes > now.writes:
+        if self._path is None or before is None:
+            return
+        if before.store == now.store and before.writes > now.writes:
             raise StoreError(
                 f"watermark store {self._path} is an older copy: {now.writes} marks were written "
                 f"in it, and {before.writes} when it was used here before; put its newest files "
-                "back, -wal included; if they are lost, raise high_water_marks above all that was "
-                f"signed, and delete {lock.path}"
+                "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
+                f"above all that was signed, and delete {lock_beside(self._path)}"
             )
-        lock.note(now)
 
     def _progress(self) -> Progress:
         rows = self._connection.execute("SELECT store, writes FROM progress").fetchall()
