@@ -210,6 +210,25 @@ class LockTests(MarksTestCase):
         self.assertEqual(store.load(), {})
 
 
+class OlderCopyTests(MarksTestCase):
+    """With a store that was restored from a backup."""
+
+    def test_refused(self) -> None:
+        """Old marks are not listed, exported, changed or replaced; they are once that is wanted."""
+        backup = self.path.read_bytes()
+        self.put({BLOCK: SIGNED})
+        self.path.write_bytes(backup)
+        where = ["--chain", MAINNET, "--key", str(TZ3), "--operation", "block", "--level", "1"]
+        for arguments in (["list"], ["list", "--json"], ["export"], ["set", *where]):
+            self.assertIn("is an older copy", self.refused("watermarks", *arguments))
+        self.path.unlink()
+        self.assertIn("was here before", self.refused("watermarks", "init"))
+        Path(f"{self.path}.lock").unlink()
+        self.assertEqual(self.run_command("watermarks", "init").code, 0)
+        self.assertEqual(self.run_command("watermarks", *["set", *where]).code, 0)
+        self.assertEqual(self.marks(), {BLOCK: Mark(1, 0, NO_PAYLOAD)})
+
+
 class ExportTests(MarksTestCase):
     """`watermarks export`."""
 
@@ -221,6 +240,7 @@ class ExportTests(MarksTestCase):
         written = self.run_command("watermarks", "export", str(export))
         self.assertEqual(written, Outcome(0, "", ""))
         self.path.unlink()
+        Path(f"{self.path}.lock").unlink()
         sqlite.create(self.path)
         self.assertEqual(self.run_command("watermarks", "import", str(export)).code, 0)
         self.assertEqual(self.marks(), marks)

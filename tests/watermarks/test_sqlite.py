@@ -1,4 +1,4 @@
-"""The watermark store in one SQLite file."""
+"""The watermark store in one SQLite file: what is kept, and what is opened."""
 
 import os
 import shutil
@@ -8,52 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from twisted.trial.unittest import SynchronousTestCase
 
+from tests.stand import watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
-from tezio_signer.tezos.keys import Curve, Signature
+from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tezio_signer.errors import StartupError
+from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
-BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
-MARK = Mark(5_000_000, 2, b"\x01" * 32)
-SIGNATURE = Signature(Curve.P256, bytes(range(64)))
-
 
 def same(left: Path, right: Path) -> bool:
     """Whether two files have the same content."""
     return left.read_bytes() == right.read_bytes()
-
-
-class StoreTestCase(SynchronousTestCase):
-    """Has a directory of its own, and closes what it opens."""
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.path = self.directory / "marks.sqlite"
-
-    def open(self, path: Path | None = None) -> SqliteStore:
-        """An open store, closed when the test ends."""
-        store = SqliteStore(path or self.path)
-        self.addCleanup(store.close)
-        return store
-
-    def refused(self, path: Path) -> str:
-        """Why a store cannot be opened."""
-        error = str(self.assertRaises(StoreError, SqliteStore, path))
-        self.assertIn(str(path), error)
-        self.assertNotIn("\n", error)
-        return error
-
-    def execute(self, path: Path, *statements: str) -> None:
-        """Change a database behind the store's back."""
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            for statement in statements:
-                connection.execute(statement)
 
 
 class KeepingTests(StoreTestCase):
@@ -110,7 +80,8 @@ class KeepingTests(StoreTestCase):
         store = self.open()
         store.keep([(BLOCK, MARK)])
         other = evolve(BLOCK, key=TZ1)
-        marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=SIGNATURE)}
+        signature = evolve(SIGNATURE, curve=Curve.ED25519)
+        marks = {BLOCK: evolve(MARK, level=7), other: evolve(MARK, signature=signature)}
         store.replace(marks)
         self.assertEqual(store.load(), marks)
         store.replace({})
@@ -206,44 +177,6 @@ class DurabilityTests(StoreTestCase):
         self.assertEqual(self.open(copy).load(), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
 
-class CreatingTests(StoreTestCase):
-    """Where a store may be made."""
-
-    def test_refuses_what_exists(self) -> None:
-        """A file that is there already is left as it is, store or not, or a dangling link."""
-        sqlite.create(self.path)
-        foreign, empty, link = (self.directory / name for name in ("foreign", "empty", "link"))
-        foreign.write_text("not a database")
-        empty.touch()
-        link.symlink_to(self.directory / "nowhere")
-        for path in (self.path, foreign, empty, link, self.directory):
-            error = self.assertRaises(StoreError, sqlite.create, path)
-            self.assertIn(f"{path} exists already, and is left as it is", str(error))
-        self.assertEqual(foreign.read_text(), "not a database")
-        self.assertEqual(empty.stat().st_size, 0)
-        self.assertFalse((self.directory / "nowhere").exists())
-
-    def test_impossible_places(self) -> None:
-        """A store in no directory is refused with the reason of the system."""
-        self.path.touch()
-        for path, reason in [
-            (self.directory / "missing" / "a", "No such file or directory"),
-            (self.path / "a", "Not a directory"),
-        ]:
-            error = self.assertRaises(StoreError, sqlite.create, path)
-            self.assertEqual(str(error), f"watermark store {path} cannot be created: {reason}")
-
-    def test_disk_full(self) -> None:
-        """A store that cannot be written is an error of the store."""
-
-        def failing(*_: object, **__: object) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
-
-        self.patch(sqlite3, "connect", failing)
-        error = self.assertRaises(StoreError, sqlite.create, self.path)
-        self.assertEqual(str(error), f"watermark store {self.path}: database or disk is full")
-
-
 class OpeningTests(StoreTestCase):
     """What is no store is never taken for one, least of all for an empty one."""
 
@@ -266,13 +199,10 @@ class OpeningTests(StoreTestCase):
         """A file of another kind is refused, and stays as it is."""
         text = self.directory / "text"
         text.write_text("level: 5000000\n" * 100)
-        empty = self.directory / "empty"
-        empty.touch()
         other = self.directory / "other"
         self.execute(other, "CREATE TABLE marks (level INTEGER)", "INSERT INTO marks VALUES (7)")
         for path, words in [
             (text, "file is not a database"),
-            (empty, "is not a watermark store of Tezio Signer"),
             (other, "is not a watermark store of Tezio Signer"),
         ]:
             before = self.directory / "before"
@@ -286,11 +216,32 @@ class OpeningTests(StoreTestCase):
         self.execute(self.path, "PRAGMA user_version = 3")
         self.assertIn("has schema version 3, not 2", self.refused(self.path))
 
-    def test_without_progress(self) -> None:
-        """A store that does not say how far it has come is damaged."""
+    def test_progress(self) -> None:
+        """A store that does not say, or says twice, how far it has come is damaged."""
         sqlite.create(self.path)
+        self.execute(self.path, "INSERT INTO progress VALUES ('a', 0)")
+        self.assertIn("damaged: it has 2 rows of progress", self.refused(self.path))
         self.execute(self.path, "DELETE FROM progress")
-        self.assertIn("damaged", self.refused(self.path))
+        self.assertIn("damaged: it has 0 rows of progress", self.refused(self.path))
+
+    def test_other_tables(self) -> None:
+        """A store whose tables are not those of its version is damaged."""
+        data = self.kept()
+        for statement in (
+            "ALTER TABLE marks ADD COLUMN extra TEXT",
+            "ALTER TABLE marks RENAME COLUMN level TO height",
+            "DROP TABLE marks",
+            "DROP TABLE progress",
+            "CREATE TABLE other (a)",
+            "CREATE TRIGGER low AFTER INSERT ON marks BEGIN UPDATE marks SET level = 1; END",
+        ):
+            self.path.write_bytes(data)
+            self.execute(self.path, statement)
+            error = self.refused(self.path)
+            self.assertIn("damaged: its tables are not those of schema version 2", error)
+        self.path.write_bytes(data)
+        self.execute(self.path, "ANALYZE", "VACUUM")
+        self.assertEqual(self.open().load(), {BLOCK: MARK})
 
     def test_directory(self) -> None:
         """A directory is no store."""
@@ -302,17 +253,32 @@ class OpeningTests(StoreTestCase):
         data = self.kept()
         self.path.write_bytes(data[:4096] + b"\xff" * 100 + data[4196:])
         self.assertIn("damaged", self.refused(self.path))
-        for column, value in [
-            ("key", "'tz1'"),
-            ("operation", "'endorsement'"),
-            ("signature", "'p2sig'"),
+
+    def test_damaged_rows(self) -> None:
+        """With a row that makes no sense no daemon starts, and the sentence says what is wrong."""
+        data = self.kept()
+        for column, value, words in [
+            ("chain_id", f"'{TZ3}'", "marks.chain"),
+            ("chain_id", "CAST(x'ff0a' AS TEXT)", "marks.chain"),
+            ("key", "'tz1'", "marks.key"),
+            ("operation", "'endorsement'", "marks.operation"),
+            ("operation", "'generic'", "marks.operation"),
+            ("level", "-1", "marks.level"),
+            ("level", str(2**31), "marks.level"),
+            ("round", str(2**63 - 1), "marks.round"),
+            ("payload_hash", "x'00'", "payload hash"),
+            ("signature", "'p2sig'", "signature is unreadable"),
+            ("signature", f"'{evolve(SIGNATURE, curve=Curve.ED25519)}'", "none of a tz3 key"),
         ]:
-            self.path.unlink()
-            self.kept()
+            self.path.write_bytes(data)
             self.execute(self.path, f"UPDATE marks SET {column} = {value}")  # noqa: S608
-            with closing(SqliteStore(self.path)) as store:
-                error = self.assertRaises(StoreError, store.load)
-            self.assertIn(f"{self.path} is damaged", str(error), column)
+            watermarks = watermarks_on(lambda: SqliteStore(self.path))
+            sentence = str(self.assertRaises(StartupError, watermarks.startService))
+            self.successResultOf(watermarks.stopService())
+            self.assertIn(f"{self.path} is damaged: ", sentence)
+            self.assertIn(words, sentence)
+            self.assertIn("high_water_marks", sentence)
+            self.assertNotIn("\n", sentence)
 
     def test_truncated(self) -> None:
         """A store that was cut off anywhere is refused, or still says all it said."""
@@ -367,142 +333,3 @@ class OpeningTests(StoreTestCase):
             error = self.refused(path)
             for word in words:
                 self.assertIn(word, error)
-
-
-class OlderCopyTests(StoreTestCase):
-    """A backup that was restored, or a file without what belongs to it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        sqlite.create(self.path)
-        self.lock = Path(f"{self.path}.lock")
-
-    def write(self, store: SqliteStore, *levels: int) -> None:
-        """Have marks of these levels written."""
-        for level in levels:
-            store.keep([(BLOCK, evolve(MARK, level=level))])
-
-    def copy(self, name: str, *suffixes: str) -> Path:
-        """Copy files of the store."""
-        copy = self.directory / name
-        for suffix in suffixes:
-            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
-        return copy
-
-    def test_restored(self) -> None:
-        """A backup is refused once more was written; the sentence says what to do, and it helps."""
-        with closing(self.open()) as store:
-            self.write(store, 1, 2)
-        backup = self.copy("backup", "")
-        with closing(self.open()) as store:
-            self.write(store, 3, 4, 5)
-        shutil.copy(backup, self.path)
-        for _ in range(2):
-            sentence = self.refused(self.path)
-            for words in ("2 marks were written in it, and 5", "high_water_marks", str(self.lock)):
-                self.assertIn(words, sentence)
-        self.lock.unlink()
-        self.assertEqual(self.open().load(), {BLOCK: evolve(MARK, level=2)})
-
-    def test_nothing_was_written_since(self) -> None:
-        """A backup of the present state is as good as the store."""
-        with closing(self.open()) as store:
-            self.write(store, 1)
-            store.tidy()
-            backup = self.copy("backup", "")
-        shutil.copy(backup, self.path)
-        self.open()
-
-    def test_of_a_killed_daemon(self) -> None:
-        """What a killed daemon leaves opens with its log, and is an older copy without it."""
-        store = self.open()
-        self.write(store, 1, 2)
-        whole = self.copy("whole", "", "-wal", ".lock")
-        without_log = self.copy("without_log", "", ".lock")
-        self.assertEqual(self.open(whole).load(), {BLOCK: evolve(MARK, level=2)})
-        self.assertIn("older copy", self.refused(without_log))
-
-    def test_replaced(self) -> None:
-        """What an operator has changed counts as written."""
-        with closing(self.open()) as store:
-            backup = self.copy("backup", "")
-            store.replace({BLOCK: MARK})
-        shutil.copy(backup, self.path)
-        self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
-
-    def test_another_store(self) -> None:
-        """A new store in the place of an old one is no copy of it."""
-        with closing(self.open()) as store:
-            self.write(store, 1)
-        self.path.unlink()
-        sqlite.create(self.path)
-        self.open()
-
-    def test_nothing_to_write(self) -> None:
-        """A mark that is brought again is not counted, nor is one that could not be written."""
-        store = self.open()
-        self.write(store, 7, 7, 6)
-        self.execute(
-            self.path,
-            "CREATE TRIGGER full BEFORE INSERT ON marks "
-            "BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-        )
-        self.assertRaises(StoreError, self.write, store, 8)
-        self.assertTrue(self.lock.read_bytes().endswith(b" 00000000000000000001\n"))
-
-
-class LockingTests(StoreTestCase):
-    """One daemon at a time."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        sqlite.create(self.path)
-
-    def test_second_opener(self) -> None:
-        """An open store cannot be opened again until it is closed, and then it can."""
-        store = self.open()
-        self.assertIn("is in use by another daemon", self.refused(self.path))
-        store.close()
-        store.close()
-        self.open()
-
-    def test_under_another_name(self) -> None:
-        """The store is the same through a link and through another spelling of its path."""
-        link = self.directory / "link"
-        link.symlink_to(self.path)
-        self.open()
-        for path in (link, self.directory / ".." / self.directory.name / self.path.name):
-            self.assertIn("is in use by another daemon", self.refused(path))
-
-    def test_free_after_a_failure(self) -> None:
-        """A store that could not be opened is not locked by the try."""
-        self.execute(self.path, "PRAGMA user_version = 3")
-        self.refused(self.path)
-        self.execute(self.path, "PRAGMA user_version = 2")
-        self.open()
-
-    def test_reading_beside(self) -> None:
-        """The marks of an open store can be read, as they are at that moment."""
-        store = self.open()
-        self.assertEqual(sqlite.read(self.path), {})
-        store.keep([(BLOCK, MARK)])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
-        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
-
-    def test_reading_locks_nothing(self) -> None:
-        """Reading leaves the store to the daemon, also when it fails."""
-        sqlite.read(self.path)
-        self.execute(self.path, "DROP TABLE marks")
-        self.assertRaises(StoreError, sqlite.read, self.path)
-        self.open()
-
-    def test_reading_beside_a_write(self) -> None:
-        """A write that is under way holds up no reader, and a reader no write."""
-        store = self.open()
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            reader.execute("SELECT * FROM marks").fetchall()
-            store.keep([(BLOCK, MARK)])
-            self.assertEqual(reader.execute("SELECT * FROM marks").fetchall(), [])
-        self.assertEqual(store.load(), {BLOCK: MARK})

@@ -3,21 +3,21 @@
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.lockfile import LockFile, Progress
+from tezio_signer.tezos.keys import Signature
+from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
+from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreError
 
 APPLICATION_ID = 0x54455A49
 """Written into the file's header, so that no other program's database is taken for ours."""
 SCHEMA_VERSION = 2
-_MARKS = """
-CREATE TABLE marks (
+_MARKS = """CREATE TABLE marks (
     chain_id TEXT NOT NULL,
     key TEXT NOT NULL,
     operation TEXT NOT NULL,
@@ -26,10 +26,10 @@ CREATE TABLE marks (
     payload_hash BLOB NOT NULL,
     signature TEXT,
     PRIMARY KEY (chain_id, key, operation)
-) STRICT, WITHOUT ROWID
-"""
+) STRICT, WITHOUT ROWID"""
 _PROGRESS = "CREATE TABLE progress (store TEXT NOT NULL, writes INTEGER NOT NULL) STRICT"
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
 _FIND = (
     "SELECT level, round, payload_hash, signature FROM marks "
     "WHERE chain_id = ? AND key = ? AND operation = ?"
@@ -37,9 +37,10 @@ _FIND = (
 _COUNT = "UPDATE progress SET writes = writes + 1"
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_INIT = "tezio-signer watermarks init"
 _RESCUE = (
-    "; set high_water_marks to a level above the last that was signed, move the file away and run: "
-    "tezio-signer watermarks init"
+    "; set high_water_marks to a level above the last that was signed, move the file away, "
+    f"with the -wal and .lock beside it, and run: {_INIT}"
 )
 
 
@@ -61,21 +62,87 @@ def _errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]
 
 
 def create(path: Path) -> None:
-    """Make an empty store in a new file; raises StoreError if there is a file already."""
+    """Make an empty store in a new file.
+
+    :raises StoreError: if there is a file already or was a store before, or if it cannot be
+        made; nothing is left of it then.
+    """
+    if os.path.lexists(path):
+        _check_filled(path)
+        raise _exists_already(path)
+    lock = LockFile(path)  # a daemon may have it, whose file was moved away
+    try:
+        _check_new(path, lock)
+        with (
+            _errors(path, lock),
+            TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
+        ):
+            made = Path(directory) / path.name
+            _make(made)
+            _put(made, path)
+    finally:
+        if lock.is_new:
+            lock.remove()  # the daemon, which may be another user, makes its own
+        lock.close()
+
+
+def _exists_already(path: Path) -> StoreError:
+    return StoreError(f"watermark store {path} exists already, and is left as it is")
+
+
+def _check_filled(path: Path) -> None:
+    if path.is_file() and path.stat().st_size == 0:
+        raise StoreError(
+            f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
+            "if anything was signed with it, set high_water_marks above that; then delete it and "
+            f"run: {_INIT}"
+        )
+
+
+def _check_new(path: Path, lock: LockFile) -> None:
+    """Raises StoreError if a store was here: its successor would know nothing of its marks.
+
+    SQLite, too, would take what is left of it for a part of the new one.
+    """
+    left = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
+    left = [file for file in left if file.exists() and file.stat().st_size]
+    if lock.noted() is not None:
+        left.append(lock.path)
+    if left:
+        names = " and ".join(map(str, left))
+        raise StoreError(
+            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
+            "included; if it is lost, set high_water_marks above all that was signed, delete "
+            f"{names}, and run: {_INIT}"
+        )
+
+
+def _make(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(_connect(path)) as connection:
+        _lay_out(connection)
+        connection.execute("PRAGMA journal_mode = WAL")  # last: all is in the file itself
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a complete file its name, which is never that of a part of it."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError as error:
-        raise StoreError(f"watermark store {path} exists already, and is left as it is") from error
-    except OSError as error:
-        raise StoreError(f"watermark store {path} cannot be created: {error.strerror}") from error
-    with _errors(path):
-        connection = _connect(path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        _lay_out(connection)
-        connection.close()
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
+        raise _exists_already(path) from error
+    with ExitStack() as undoing:
+        undoing.callback(path.unlink)
+        made.rename(path)
+        _sync(path.parent)
+        undoing.pop_all()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -85,6 +152,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # opened in one thread, used by one writer thread
     )
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
@@ -115,8 +183,23 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
         found = "it is cut off"
+    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "progress": _PROGRESS}:
+        found = f"its tables are not those of schema version {SCHEMA_VERSION}"
     if found != "ok":
-        raise StoreError(f"watermark store {path} is damaged: {' '.join(found.split())}{_RESCUE}")
+        raise _damaged(path, found)
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    """The SQL of all that is in a store, as it was written, by name."""
+    return {
+        name: sql
+        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema")
+        if not name.startswith("sqlite_")
+    }
+
+
+def _damaged(path: Path | None, found: object) -> StoreError:
+    return StoreError(f"watermark store {path} is damaged: {' '.join(str(found).split())}{_RESCUE}")
 
 
 def read(path: Path) -> dict[MarkId, Mark]:
@@ -147,52 +230,46 @@ class SqliteStore:
             return
         with _errors(path):
             if not path.exists():
-                raise StoreError(
-                    f"watermark store {path} does not exist; create it with: "
-                    "tezio-signer watermarks init"
-                )
+                raise StoreError(f"watermark store {path} does not exist; create it with: {_INIT}")
+            _check_filled(path)  # SQLite would delete the log beside it
         self._lock = None if shared else LockFile(path)
         with ExitStack() as undoing, _errors(path, self._lock):
             if self._lock is not None:
                 undoing.callback(self._lock.close)
+            before = noted_beside(path)  # ahead of the store, which a daemon may be writing
             self._connection = _connect(path)
             undoing.callback(self._connection.close)
             _check(self._connection, path)
-            self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
+            now = self._progress()
+            self._check_progress(now, before)
             if self._lock is not None:
-                self._check_progress(self._lock)
+                self._lock.note(now)
+                self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             undoing.pop_all()
 
-    def _check_progress(self, lock: LockFile) -> None:
+    def _check_progress(self, now: Progress, before: Progress | None) -> None:
         """Raises StoreError for a store that was further when it was used last."""
-        now, before = self._progress(), lock.noted()
-        if before is not None and before.store == now.store and before.writes > now.writes:
+        if self._path is None or before is None:
+            return
+        if before.store == now.store and before.writes > now.writes:
             raise StoreError(
                 f"watermark store {self._path} is an older copy: {now.writes} marks were written "
                 f"in it, and {before.writes} when it was used here before; put its newest files "
-                "back, -wal included; if they are lost, raise high_water_marks above all that was "
-                f"signed, and delete {lock.path}"
+                "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
+                f"above all that was signed, and delete {lock_beside(self._path)}"
             )
-        lock.note(now)
 
     def _progress(self) -> Progress:
-        row = self._connection.execute("SELECT store, writes FROM progress").fetchone()
-        if row is None:
-            raise StoreError(f"watermark store {self._path} is damaged: it lacks a row{_RESCUE}")
-        return Progress(*row)
+        rows = self._connection.execute("SELECT store, writes FROM progress").fetchall()
+        if len(rows) != 1:
+            raise _damaged(self._path, f"it has {len(rows)} rows of progress, not 1")
+        return Progress(*rows[0])
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
         with self._reading():
-            return {
-                MarkId(chain_id, PublicKeyHash.parse(key), Operation[operation.upper()]): _mark(
-                    *values
-                )
-                for chain_id, key, operation, *values in self._connection.execute(
-                    "SELECT * FROM marks"
-                )
-            }
+            return dict(_checked(*row) for row in self._connection.execute(_ALL))
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write marks where they are no step back, together; on the disk on return."""
@@ -247,10 +324,8 @@ class SqliteStore:
         with _errors(self._path):
             try:
                 yield
-            except (ValueError, KeyError) as error:
-                raise StoreError(
-                    f"watermark store {self._path} is damaged: {error}{_RESCUE}"
-                ) from error
+            except (ValueError, TransferError) as error:
+                raise _damaged(self._path, error) from error
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -258,6 +333,30 @@ class SqliteStore:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _checked(
+    chain_id: str,
+    key: str,
+    operation: str,
+    level: int,
+    round_: int,
+    payload_hash: bytes,
+    signature: str | None,
+) -> tuple[MarkId, Mark]:
+    """A row of a file that anybody may have written; raises TransferError."""
+    return read_row(
+        "marks",
+        {
+            "chain": chain_id,
+            "key": key,
+            "operation": operation,
+            "level": level,
+            "round": round_,
+            "payload_hash": payload_hash.hex(),
+            "signature": signature,
+        },
+    )
 
 
 def _mark(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
