@@ -202,8 +202,15 @@ class ConnectionTests(SynchronousTestCase):
             self.setUp()
             with capturedLogs() as events:
                 self.channel.dataReceived(b"GET %b HTTP/1.1\r\n\r\n" % target)
-            self.assertIn(parse_response(self._answers()).status, (400, 404), target)
+            self.assertEqual(parse_response(self._answers()).status, 400, target)
             self.assertEqual([event for event in events if "log_failure" in event], [])
+
+    def test_refused_head(self) -> None:
+        """A HEAD that is refused below the routes has the header of its answer only."""
+        self.channel.dataReceived(b"HEAD nowhere HTTP/1.1\r\n\r\n")
+        head, _, body = self._answers().partition(b"\r\n\r\n")
+        self.assertRegex(head, rb"\AHTTP/1.1 400 [^$]*Content-Length: [1-9]")
+        self.assertEqual(body, b"")
 
     def test_endless_body(self) -> None:
         """Who goes on sending after a refusal is cut off at 16 MiB."""

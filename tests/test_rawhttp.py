@@ -86,7 +86,7 @@ FRAMING = [
     Row("capitals", post(b"TRANSFER-ENCODING: CHUNKED\r\n", CHUNK + LAST), (200, 200), 1),
     Row("chunked in HTTP/1.0", post(CHUNKED, CHUNK + LAST, version=b"1.0"), (400,)),
     Row("a body of a GET", get(b"/known_keys", LENGTH) + BODY, (200, 200)),
-    Row("a hidden body of a GET", get(b"/known_keys", b"Content-Length: 0\r\n"), (200, 200)),
+    Row("an empty body of a GET", get(b"/known_keys", b"Content-Length: 0\r\n"), (200, 200)),
     Row(
         "a request in the body of a GET",
         get(b"/known_keys", b"Content-Length: %d\r\n" % len(HIDDEN)) + HIDDEN,

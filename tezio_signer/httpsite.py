@@ -56,7 +56,7 @@ class SignerRequest(Request):
         limit = self.channel.limits.body_bytes
         self._answer_below_the_routes(TooLarge(f"the request body is larger than {limit} bytes"))
 
-    def _answer_below_the_routes(self, refused: Refused) -> None:
+    def _answer_below_the_routes(self, refused: Refused, with_body: bool = True) -> None:
         peer = self.getClientAddress()
         self.channel.site.strangers.warn(
             "refused a request from {peer}: {status} {sentence}",
@@ -68,7 +68,12 @@ class SignerRequest(Request):
         self.channel.write(
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"Connection: close\r\n\r\n%b"
-            % (refused.status, http.RESPONSES[refused.status], len(body), body)
+            % (
+                refused.status,
+                http.RESPONSES[refused.status],
+                len(body),
+                body if with_body else b"",
+            )
         )
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -79,7 +84,7 @@ class SignerRequest(Request):
             self._check_framing(version)
             self._check_target(command, path)
         except Malformed as malformed:
-            self._answer_below_the_routes(malformed)
+            self._answer_below_the_routes(malformed, with_body=command != b"HEAD")
             self.channel.loseConnection()
             return
         super().requestReceived(command, path, version)
