@@ -238,6 +238,13 @@ class DenialTests(GatewayTestCase):
         members = Members({A: wrong_password, B: right})
         self.assertEqual(self.successResultOf(members.ask()), RIGHT)
 
+    def test_others_late(self) -> None:
+        """Who is away for a moment is waited for before a denial is believed."""
+        members = Members({A: wrong_password, B: one_after_the_other(away, right)})
+        asking = members.ask()
+        members.wait(0.1)
+        self.assertEqual(self.successResultOf(asking), RIGHT)
+
     def test_others_silent(self) -> None:
         """If the others say nothing, it is believed when the time is over."""
         members = Members({A: wrong_password, B: away, C: silent})

@@ -96,6 +96,18 @@ class LoginTests(GatewayTestCase):
         self.assert_answered(late)
         self.assertEqual(self.tokens.given, 2)
 
+    def test_refused_by_one_in_doubt(self) -> None:
+        """Who has refused the token gives the new one, though another would be asked first."""
+        self.assert_answered()
+        self.tokens.expire(A)
+        hesitant = self.members.slow(0.3, self.tokens)
+        self.members.behaviours[A] = one_after_the_other(hesitant, away, self.tokens)
+        late = self.members.ask()
+        self.assert_answered()
+        self.members.wait(0.31)
+        self.assert_answered(late)
+        self.assertEqual(self.members.logins, [A, A])
+
     def test_unknown(self) -> None:
         """A member that does not know what it has just given is passed over, with one login."""
         forgets = one_after_the_other(self.tokens, invalid_token)
@@ -122,6 +134,16 @@ class LoginTests(GatewayTestCase):
         self.members.wait(0.3)
         self.assert_answered()
         self.assertEqual(self.members.logins, [A])
+
+    def test_reason(self) -> None:
+        """Who waits in vain hears why there is no token yet."""
+        self.tokens.authenticates = answers(b"The CommonName of the certificate is wrong", 400)
+        self.members.behaviours[B] = silent
+        asking = self.members.ask()
+        self.members.wait(1.21)
+        sentence = self.away(asking)
+        self.assertIn(f"not let signer in in time: {A}: answers 400 with what is no", sentence)
+        self.assertIn("CommonName of the certificate is wrong", sentence)
 
     def test_silent(self) -> None:
         """Who gives no token is passed over."""
@@ -196,8 +218,9 @@ class SecrecyTests(GatewayTestCase):
 
         for behaviour in (echo, tells):
             members = Members({A: behaviour}, LOGIN)
-            asking = members.ask()
-            members.wait(3)
+            asking = members.ask(10)
+            members.wait(3.1)
             sentence = str(self.failureResultOf(asking, StoreError).value)
             self.assertNotIn("horse", sentence)
-        self.assertIn("signer", sentence)
+            self.assertIn("signer", sentence)
+            self.assertIn("password", sentence)

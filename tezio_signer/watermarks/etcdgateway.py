@@ -119,6 +119,7 @@ class EtcdGateway:
         self._login = login
         self._token: str | None = None
         self._logging_in: Deferred[StoreError | None] | None = None
+        self._login_words: dict[str, _AttemptError] = {}
 
     async def ask(
         self, path: str, question: dict[str, Any], until: float | None = None
@@ -137,20 +138,21 @@ class EtcdGateway:
         asked = _Question(path, json.dumps(question).encode(), until)
         # Before anybody is asked: who gives a token does not have to be who answers first.
         await self._have_token(asked, None)
-        return await self._first_answer(partial(self._ask_member, asked), until)
+        return await self._first_answer(partial(self._ask_member, asked), until, {})
 
     async def _first_answer(
         self,
         attempt: Callable[[str, int], Awaitable[_Value]],
         until: float,
+        words: dict[str, _AttemptError],
         first: str | None = None,
     ) -> _Value:
         """What one of the members gives.
 
         :param attempt: takes a member, and how many may have to share the time that is left.
+        :param words: where to note what each has said last.
         :param first: who is asked first, if it is not the one that did best.
         """
-        words: dict[str, _AttemptError] = {}
         pause = _FIRST_PAUSE
         while True:
             unasked = sorted(self._order, key=lambda member: member != first)
@@ -209,7 +211,13 @@ class EtcdGateway:
             logging_in = Deferred.fromCoroutine(self._log_in(login, member))
             self._logging_in = logging_in
             logging_in.addBoth(self._login_ended)
-        late = StoreAwayError(f"etcd has not let {login.user} in in time")
+
+        def late() -> StoreAwayError:
+            sentence = f"etcd has not let {login.user} in in time"
+            if self._login_words:
+                sentence += f": {self._troubles(self._login_words)}"
+            return StoreAwayError(sentence)
+
         refusal = await self._within(logging_in, question.until, late)
         if refusal is not None:
             raise refusal
@@ -222,8 +230,10 @@ class EtcdGateway:
         """Get a token; returns why there is none. Goes on when who waits for it gives up."""
         until = self._clock.seconds() + LOGIN_PATIENCE
         authenticate = partial(self._authenticate, login, until)
+        words = self._login_words
+        words.clear()
         try:
-            self._token = await self._first_answer(authenticate, until, member)
+            self._token = await self._first_answer(authenticate, until, words, member)
         except StoreError as error:
             return error
         except CancelledError:
@@ -251,18 +261,20 @@ class EtcdGateway:
     ) -> dict[str, Any]:
         exchange = Deferred.fromCoroutine(self._exchange(f"{member}{path}", content, token))
         try:
-            got = await self._within(exchange, deadline, _SilenceError("did not answer in time"))
+            got = await self._within(exchange, deadline, _late)
         finally:
             exchange.cancel()  # closes its connection, if it is not done
         if isinstance(got, _AttemptError):
             raise got
         return _answer(*got)
 
-    def _within(self, work: Deferred[_Value], until: float, late: Exception) -> Deferred[_Value]:
+    def _within(
+        self, work: Deferred[_Value], until: float, late: Callable[[], Exception]
+    ) -> Deferred[_Value]:
         """What comes of some work that others may wait for too, and that goes on after this."""
         waiting: Deferred[_Value] = Deferred()
         left = max(0, until - self._clock.seconds())
-        timer = self._clock.callLater(left, waiting.errback, late)
+        timer = self._clock.callLater(left, lambda: waiting.errback(late()))
 
         def ended(result: _Value) -> _Value:
             if timer.active():
@@ -333,6 +345,10 @@ class _Body(Protocol):
     def _hang_up(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
+
+
+def _late() -> _SilenceError:
+    return _SilenceError("did not answer in time")
 
 
 def _answer(status: int, body: bytes) -> dict[str, Any]:
