@@ -1,5 +1,6 @@
 """Where a configuration says that the watermarks are."""
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from tezio_signer.yamlfields import Field
 DEFAULT_STORE = "sqlite:watermarks.sqlite"
 _SQLITE, _ETCD = "sqlite:", "etcd:"
 _ETCD_ACCESS = ("ca", "certificate", "private_key", "user", "password_file")
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")
+"""Names, also of other alphabets, and addresses; whatever else could never be asked."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -19,7 +22,7 @@ def store_address(field: Field | None, directory: Path) -> StoreAddress:
     entries = field.mapping(("store", *_ETCD_ACCESS), required=["store"])
     store = entries.pop("store")
     url = store.text()
-    if url.startswith(_SQLITE) and url != _SQLITE:
+    if url.startswith(_SQLITE) and url.strip() != _SQLITE:
         for name, entry in entries.items():
             raise entry.error(f"{name} is for a store in etcd")
         return directory / url.removeprefix(_SQLITE)
@@ -40,16 +43,24 @@ def store_address(field: Field | None, directory: Path) -> StoreAddress:
 def _members(field: Field, urls: str) -> tuple[str, ...]:
     members = tuple(url.strip().rstrip("/") for url in urls.split(","))
     for url in members:
+        if "@" in url:  # not shown: there may be a password in front of it
+            raise field.error("a URL names no user; allowed: user and password_file beside store")
         try:
             parts = urlsplit(url)
-            right = parts.scheme in ("http", "https") and parts.hostname and parts.port
+            right = parts.scheme in ("http", "https") and parts.port
         except ValueError:
             right = False
-        if not right or url != f"{parts.scheme}://{parts.netloc}" or "@" in url:
+        if (
+            not right
+            or not _HOST.fullmatch(parts.hostname or "")
+            or url != f"{parts.scheme}://{parts.netloc}"
+        ):
             raise field.error(
                 f"{url or 'nothing'} is no member of etcd; allowed: https://HOST:PORT or "
                 "http://HOST:PORT, several with commas between them"
             )
+        if members.count(url) > 1:
+            raise field.error(f"{url} is named twice: each member once")
     return members
 
 
