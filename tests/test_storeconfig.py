@@ -105,7 +105,6 @@ class MembersTests(StoreConfigTestCase):
             ("https://a:1,https://b:2,http://c:3", ("https://a:1", "https://b:2", "http://c:3")),
             (" https://a:1/ , https://b:2 ", ("https://a:1", "https://b:2")),
             ("https://192.0.2.1:65535", ("https://192.0.2.1:65535",)),
-            ("https://[2001:db8::1]:2379", ("https://[2001:db8::1]:2379",)),
             ("https://Etcd-1.bäckerei.example:1", ("https://Etcd-1.bäckerei.example:1",)),
             ("https://under_score:1", ("https://under_score:1",)),
         ):
@@ -130,8 +129,7 @@ class MembersTests(StoreConfigTestCase):
             "https://a b:1",
             "https://a;b:1",
             "https://::1:1",
-            "https://[::1:1",
-            "https://[fe80::1%25eth0]:1",
+            "https://::1]:1",
         ):
             for urls in (url, f"https://b:1,{url}"):
                 self.assertEqual(
@@ -155,6 +153,14 @@ class MembersTests(StoreConfigTestCase):
                 "store",
             )
 
+    def test_ipv6(self) -> None:
+        """An address of IPv6 is refused, for it could not be asked."""
+        for url in ("https://[2001:db8::1]:2379", "http://[::1]:1", "https://[::1:1"):
+            self.assertEqual(
+                self.refused(f'watermarks: {{store: "etcd:{url}"}}'),
+                f"watermarks.store: {url} has an IPv6 address, which does not work; give it a name",
+            )
+
     def test_twice(self) -> None:
         """A member that is named twice is a slip of the pen, and one is missing."""
         self.assertEqual(
@@ -164,7 +170,7 @@ class MembersTests(StoreConfigTestCase):
 
     def test_warnings(self) -> None:
         """What is not encrypted is warned of, but on this machine; each member by itself."""
-        for url in ("http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "https://a:1"):
+        for url in ("http://127.0.0.1:1", "http://localhost:1", "https://a:1"):
             self.assertEqual(self.settings(f'watermarks: {{store: "etcd:{url}"}}').warnings, ())
         store = "etcd:http://a:1,https://b:1,http://192.0.2.1:1,http://localhost:1"
         self.assertEqual(

@@ -10,9 +10,9 @@ from tezio_signer.yamlfields import Field
 DEFAULT_STORE = "sqlite:watermarks.sqlite"
 _SQLITE, _ETCD = "sqlite:", "etcd:"
 _ETCD_ACCESS = ("ca", "certificate", "private_key", "user", "password_file")
-_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")
-"""Names, also of other alphabets, and addresses; whatever else could never be asked."""
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"[\w.-]+")
+"""Names, also of other alphabets, and addresses of IPv4."""
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def store_address(field: Field | None, directory: Path) -> StoreAddress:
@@ -45,6 +45,8 @@ def _members(field: Field, urls: str) -> tuple[str, ...]:
     for url in members:
         if "@" in url:  # not shown: there may be a password in front of it
             raise field.error("a URL names no user; allowed: user and password_file beside store")
+        if "[" in url:  # treq takes what is between for a name, and finds it wrong
+            raise field.error(f"{url} has an IPv6 address, which does not work; give it a name")
         try:
             parts = urlsplit(url)
             right = parts.scheme in ("http", "https") and parts.port
