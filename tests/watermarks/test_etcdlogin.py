@@ -34,6 +34,10 @@ class LoginTests(GatewayTestCase):
         self.tokens = Tokens(A, B)
         self.members = Members({A: self.tokens, B: self.tokens}, LOGIN)
 
+    def tearDown(self) -> None:
+        self.members.wait(3.1)  # what nobody waits for any more comes to its end
+        self.assertEqual(self.members.clock.getDelayedCalls(), [])
+
     def assert_answered(self, *askings: Deferred[dict[str, Any]]) -> None:
         """Check that these questions have got their answers."""
         for asking in askings or [self.members.ask()]:

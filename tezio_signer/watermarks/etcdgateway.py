@@ -262,8 +262,9 @@ class EtcdGateway:
         exchange = Deferred.fromCoroutine(self._exchange(f"{member}{path}", content, token))
         try:
             got = await self._within(exchange, deadline, _late)
-        finally:
-            exchange.cancel()  # closes its connection, if it is not done
+        except Exception:  # late, or given up by who asks
+            exchange.cancel()  # closes its connection
+            raise
         if isinstance(got, _AttemptError):
             raise got
         return _answer(*got)
