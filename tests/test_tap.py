@@ -9,6 +9,7 @@ from traceback import format_exception_only
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.logger import (
     ILogObserver,
@@ -184,6 +185,18 @@ class MakeServiceTests(TapTestCase):
         """How many doors a daemon has."""
         services = leaves(tap.makeService(parsed(*arguments)))
         return sum(isinstance(service, StreamServerEndpointService) for service in services)
+
+    def test_strangers(self) -> None:
+        """Connections of all addresses that may ask nothing are counted together."""
+        self.write(more="allowed_ips: [10.0.0.0/8]")
+        services = leaves(tap.makeService(parsed("--simulate")))
+        (connections,) = [s for s in services if isinstance(s, Connections)]
+
+        def counted_as(host: str) -> str:
+            return connections.counted_as(IPv4Address("TCP", host, 1025), proxied=False)
+
+        self.assertEqual(counted_as("192.0.2.1"), counted_as("198.51.100.1"))
+        self.assertNotEqual(counted_as("10.0.0.1"), counted_as("10.0.0.2"))
 
     def test_wrong_endpoints(self) -> None:
         """What is no endpoint is named, with the reason."""
