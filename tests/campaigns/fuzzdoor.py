@@ -1,10 +1,13 @@
 """What is behind a fuzzed door: a signer, and a device that notes what it is asked to sign.
 
-Each input is a connection of its own: its bytes come in pieces, and the client may leave
-before it has its answers.
+Each input is a connection of its own: its bytes come in pieces, slowly or at once, and the
+client may leave before it has its answers. There is room for one connection at a time, so
+that one which does not give its place back is noticed.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import Enum
 from random import Random
 from typing import NoReturn
 from zlib import crc32
@@ -13,12 +16,12 @@ from attrs import evolve, frozen
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
 from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.mutation import mutated, pieces
@@ -26,12 +29,13 @@ from tests.campaigns.wellformed import Ask
 from tests.stand import settings_with, watermarks_on
 from tests.strategies import RECORDED
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.hsmdevice import Priority
 from tezio_signer.hsmpool import HsmPool, Signing
-from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.settings import Limits, Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Operation
@@ -47,8 +51,24 @@ _KEYS = {
 _BAKING = frozenset({Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION})
 _GENERIC = frozenset({Operation.GENERIC})
 PKHS = [str(key) for key in (TZ1, TZ2, TZ3, AUTH)] + [key["pkh"] for key in OCTEZ["keys"]]
+_LIMITS = Limits(connections=1, connections_per_peer=1)
+_PAUSE = 3.0
+"""Seconds between the pieces of a slow client."""
 _LONGER = 1e6
 """Seconds after which nothing waits for anything any more."""
+
+
+class Manner(Enum):
+    """How a client behaves, whatever it sends."""
+
+    PATIENT = "reads its answers, and waits"
+    HALF_CLOSING = "closes its side behind its requests"
+    CLOGGED = "stops reading now and then"
+    SLOW = "takes its time between the pieces"
+    LEAVING = "closes the connection ahead of its answers"
+
+
+_MANNERS = [*[Manner.PATIENT] * 4, Manner.HALF_CLOSING, Manner.CLOGGED, Manner.SLOW, Manner.LEAVING]
 
 
 def _policy() -> Settings:
@@ -69,6 +89,7 @@ class NotingHsms(HsmPool):
 
     :ivar asked: keys and payloads in their order.
     :ivar made: the texts and the bytes of the signatures.
+    :ivar behaviour: 0 signs at once, 1 has a watermark, 2 is not there, 3 signs later.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -121,12 +142,26 @@ def _no_port(*_: object) -> NoReturn:
 
 @frozen
 class Connection:
-    """What was seen of a connection."""
+    """What was seen of a connection.
 
+    :ivar closed: whether the door has closed it, when all was answered that was there.
+    :ivar signs: whether the device signs what it is asked to.
+    """
+
+    client: Manner
     written: bytes
     asked: list[Ask]
     made: set[object]
     closed: bool
+    signs: bool
+
+
+class _Transport(StringTransport):
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """HTTP wants it of TCP."""
+
+
+classImplements(_Transport, ITCPTransport)  # type: ignore[misc]  # as far as it is used
 
 
 @implementer(ILogObserver)
@@ -145,10 +180,13 @@ class _Faults:
 
 
 class Door:
-    """A signer behind a door, new whenever the last one has signed."""
+    """A signer behind a door, new whenever the last one has signed.
 
-    def __init__(self, protocol: Callable[[Signer, Clock], IProtocol]) -> None:
-        self._protocol = protocol
+    :param factory: makes what is to be behind the limits of connections.
+    """
+
+    def __init__(self, factory: Callable[[Signer, Clock], IProtocolFactory]) -> None:
+        self._make_factory = factory
         self._faults = _Faults()
         self._renew()
 
@@ -158,17 +196,22 @@ class Door:
         self._hsms = NotingHsms(self._clock)
         watermarks = watermarks_on()
         watermarks.startService()
-        self._signer = Signer(_SETTINGS, self._hsms, watermarks, self._clock)
+        signer = Signer(_SETTINGS, self._hsms, watermarks, self._clock)
+        connections = Connections(_LIMITS, self._clock)
+        self._factory = LimitedFactory(self._make_factory(signer, self._clock), connections)
 
-    def connect(self, data: bytes) -> Connection:
-        """One connection from its beginning to its end; raises Wrong for a fault of ours."""
+    def connect(self, data: bytes, client: Manner | None = None) -> Connection:
+        """One connection from its beginning to its end; raises Wrong for a fault of ours.
+
+        :param client: None for one that depends on the data.
+        """
         if self._used:
             self._renew()
         self._used = True  # also when it ends badly, which must not be seen in the next one
         self._faults.seen.clear()
         globalLogPublisher.addObserver(self._faults)
         try:
-            connection = self._connect(data)
+            connection = self._connect(data, client or _MANNERS[crc32(data) >> 8 & 7])
         finally:
             globalLogPublisher.removeObserver(self._faults)
         if self._faults.seen:
@@ -176,30 +219,45 @@ class Door:
         self._used = bool(connection.asked)
         return connection
 
-    def _connect(self, data: bytes) -> Connection:
-        behaviour = crc32(data) >> 8 & 7  # of the input alone, so that it can be repeated
-        self._hsms.behaviour = behaviour
-        transport = StringTransport(peerAddress=PEER)
-        protocol = self._protocol(self._signer, self._clock)
+    def _connect(self, data: bytes, client: Manner) -> Connection:
+        self._hsms.behaviour = crc32(data) >> 11 & 3  # of the input alone, to be repeatable
+        transport = _Transport(peerAddress=PEER)
+        protocol = self._factory.buildProtocol(PEER)
         protocol.makeConnection(transport)
         for piece in pieces(data):
             self._settle(transport)
-            if transport.disconnecting or transport.disconnected:
+            if transport.disconnecting:
                 break
             protocol.dataReceived(piece)
-        if behaviour != 7:  # there, the client leaves first
+            if client is Manner.CLOGGED:
+                self._clog(transport)
+            if client is Manner.SLOW:
+                self._clock.advance(_PAUSE)
+        if client is Manner.HALF_CLOSING:
+            self._settle(transport)
+            if not IHalfCloseableProtocol.providedBy(protocol):
+                client = Manner.LEAVING
+            elif not transport.disconnecting:
+                protocol.readConnectionLost()
+        if client is not Manner.LEAVING:
             self._settle(transport, to_the_end=True)
-        closed = transport.disconnecting or transport.disconnected
-        written = transport.value()
+        closed, written = transport.disconnecting, transport.value()
+        if client is not Manner.LEAVING:
+            self._be_silent(transport)
         protocol.connectionLost(Failure(ConnectionDone()))
         while self._hsms.answer():
             self._clock.advance(0)
+        transport.disconnecting = False
         self._clock.advance(_LONGER)
+        if transport.disconnecting:
+            raise Wrong("a connection that is lost is closed once more")
         if self._clock.getDelayedCalls():
             raise Wrong(f"left behind: {self._clock.getDelayedCalls()}")
-        return Connection(written, self._hsms.asked, self._hsms.made, closed)
+        self._check_room(transport)
+        signs = self._hsms.behaviour in (0, 3)
+        return Connection(client, written, self._hsms.asked, self._hsms.made, closed, signs)
 
-    def _settle(self, transport: StringTransport, to_the_end: bool = False) -> None:
+    def _settle(self, transport: _Transport, to_the_end: bool = False) -> None:
         """Let happen what happens by itself; a connection that is not read waits for the device."""
         while any(
             call.getTime() <= self._clock.seconds() for call in self._clock.getDelayedCalls()
@@ -208,12 +266,44 @@ class Door:
         if (to_the_end or transport.producerState == "paused") and self._hsms.answer():
             self._settle(transport, to_the_end)
 
+    def _clog(self, transport: _Transport) -> None:
+        """The client does not read for a while."""
+        if transport.producer is not None:
+            transport.producer.pauseProducing()
+        self._settle(transport)
+        if transport.producer is not None and not transport.disconnecting:
+            transport.producer.resumeProducing()
 
-def check_asked(connection: Connection, allowed: set[Ask]) -> None:
-    """Raises Wrong for a signature that the device was asked for, but the connection did not."""
-    for pkh, payload in connection.asked:
-        if (pkh, payload) not in allowed:
-            raise Wrong(f"the device was asked to sign {payload.hex()} for {pkh}")
+    def _be_silent(self, transport: _Transport) -> None:
+        written = transport.value()
+        self._clock.advance(_LONGER)
+        if not transport.disconnecting:
+            raise Wrong("a connection on which nothing happens is never closed")
+        if transport.value() != written:
+            raise Wrong(f"said by itself: {transport.value().removeprefix(written)!r}")
+
+    def _check_room(self, transport: _Transport) -> None:
+        """Raises Wrong unless there is room for the next one, for which nobody has to go."""
+        transport.disconnected = False
+        if self._factory.buildProtocol(PEER) is None or transport.disconnected:
+            raise Wrong("the place of the connection is still taken")
+
+
+def check_asked(connection: Connection, allowed: Iterable[Ask]) -> None:
+    """Raises Wrong for a signature that the device was asked for, but the connection did not.
+
+    :param allowed: what the client asks for, as often as it does.
+    """
+    wanted = Counter(allowed)
+    for (pkh, payload), times in Counter(connection.asked).items():
+        most = wanted[pkh, payload]
+        if pkh == str(TZ3) and connection.signs:
+            most = min(most, 1)  # what was signed at a level is kept
+        if times > most:
+            raise Wrong(
+                f"the device was asked to sign {payload.hex()} for {pkh} {times} times, "
+                f"and may be {most} times"
+            )
 
 
 def key_and_payload(random: Random) -> Ask:

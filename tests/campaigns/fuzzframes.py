@@ -2,14 +2,16 @@
 
 from random import Random
 
-from twisted.internet.interfaces import IProtocol
-from twisted.internet.task import Clock
-
 from tests import octezsocketclient
-from tests.campaigns.fuzzdoor import PEER, PKHS, Door, check_asked, key_and_payload
+from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated
-from tests.campaigns.wellformed import asked_over_socket, frames_in
+from tests.campaigns.wellformed import (
+    asked_over_socket,
+    frames_in,
+    is_request,
+    requests_before_nonsense,
+)
 from tests.octezclient import HSM_AUTH_KEY
 from tests.octezsocketclient import OctezSocketError, framed
 from tests.vectors import FRAMES, PAYLOADS, TZ1, TZ2, TZ3
@@ -23,7 +25,6 @@ from tezio_signer.octezmessages import (
     Undecodable,
 )
 from tezio_signer.octezsocket import OctezSocketFactory
-from tezio_signer.signer import Signer
 
 
 class FramesTarget:
@@ -33,7 +34,7 @@ class FramesTarget:
     longest = 4096
 
     def __init__(self) -> None:
-        self.door = Door(self._socket)
+        self.door = Door(OctezSocketFactory)
         requests = [frame for name, frame in FRAMES.items() if not name.startswith("R_")]
         transfer = PAYLOADS["transfer"]
         proof = octezsocketclient.authentication(HSM_AUTH_KEY, str(TZ2), transfer)
@@ -48,15 +49,10 @@ class FramesTarget:
         ]
         self._requests = requests
 
-    @staticmethod
-    def _socket(signer: Signer, clock: Clock) -> IProtocol:
-        socket = OctezSocketFactory(signer, clock).buildProtocol(PEER)
-        assert socket is not None
-        return socket
-
     def made(self, random: Random, data: bytes) -> bytes:
         if random.randrange(2):
-            data = b"".join(self._frame(random) for _ in range(random.choice((1, 1, 2, 3))))
+            frames = [self._frame(random) for _ in range(random.choice((1, 1, 2, 3)))]
+            data = b"".join(frames) * random.choice((1, 1, 1, 2))
         return mutated(random, data, self.seeds, self.tokens) if random.randrange(4) else data
 
     def _frame(self, random: Random) -> bytes:
@@ -76,8 +72,7 @@ class FramesTarget:
         answers = list(frames_in(connection.written))
         if b"".join(map(framed, answers)) != connection.written:
             raise Wrong(f"not made of frames: {connection.written.hex()}")
-        if len(answers) > len(said):
-            raise Wrong(f"{len(answers)} answers to {len(said)} frames")
+        _check_answered(connection, len(answers), *requests_before_nonsense(data))
         for answer in answers:
             try:
                 result = octezsocketclient.result_in(answer)
@@ -91,12 +86,32 @@ class FramesTarget:
         return " ".join(said[:4]) + f" {len(connection.asked)}"
 
 
+def _check_answered(connection: Connection, answers: int, requests: int, nonsense: bool) -> None:
+    """Raises Wrong unless all requests have their answers, and nonsense ends the connection."""
+    client = connection.client
+    late = client is Manner.SLOW and connection.closed
+    if answers > requests or (answers < requests and client is not Manner.LEAVING and not late):
+        raise Wrong(f"{answers} answers to {requests} requests of a client that {client.value}")
+    if client is Manner.LEAVING:
+        return
+    if nonsense and not connection.closed:
+        raise Wrong("nonsense does not end the connection")
+    if connection.closed and not (nonsense or late or client is Manner.HALF_CLOSING):
+        raise Wrong(f"closed on a client that {client.value}")
+    if client is Manner.HALF_CLOSING and not connection.closed:
+        raise Wrong("stays open for a client that has closed its side")
+
+
 def _decoded(payload: bytes) -> str:
     """Decode the payload of a frame; what is read has to be all that is written there."""
     try:
         request = octezmessages.decode(payload)
     except Undecodable as error:
+        if is_request(payload):
+            raise Wrong(f"refused what is well-formed: {error}") from error
         return gist(error)
+    if not is_request(payload):
+        raise Wrong(f"read what is not well-formed as {request}")
     written = _written(request)
     if isinstance(request, ProvePossession) and request.of is not None:
         # Octez reads every byte but zero as true.

@@ -3,20 +3,32 @@
 import json
 from random import Random
 
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 
 from tests import octezclient
-from tests.campaigns.fuzzdoor import PEER, PKHS, Door, check_asked, key_and_payload
+from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated, pieces
-from tests.campaigns.wellformed import asked_over_http, http_answers_in
+from tests.campaigns.wellformed import (
+    HttpAnswer,
+    HttpRequest,
+    asked_over_http,
+    http_answers_in,
+    http_requests_in,
+)
 from tests.octezclient import HSM_AUTH_KEY
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.signer import Signer
 
+_PIPELINED = 16
+"""Requests that may come right behind one another; with more, the connection may be closed."""
+_HEADERS = (
+    *("", "", "", "Expect: 100-continue\r\n", "Connection: close\r\n", "X: y\r\n folded\r\n"),
+    *("Transfer-Encoding: chunked\r\n", "Content-Length: 0\r\n", "X : y\r\n", "X: y\n"),
+)
 _STATUSES = {100, 200, 400, 401, 403, 404, 405, 409, 413, 502}
 
 
@@ -47,7 +59,7 @@ class HttpTarget:
     longest = 8192
 
     def __init__(self) -> None:
-        self.door = Door(self._channel)
+        self.door = Door(self._site)
         transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
         proof = HSM_AUTH_KEY.authenticate(str(TZ2), transfer)
         routes = ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ1}", "/nowhere")
@@ -63,23 +75,26 @@ class HttpTarget:
         ]
 
     @staticmethod
-    def _channel(signer: Signer, clock: Clock) -> IProtocol:
-        site = SignerSite(SignerResource(signer).app.resource())
-        site.reactor = clock
-        channel: IProtocol | None = site.buildProtocol(PEER)
-        assert channel is not None
-        return channel
+    def _site(signer: Signer, clock: Clock) -> IProtocolFactory:
+        return SignerSite(SignerResource(signer).app.resource(), None, clock)
 
     def made(self, random: Random, data: bytes) -> bytes:
         if random.randrange(2):
-            data = b"".join(_http_request(random) for _ in range(random.choice((1, 1, 2, 3))))
+            requests = [_http_request(random) for _ in range(random.choice((1, 1, 2, 3)))]
+            data = b"".join(requests) * random.choice((1, 1, 1, 2))
         return mutated(random, data, self.seeds, self.tokens) if random.randrange(4) else data
 
     def run(self, data: bytes) -> str:
         connection = self.door.connect(data)
         check_asked(connection, asked_over_http(data))
         said = []
-        for status, body in http_answers_in(connection.written):
+        answers = list(http_answers_in(connection.written))
+        _check_answered(
+            connection,
+            [answer for answer in answers if answer.status != 100],
+            list(http_requests_in(data)),
+        )
+        for status, body in ((answer.status, answer.body) for answer in answers):
             if status not in _STATUSES:
                 raise Wrong(f"answered {status} {body!r}")
             said.append(str(status))
@@ -91,6 +106,31 @@ class HttpTarget:
             elif status >= 400 and not connection.closed and b"HEAD" not in data:
                 raise Wrong(f"{status} without a sentence, and the connection stays open")
         return " ".join(said[:3]) + f" {len(connection.asked)}"
+
+
+def _check_answered(
+    connection: Connection, answers: list[HttpAnswer], requests: list[HttpRequest]
+) -> None:
+    """Raises Wrong unless all requests have their answers, up to one that ends the connection."""
+    client, closed = connection.client, connection.closed
+    last = answers[-1] if answers else None
+    refused = last is not None and last.closes and last.status in (400, 413)
+    # Besides the requests that can be read in one way only, one may be refused for what it is.
+    if len(answers) > len(requests) + refused:
+        raise Wrong(f"{len(answers)} answers to {len(requests)} requests")
+    if client is Manner.LEAVING or (client is Manner.SLOW and closed):
+        return
+    if len(answers) < len(requests):
+        clogged = last is not None and client is Manner.CLOGGED
+        if not closed or not (refused or clogged or len(answers) >= _PIPELINED):
+            raise Wrong(
+                f"{len(answers)} answers to {len(requests)} requests of a client that "
+                f"{client.value}"
+            )
+    # Who is refused for the length of his body may send it first.
+    ends = last is not None and last.closes and last.status != 413
+    if not closed and (ends or (requests and requests[-1].closes)):
+        raise Wrong("the connection stays open after its last answer")
 
 
 def _plain(method: str, target: str, payload: bytes, headers: str = "") -> bytes:
@@ -105,7 +145,7 @@ def _http_request(random: Random) -> bytes:
     if pkh == str(TZ2) and random.randrange(4):
         path += f"?authentication={HSM_AUTH_KEY.authenticate(pkh, payload)}"
     if random.randrange(2):
-        return _plain("POST", path, payload)
+        return _plain("POST", path, payload, random.choice(_HEADERS))
     body = b'"%b"' % payload.hex().encode()
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body))
     head = f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,39 +1,43 @@
 """A baker that signs while others attack the daemon: `python -m tests.campaigns.hostile`.
 
 The daemon is a process of its own, so are the attackers, who come from other loopback
-addresses than the baker and once from the baker's own. During an attack no signature
-may take more than twice what 99 of 100 take in quiet, and the daemon stays small.
+addresses than the baker and once from the baker's own. The baker asks for a signature every
+100 ms, whether or not it has the last one, at the HTTP and the socket door in turn. During
+an attack no signature may take more than twice what 99 of 100 take in quiet, and the daemon
+stays small.
+
+A board takes 150 ms and could not sign every 100 ms, so the simulated HSM takes 60 ms: near
+enough to a board that the time allowed is more than what two busy cores add by chance, which
+is all that would be measured with an HSM of 0 ms.
 """
 
 import argparse
 import json
-import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
-from threading import Thread
 
 from attrs import field, frozen
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from tests.campaigns.attacked import ENVIRONMENT, Daemon
 from tests.campaigns.attackers import ATTACKS
 from tests.campaigns.rig import percentile, run
-from tests.certificates import Authority
 from tests.octezclient import HSM_KEYS, OctezClient, verifies
+from tests.octezsocketclient import OctezSocketClient
 from tests.stand import reactor
 from tests.vectors import TZ3, consensus
 
 PERIOD = 0.1
-"""Seconds from one request of the baker to the next, at least."""
+"""Seconds from one request of the baker to the next."""
+HSM_MILLISECONDS = 60
 MOST_MEMORY = 120 * 2**20
 BAKER, STRANGER = "127.0.0.1", "127.0.0.2"
-_TWISTD = "from twisted.scripts.twistd import run; run()"
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 _MEGABYTE = 2**20
 
 
@@ -41,23 +45,45 @@ _MEGABYTE = 2**20
 class Outcome:
     """What the baker saw during an attack.
 
-    :ivar seconds: how long each signature took.
+    :ivar seconds: for each door, how long each signature took, from when it was due to be
+        asked for.
+    :ivar failed: what went wrong with signatures or with the attacker, who has to make
+        connections.
     :ivar memory: the most bytes of the daemon in memory.
     """
 
     name: str
-    seconds: tuple[float, ...]
+    seconds: Mapping[str, Sequence[float]]
     failed: tuple[str, ...]
     memory: int
     made: int = 0
     refused: int = 0
 
+    @property
+    def all_seconds(self) -> list[float]:
+        """Those of both doors."""
+        return [second for seconds in self.seconds.values() for second in seconds]
+
+    def broken(self, allowed: float) -> list[str]:
+        """Which promises were not kept, when a signature may take so many seconds."""
+        broken = list(self.failed[:3])
+        slow = [second for second in self.all_seconds if second > allowed]
+        if slow:
+            broken.append(f"{len(slow)} signatures took up to {1000 * max(slow):.0f} ms")
+        if self.memory > MOST_MEMORY:
+            broken.append(f"the daemon took {self.memory // _MEGABYTE} MB")
+        return broken
+
     def __str__(self) -> str:
-        p50, p99 = (1000 * percentile(self.seconds, share) for share in (0.5, 0.99))
+        doors = "  ".join(
+            f"{door} p50 {1000 * percentile(seconds, 0.5):4.0f} "
+            f"p99 {1000 * percentile(seconds, 0.99):4.0f} max {1000 * max(seconds):4.0f} ms"
+            for door, seconds in self.seconds.items()
+            if seconds
+        )
         return (
-            f"{self.name:34} {len(self.seconds):5} signed {len(self.failed):3} failed  "
-            f"p50 {p50:4.0f}  p99 {p99:4.0f}  max {1000 * max(self.seconds):4.0f} ms  "
-            f"RSS {self.memory / _MEGABYTE:5.1f} MB  "
+            f"{self.name:35} {len(self.all_seconds):5} signed {len(self.failed):3} failed  "
+            f"{doors}  peak {self.memory / _MEGABYTE:5.1f} MB  "
             f"{self.made:7} connections, {self.refused} refused or closed"
         )
 
@@ -72,105 +98,68 @@ class Report:
     @property
     def allowed(self) -> float:
         """Seconds that a signature may take during an attack."""
-        return 2 * percentile(self.quiet.seconds, 0.99)
+        return 2 * percentile(self.quiet.all_seconds, 0.99)
 
     @property
-    def broken(self) -> list[str]:
-        """The names of attacks during which a promise was not kept."""
-        return [
-            outcome.name
-            for outcome in self.attacks
-            if outcome.failed or max(outcome.seconds) > self.allowed or outcome.memory > MOST_MEMORY
-        ]
-
-
-class Daemon:
-    """`twistd tezio-signer` on free ports of loopback, with HTTP and HTTPS."""
-
-    def __init__(self, directory: Path) -> None:
-        server = Authority(directory).certify("server", server=True)
-        tls = f"ssl:0:interface=127.0.0.1:privateKey={server.key}:certKey={server.certificate}"
-        config = directory / "config.yaml"
-        config.write_text(
-            "policy:\n"
-            f"  signing_keys: {{{TZ3}: {{allowed_ops: [attestation], auth_req: False}}}}\n"
-            "allowed_ips: [127.0.0.0/8]\n"
-            "listen:\n"
-            f"  http: ['tcp:0:interface=127.0.0.1', '{tls}']\n"
-            "  octez_socket: ['tcp:0:interface=127.0.0.1']\n"
-        )
-        arguments = ["-n", "--pidfile=", "tezio-signer", "--simulate", "--config", str(config)]
-        self._process = Popen(  # noqa: S603
-            [sys.executable, "-c", _TWISTD, *arguments],
-            stdout=PIPE,
-            stderr=PIPE,
-            text=True,
-            env=_ENVIRONMENT,
-        )
-        self.port = self._told(r"SignerSite starting on (\d+)")
-        self.tls_port = self._told(r"SignerSite \(TLS\) starting on (\d+)")
-        self.socket_port = self._told(r"OctezSocketFactory starting on (\d+)")
-        self._told(r"HSM .* is ready()")
-        # What it logs from now on has to go somewhere, or it would wait for a reader.
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            Thread(target=stream.read, daemon=True).start()
-
-    def _told(self, pattern: str) -> int:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if found := re.search(pattern, line):
-                return int(found[1] or 0)
-        assert self._process.stderr is not None
-        raise AssertionError(f"the daemon has ended: {self._process.stderr.read()}")
-
-    @property
-    def memory(self) -> int:
-        """Bytes of it in memory."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait()
+    def broken(self) -> dict[str, list[str]]:
+        """The attacks during which promises were not kept, and which ones."""
+        broken = {outcome.name: outcome.broken(self.allowed) for outcome in self.attacks}
+        return {name: promises for name, promises in broken.items() if promises}
 
 
 class Baker:
-    """Has attestations of rising levels signed, as Octez does, and counts the time."""
+    """Has votes of rising levels signed, as Octez does, and counts the time.
+
+    Each door has a kind of vote of its own, because watermarks go by it: a request that is
+    held up is not overtaken by one for a higher level.
+    """
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._client = OctezClient(daemon.port)
         self._level = 1
 
     async def bake(self, name: str, seconds: float, attacker: list[str] | None = None) -> Outcome:
         """Sign for a while, during an attack or in quiet."""
         process = attacker and Popen(  # noqa: S603
-            attacker, stdout=PIPE, text=True, env=_ENVIRONMENT
+            attacker, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
         )
-        until = reactor.seconds() + seconds
-        took, failed, memory = [], [], 0
-        while reactor.seconds() < until:
-            began = reactor.seconds()
-            self._level += 1
-            payload = consensus("att", self._level, 0)
-            try:
-                signature = await self._client.sign(str(TZ3), payload)
-            except Exception as error:
-                failed.append(repr(error))
-            else:
-                took.append(reactor.seconds() - began)
-                if not verifies(HSM_KEYS[2].public_key, payload, signature):
-                    failed.append(f"level {self._level} does not verify")
-            memory = max(memory, self._daemon.memory)
-            pause = max(0.0, began + PERIOD - reactor.seconds())
-            await deferLater(reactor, pause)
-        self._client.sent.clear()
-        said = {}
+        self._daemon.forget_peak()
+        http = OctezClient(self._daemon.port)
+        socket = OctezSocketClient(f"tcp:127.0.0.1:{self._daemon.socket_port}")
+        doors = {"HTTP": (http.sign, "att"), "socket": (socket.sign, "preatt")}
+        took: dict[str, list[float]] = {door: [] for door in doors}
+        failed: list[str] = []
+        votes, began = round(seconds / PERIOD), reactor.seconds()
+        level, self._level = self._level, self._level + votes
+
+        async def vote(door: str, numbers: range) -> None:
+            sign, kind = doors[door]
+            for number in numbers:
+                due = began + number * PERIOD
+                await deferLater(reactor, max(0.0, due - reactor.seconds()))
+                try:
+                    await _sign(sign, consensus(kind, level + number, 0))
+                except Exception as error:
+                    failed.append(f"{door}, level {level + number}: {error!r}")
+                else:
+                    took[door].append(reactor.seconds() - due)
+
+        await gatherResults(
+            Deferred.fromCoroutine(vote(door, range(first, votes, len(doors))))
+            for first, door in enumerate(doors)
+        )
+        said: dict[str, int] = {}
         if process:
-            said = json.loads((await deferToThread(process.communicate))[0])
-        return Outcome(name, tuple(took) or (seconds,), tuple(failed), memory, **said)
+            out, err = await deferToThread(process.communicate)
+            said = {} if process.returncode else json.loads(out)
+            if not said.get("made"):
+                failed.append(f"the attacker made no connection: {err[-500:]}")
+        return Outcome(name, took, tuple(failed), self._daemon.peak_memory, **said)
+
+
+async def _sign(sign: Callable[[str, bytes], Awaitable[str]], payload: bytes) -> None:
+    signature = await sign(str(TZ3), payload)
+    assert verifies(HSM_KEYS[2].public_key, payload, signature), signature
 
 
 async def campaign(
@@ -185,7 +174,7 @@ async def campaign(
     :param say: told of each outcome as soon as it is there.
     """
     with tempfile.TemporaryDirectory() as directory:
-        daemon = await deferToThread(Daemon, Path(directory))
+        daemon = await deferToThread(Daemon, Path(directory), HSM_MILLISECONDS)
         baker = Baker(daemon)
         try:
             await baker.bake("warming up", 1)
@@ -202,6 +191,8 @@ async def campaign(
                     outcome = await baker.bake(f"{name} from {source}", seconds, command)
                     report.attacks.append(outcome)
                     say(str(outcome))
+                    if outcome.memory > MOST_MEMORY:  # which is not the next one's fault
+                        await deferToThread(daemon.restart)
         finally:
             await deferToThread(daemon.stop)
     return report
@@ -216,8 +207,8 @@ def main() -> None:
     names = options.attack or list(ATTACKS)
     report = run(lambda: campaign(options.seconds, names, say=partial(print, flush=True)))
     print(f"allowed: {1000 * report.allowed:.0f} ms and {MOST_MEMORY // _MEGABYTE} MB")
-    for name in report.broken:
-        print(f"broken: {name}")
+    for name, promises in report.broken.items():
+        print(f"broken: {name}: {'; '.join(promises)}")
     sys.exit(1 if report.broken else 0)
 
 

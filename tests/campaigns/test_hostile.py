@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import TestCase
 
-from tests.campaigns.hostile import MOST_MEMORY, campaign
+from tests.campaigns.hostile import campaign
 
 PATIENCE = 3.0
 """Seconds; a few signatures on a busy machine say nothing of percentiles."""
@@ -15,11 +15,8 @@ class HostileTests(TestCase):
 
     async def test_short(self) -> None:
         """Whatever they do, every signature is made, in time, by a daemon that stays small."""
-        attacks = ["idle-connections", "endless-chunks", "slow-handshake", "stalled-frames"]
+        attacks = ["byte-idle", "endless-chunks", "slow-handshake", "stalled-frames"]
         report = await campaign(1, attacks, own=["half-closed"])
         self.assertEqual(len(report.attacks), 5)
         for outcome in report.attacks:
-            self.assertEqual((outcome.name, outcome.failed), (outcome.name, ()))
-            self.assertGreater(outcome.made, 0, outcome.name)
-            self.assertLess(max(outcome.seconds), PATIENCE, outcome.name)
-            self.assertLess(outcome.memory, MOST_MEMORY, outcome.name)
+            self.assertEqual(outcome.broken(PATIENCE), [], outcome)

@@ -1,4 +1,4 @@
-"""Payloads, frames and HTTP requests read anew, to tell whether somebody asked for a signature.
+"""Payloads, frames and HTTP requests read anew: who asked for what, and must have an answer.
 
 Nothing here is the package's or Twisted's: what the signer takes for a request, and what it
 sends to a device, is held to this reading. It takes what is unusual but means one thing only.
@@ -137,19 +137,54 @@ _SIGN = re.compile(
 )
 
 
-def asked_over_socket(stream: bytes) -> set[Ask]:
-    """What the frames of a stream ask to have signed, and may have."""
-    asked = set()
+_WITH_DATA = re.compile(
+    rb"""
+    (?: \x00 (?: [\x00-\x02] .{20} | \x03 [\x00-\x04] .{20} [\x00-\x03] )
+      | [\x03\x04] [\x00-\x04] .{20} )
+    (?P<length> .{4} ) (?P<rest> .* )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_WITHOUT_DATA = re.compile(
+    rb"""
+    [\x02\x06] | [\x01\x05] [\x00-\x04] .{20}
+    | \x07 [\x00-\x04] .{20} (?: \x00 | [\x01-\xff] .{48} )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_PROOF_LENGTHS = (0, 64, 96, 2420)
+
+
+def is_request(frame: bytes) -> bool:
+    """Whether the payload of a frame is one of the eight requests of Octez."""
+    if match := _WITH_DATA.fullmatch(frame):
+        return len(match["rest"]) - _number(match["length"]) in _PROOF_LENGTHS
+    return _WITHOUT_DATA.fullmatch(frame) is not None
+
+
+def requests_before_nonsense(stream: bytes) -> tuple[int, bool]:
+    """How many requests a stream begins with, and whether a frame that is none follows."""
+    count = 0
+    for frame in frames_in(stream):
+        if not is_request(frame):
+            return count, True
+        count += 1
+    return count, False
+
+
+def asked_over_socket(stream: bytes) -> list[Ask]:
+    """What the frames of a stream ask to have signed, and may have, as often as they do."""
+    asked = []
     pkhs = {tagged_hash(str(key)): str(key) for key in (TZ1, TZ2, TZ3)}
     for match in filter(None, map(_SIGN.fullmatch, frames_in(stream))):
         pkh = pkhs.get(match["key"] or match["versioned"], "")
         length = _number(match["length"])
         payload, proof = match["rest"][:length], match["rest"][length:]
-        if len(payload) < length or len(proof) not in (0, 64, 96, 2420):
+        if len(payload) < length or len(proof) not in _PROOF_LENGTHS:
             continue
         signature = to_base58check(HSM_AUTH_KEY.scheme.signature_prefix, proof)
         if may_be_signed(pkh, payload) and _authentic(pkh, payload, [signature]):
-            asked.add((pkh, payload))
+            asked.append((pkh, payload))
     return asked
 
 
@@ -165,11 +200,15 @@ _ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
 
 @frozen
 class HttpRequest:
-    """A request as it stands in the stream, its body put together."""
+    """A request as it stands in the stream, its body put together.
+
+    :ivar closes: whether the connection has to be closed after its answer.
+    """
 
     method: bytes
     target: bytes
     body: bytes
+    closes: bool
 
 
 def http_requests_in(stream: bytes) -> Iterator[HttpRequest]:
@@ -190,8 +229,8 @@ def http_requests_in(stream: bytes) -> Iterator[HttpRequest]:
         if read is None:
             return
         body, at = read
-        yield HttpRequest(line[1], line[2], body)
         last = line[3] == b"0" or b"close" in headers.get(b"connection", b"")
+        yield HttpRequest(line[1], line[2], body, last)
 
 
 def _body(stream: bytes, at: int, headers: dict[bytes, bytes]) -> tuple[bytes, int] | None:
@@ -221,9 +260,9 @@ def _chunks(stream: bytes, at: int) -> tuple[bytes, int] | None:
     return None
 
 
-def asked_over_http(stream: bytes) -> set[Ask]:
-    """What the requests of a connection ask to have signed, and may have."""
-    asked = set()
+def asked_over_http(stream: bytes) -> list[Ask]:
+    """What the requests of a connection ask to have signed, and may have, as often as they do."""
+    asked = []
     for request in http_requests_in(stream):
         path, _, query = request.target.partition(b"?")
         text = re.sub(b"/+", b"/", unquote_to_bytes(path)).decode("ascii", "replace")
@@ -242,7 +281,7 @@ def asked_over_http(stream: bytes) -> set[Ask]:
             if unquote_to_bytes(name) == b"authentication"
         ]
         if may_be_signed(pkh, payload) and _authentic(pkh, payload, proofs):
-            asked.add((pkh, payload))
+            asked.append((pkh, payload))
     return asked
 
 
@@ -251,12 +290,25 @@ def asked_over_http(stream: bytes) -> set[Ask]:
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) [ -~]*\r\n")
 
 
+@frozen
+class HttpAnswer:
+    """A response.
+
+    :ivar body: empty if it is one to HEAD.
+    :ivar closes: whether it says that the connection will be closed.
+    """
+
+    status: int
+    body: bytes
+    closes: bool
+
+
 class NoAnswer(ValueError):
     """Bytes that are no sequence of HTTP responses."""
 
 
-def http_answers_in(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """Status and body of the responses of a connection; the body of one to HEAD is empty."""
+def http_answers_in(stream: bytes) -> Iterator[HttpAnswer]:
+    """The responses of a connection."""
     at = 0
     while at < len(stream):
         line = _STATUS.match(stream, at)
@@ -277,4 +329,6 @@ def http_answers_in(stream: bytes) -> Iterator[tuple[int, bytes]]:
         if len(body) < length:
             raise NoAnswer(f"a body of {len(body)} instead of {length} bytes")
         at += length
-        yield int(line[1]), body
+        # Twisted writes its own 400 without any header.
+        closes = not headers or headers.get(b"connection", b"").lower() == b"close"
+        yield HttpAnswer(int(line[1]), body, closes)
