@@ -39,6 +39,7 @@ from tests.certificates import Authority, Certified
 from tests.daemonprocess import Process, reserve_port, spawn
 from tests.interop.processes import command
 from tests.stand import reactor
+from tests.tcpproxy import owns
 
 PATIENCE = 30.0
 """Seconds for members to start or to elect a leader, on a machine with much else to do."""
@@ -214,6 +215,11 @@ class Member:
     def _process(self) -> Process:
         assert self.process is not None, f"{self.name} was never started"
         return self.process
+
+    def owns(self, port: int, to: int) -> bool:
+        """Whether it has a connection from this port of loopback to that one."""
+        process = self.process and self.process.transport
+        return bool(process and process.pid and owns(process.pid, port, to))
 
     async def status(self) -> dict[str, Any]:
         """What it knows of itself and of its leader, by `/v3/maintenance/status`."""

@@ -4,7 +4,6 @@ All are real processes; the HSMs are simulated here. What they say to each other
 proxies of this process, so that it can be held, slowed down and broken.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -32,7 +31,6 @@ LATENCY = 0.005
 RESET_EVERY = 0.05
 """Seconds between two resets of a connection that is reset again and again."""
 _LEADER_TIME = 0.5
-_SENDER = re.compile(rb"^X-Server-From: *(\w+)\r$", re.IGNORECASE | re.MULTILINE)
 _BAD_WORDS = ("Traceback", "Unhandled", "#critical")
 
 
@@ -186,19 +184,20 @@ class Network:
             SignerDaemon(directory / f"daemon-{n}", self.cluster.members) for n in range(DAEMONS)
         ]
         self._resetting = LoopingCall(lambda: None)
-        self._ids: list[int] = []
 
-    def _member_link(self, target: int, head: bytes) -> Link | None:
-        """The link from whoever sent the head of this request to a member."""
-        if b"\r\n\r\n" not in head:
-            return None
-        found = _SENDER.search(head)
-        return self._between_members[int(found[1], 16) if found else 0, target]
+    def _member_link(self, target: int, port: int) -> Link | None:
+        """The link from whichever member has connected from this port to another one.
+
+        What a member sends tells it not: on one connection, some requests name their sender.
+        """
+        for number, member in enumerate(self.cluster.members):
+            if number != target and member.owns(port, self._proxies[target].port):
+                return self._between_members[number, target]
+        return None
 
     async def start(self) -> None:
         """Start everything, with a new store."""
         await self.cluster.start()
-        self._ids = [await member.id() for member in self.cluster.members]
         await self.daemons[0].create_store()
         await gatherResults([Deferred.fromCoroutine(daemon.start()) for daemon in self.daemons])
 
@@ -217,8 +216,7 @@ class Network:
 
     def between(self, one: int, other: int) -> list[Link]:
         """Both links between two members."""
-        ids = self._ids
-        return [self._between_members[ids[one], other], self._between_members[ids[other], one]]
+        return [self._between_members[one, other], self._between_members[other, one]]
 
     def around(self, member: int) -> list[Link]:
         """All links between a member and the others."""
@@ -227,8 +225,8 @@ class Network:
 
     def hold_words(self, speaker: int, listener: int) -> None:
         """Nothing that a member says gets to another, whoever has made the connection."""
-        self._between_members[self._ids[speaker], listener].hold(Way.REQUESTS)
-        self._between_members[self._ids[listener], speaker].hold(Way.ANSWERS)
+        self._between_members[speaker, listener].hold(Way.REQUESTS)
+        self._between_members[listener, speaker].hold(Way.ANSWERS)
 
     @property
     def links(self) -> list[Link]:
@@ -273,7 +271,11 @@ class Network:
         self._resetting.start(RESET_EVERY)
 
     async def heal(self) -> None:
-        """Undo everything; what was held arrives now, or is lost for ever."""
+        """Undo everything; what was held arrives now, or is lost for ever.
+
+        Nothing is wrong any more when this is called, but for what has been started again;
+        all of that is ready when this returns.
+        """
         self._stop_resetting()
         lost = self.random.random() < 0.5
         for link in self.links:
@@ -283,8 +285,8 @@ class Network:
         for member in self.cluster.members:
             if member.paused and member.running:
                 member.resume()
-        await self.cluster.start()
-        await gatherResults([Deferred.fromCoroutine(daemon.heal()) for daemon in self.daemons])
+        starting = [self.cluster.start(), *(daemon.heal() for daemon in self.daemons)]
+        await gatherResults([Deferred.fromCoroutine(each) for each in starting])
 
     def _stop_resetting(self) -> None:
         if self._resetting.running:
