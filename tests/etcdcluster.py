@@ -7,6 +7,7 @@ starts: they listen on free ports, and keep their data where the test says.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import copytree, rmtree
 from signal import SIGCONT
 from socket import socket
 from typing import Any, cast
@@ -205,6 +206,15 @@ class Member:
         self.running = False
         self._process.send("TERM")
         return self._process.exits()
+
+    def copy_data(self, to: Path) -> None:
+        """Copy its data, while it does not run."""
+        copytree(self._directory / self.name, to)
+
+    def restore_data(self, copy: Path) -> None:
+        """Put such a copy in the place of its data, while it does not run."""
+        rmtree(self._directory / self.name)
+        copytree(copy, self._directory / self.name)
 
     def close(self) -> None:
         """Give its ports to others, when it is not started again."""

@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults  # noqa
 from twisted.internet.error import ConnectError
 from twisted.internet.task import LoopingCall, deferLater
 
-from tests.campaigns.clusterfaults import Fault, all_faults
+from tests.campaigns.clusterfaults import ALONE, Fault, all_faults
 from tests.campaigns.clusterreport import IN_TIME, RECOVERY, Report, show
 from tests.campaigns.clusterrig import DAEMONS, Network, SignerDaemon, faketime
 from tests.campaigns.rig import run
@@ -56,9 +56,13 @@ class Campaign:
 
     :param requests: at least so many are made, spread evenly over the time.
     :param seconds: for which there are faults, at least.
+    :param backups: whether older backups of the members are restored meanwhile.
     """
 
-    def __init__(self, requests: int, seconds: float, seed: int, directory: Path) -> None:
+    def __init__(
+        self, requests: int, seconds: float, seed: int, directory: Path, backups: bool = False
+    ) -> None:
+        self._backups = backups
         self._requests = requests
         self._seconds = seconds
         self._random = Random(seed)
@@ -69,7 +73,8 @@ class Campaign:
         self._faults: list[str] = []
         self._healed: list[Deferred[None]] = []
         self._disturbing = True
-        self._began = self._last_turn = self._lost = 0.0
+        self._began = self._last_turn = 0.0
+        self._stalls: deque[tuple[float, float]] = deque(maxlen=int(GIVEN_UP / _TURN))
         self.report = Report()
 
     async def run(self) -> Report:
@@ -97,21 +102,25 @@ class Campaign:
 
     def _turn(self) -> None:
         now = reactor.seconds()
-        lost = max(0.0, now - self._last_turn - _TURN)
-        self._lost += lost if lost > _TURN else 0.0
-        self.report.stall = max(self.report.stall, lost)
+        self.report.stall = max(self.report.stall, now - self._last_turn - _TURN)
+        self._stalls.append((now, now - self._last_turn - _TURN))
         self._last_turn = now
 
-    def _lost_time(self) -> float:
-        """Seconds that this process has been late so far, in all; what is little is left out."""
-        lost = reactor.seconds() - self._last_turn - _TURN
-        return self._lost + (lost if lost > _TURN else 0.0)
+    def _stall(self, began: float) -> float:
+        """Seconds that this process has been late at once since then, at most."""
+        now = reactor.seconds()
+        stalls = [now - self._last_turn - _TURN]
+        for ended, late in reversed(self._stalls):
+            if ended < began:
+                break
+            stalls.append(late)
+        return max(0.0, *stalls)
 
     # -- what goes wrong ---------------------------------------------------------------
 
     async def _disturb(self) -> None:
         """One fault after the other, now and then two at once, until it is enough."""
-        faults = all_faults()
+        faults = all_faults(self._backups)
         waiting: list[str] = []
         try:
             while not self._is_enough():
@@ -120,6 +129,8 @@ class Campaign:
                 names = [waiting.pop()]
                 if self._random.random() < TWICE:
                     names.append(self._random.choice(sorted(faults)))
+                if ALONE in names:
+                    names = [ALONE]
                 await self._suffer({name: faults[name] for name in names})
         finally:
             self._disturbing = False
@@ -233,7 +244,7 @@ class Campaign:
         """One request; None if the daemon has gone meanwhile."""
         if daemon.client is None:
             return None
-        began, lost_before = reactor.seconds(), self._lost_time()
+        began = reactor.seconds()
         during = self._faults[0] if self._faults else "no fault"
         self.report.requests += 1
         asking = Deferred.fromCoroutine(daemon.client.sign(asked.mark_id.key, asked.data))
@@ -251,22 +262,17 @@ class Campaign:
         what = f"{status} {answer.body!r} after {seconds:.2f} s in {during!r} for {asked}"
         self._expect(answer.status in (200, 409, 502), what)
         if answer.status == 200:
-            self._received(asked, signature_in(answer))
+            self._ledger.enter(asked, signature_in(answer))
         if daemon.disturbed < began and not daemon.paused:
             self.report.slowest[status] = max(self.report.slowest[status], seconds)
             if answer.status == 502:
-                lost = self._lost_time() - lost_before
-                self.report.refusals.append((seconds, lost))
-                if seconds - lost > IN_TIME:
-                    self.report.late.append(f"{what}; this process was late by {lost:.2f} s")
+                stall = self._stall(began)
+                self.report.refusals.append((seconds, stall))
+                if seconds - stall > IN_TIME:
+                    self.report.late.append(f"{what}; this process was late by {stall:.2f} s")
         if answer.status == 502:
             self.report.sentences[_sentence(answer)] += 1
         return answer
-
-    def _received(self, asked: Asked, signature: str) -> None:
-        self._ledger.enter(asked, signature)
-        if not is_right(asked, signature):
-            self.report.unverified.append(f"{asked} {signature}")
 
     def _expect(self, right: bool, otherwise: str) -> None:
         if not right:
@@ -281,11 +287,22 @@ class Campaign:
         for daemon in self._network.daemons:
             complaint = await daemon.stop()
             self._expect(not complaint, complaint)
-            self.report.unexplained += daemon.complaints()
+            self.report.unexplained += daemon.complaints(alarmed=self._backups)
         marks = await self._network.daemons[0].marks()
         self.report.conflicts = self._ledger.conflicts()
         self.report.changed = self._ledger.changed()
         self.report.above = self._ledger.above(marks)
+        self.report.unverified = self._unverified()
+
+    def _unverified(self) -> list[str]:
+        """Signatures that are not right; looked at in the end, for it takes much time."""
+        return [
+            f"{asked} {signature}"
+            for signed in self._ledger.released.values()
+            for asked, signatures in signed.items()
+            for signature in signatures
+            if not is_right(asked, signature)
+        ]
 
 
 def _sentence(answer: Answer) -> str:
@@ -293,9 +310,11 @@ def _sentence(answer: Answer) -> str:
     return re.sub(r"[\d.:]*\d", "…", json.loads(answer.body)[0]["msg"])[:160]
 
 
-async def campaign(requests: int, seconds: float, seed: int, directory: Path) -> Report:
+async def campaign(
+    requests: int, seconds: float, seed: int, directory: Path, backups: bool = False
+) -> Report:
     """Run one."""
-    return await Campaign(requests, seconds, seed, directory).run()
+    return await Campaign(requests, seconds, seed, directory, backups).run()
 
 
 def main() -> None:
@@ -304,12 +323,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--backups", action="store_true", help="restore older backups of etcd too")
     options = parser.parse_args()
     if which("etcd") is None:
         sys.exit("there is no etcd: run tests/interop/setup")
     with TemporaryDirectory() as directory:
         seconds = options.minutes * 60
-        report = run(lambda: campaign(options.requests, seconds, options.seed, Path(directory)))
+        settings = (options.requests, seconds, options.seed, Path(directory), options.backups)
+        report = run(lambda: campaign(*settings))
     show(report)
     print(f"seed {options.seed}" + ("" if faketime() else "; no clock was set: no libfaketime"))
     sys.exit(0 if report.passed else 1)

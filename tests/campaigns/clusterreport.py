@@ -34,7 +34,7 @@ class Report:
     settled: int = 0
     """Positions that were in doubt, and were asked for until they were not."""
     refusals: list[tuple[float, float]] = field(factory=list)
-    """Seconds that each 502 took, and for how many of them this process itself was late."""
+    """Seconds that each 502 took, and by how many this process itself was late at once."""
     stall: float = 0.0
     """Seconds that this process itself was late, at most."""
     conflicts: set[str] = field(factory=set)

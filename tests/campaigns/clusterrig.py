@@ -31,7 +31,8 @@ LATENCY = 0.005
 RESET_EVERY = 0.05
 """Seconds between two resets of a connection that is reset again and again."""
 _LEADER_TIME = 0.5
-_BAD_WORDS = ("Traceback", "Unhandled", "#critical")
+_BAD_WORDS = ("Traceback", "Unhandled")
+_ALARM = "#critical"
 
 
 class SignerDaemon:
@@ -139,10 +140,14 @@ class SignerDaemon:
         code = await creating.exits().addTimeout(PATIENCE, reactor)
         assert code == 0, creating.log
 
-    def complaints(self) -> list[str]:
-        """Lines of its logs that must not be there, with what follows them."""
+    def complaints(self, alarmed: bool = False) -> list[str]:
+        """Lines of its logs that must not be there, with what follows them.
+
+        :param alarmed: whether it had to raise an alarm.
+        """
+        words = _BAD_WORDS if alarmed else (*_BAD_WORDS, _ALARM)
         logs = [*self._logs, self._process.log if self._process else ""]
-        found = ((log, log.find(word)) for log in logs for word in _BAD_WORDS)
+        found = ((log, log.find(word)) for log in logs for word in words)
         return [log[max(0, at - 300) : at + 1500] for log, at in found if at >= 0]
 
     async def close(self) -> None:
@@ -183,6 +188,7 @@ class Network:
         self.daemons = [
             SignerDaemon(directory / f"daemon-{n}", self.cluster.members) for n in range(DAEMONS)
         ]
+        self._backup = directory / "backup"
         self._resetting = LoopingCall(lambda: None)
 
     def _member_link(self, target: int, port: int) -> Link | None:
@@ -269,6 +275,18 @@ class Network:
         self._stop_resetting()
         self._resetting = LoopingCall(reset)
         self._resetting.start(RESET_EVERY)
+
+    async def turn_back(self) -> None:
+        """End all members; with the data of a backup, or, the first time, after taking one."""
+        members = self.cluster.members
+        await gatherResults([member.kill() for member in members])
+        taken = self._backup.exists()
+        for number, member in enumerate(members):
+            copy = self._backup / str(number)
+            if taken:
+                member.restore_data(copy)
+            else:
+                member.copy_data(copy)
 
     async def heal(self) -> None:
         """Undo everything; what was held arrives now, or is lost for ever.
