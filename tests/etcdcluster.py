@@ -7,6 +7,7 @@ starts: they listen on free ports, and keep their data where the test says.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import copytree, rmtree
 from signal import SIGCONT
 from socket import socket
 from typing import Any, cast
@@ -39,6 +40,7 @@ from tests.certificates import Authority, Certified
 from tests.daemonprocess import Process, reserve_port, spawn
 from tests.interop.processes import command
 from tests.stand import reactor
+from tests.tcpproxy import owns
 
 PATIENCE = 30.0
 """Seconds for members to start or to elect a leader, on a machine with much else to do."""
@@ -205,6 +207,15 @@ class Member:
         self._process.send("TERM")
         return self._process.exits()
 
+    def copy_data(self, to: Path) -> None:
+        """Copy its data, while it does not run."""
+        copytree(self._directory / self.name, to)
+
+    def restore_data(self, copy: Path) -> None:
+        """Put such a copy in the place of its data, while it does not run."""
+        rmtree(self._directory / self.name)
+        copytree(copy, self._directory / self.name)
+
     def close(self) -> None:
         """Give its ports to others, when it is not started again."""
         for reserved in self._reserved:
@@ -214,6 +225,11 @@ class Member:
     def _process(self) -> Process:
         assert self.process is not None, f"{self.name} was never started"
         return self.process
+
+    def owns(self, port: int, to: int) -> bool:
+        """Whether it has a connection from this port of loopback to that one."""
+        process = self.process and self.process.transport
+        return bool(process and process.pid and owns(process.pid, port, to))
 
     async def status(self) -> dict[str, Any]:
         """What it knows of itself and of its leader, by `/v3/maintenance/status`."""

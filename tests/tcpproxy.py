@@ -4,20 +4,21 @@ A `Link` is all that lies between one client and one server. A `Proxy` listens i
 a server, and carries every connection over the link of the client that makes it.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, ITCPTransport
 from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
 from tests.stand import reactor
-
-_LONGEST_HEAD = 8192
-"""Bytes of a connection after which it has to be known whose it is."""
 
 
 class Way(Enum):
@@ -148,14 +149,12 @@ class _Stream:
 class _Connection:
     """A client's connection, and the one to the server that stands for it."""
 
-    def __init__(self, route: Callable[[bytes], Link | None], port: int) -> None:
-        self._route = route
+    def __init__(self, link: Link | None, port: int) -> None:
         self._port = port
-        self._head = b""
         self._ends: list[ITCPTransport] = []
         self._broken = False
         self._ended = 0
-        self.link: Link | None = None
+        self.link = link
         self._streams = {way: _Stream(way, self) for way in Way}
 
     def made(self, way: Way, transport: ITCPTransport) -> None:
@@ -168,7 +167,7 @@ class _Connection:
         back = Way.ANSWERS if way is Way.REQUESTS else Way.REQUESTS
         self._streams[back].to = transport
         if way is Way.REQUESTS:
-            self._find_link()
+            self._connect()
         self.advance()
 
     def came(self, way: Way, data: bytes | None) -> None:
@@ -178,12 +177,6 @@ class _Connection:
             if self._ended == len(Way):
                 self._over()
         self._streams[way].put(data)
-        if self.link is None and way is Way.REQUESTS:
-            self._head += data or b""
-            if data is None or len(self._head) > _LONGEST_HEAD:
-                self.abort()
-            else:
-                self._find_link()
 
     def advance(self) -> None:
         """Pass on what may be."""
@@ -203,19 +196,14 @@ class _Connection:
         if self.link is not None:
             self.link.forget(self)
 
-    def _find_link(self) -> None:
-        link = self._route(self._head)
-        if link is None:
-            return
-        if not link.takes(self):
+    def _connect(self) -> None:
+        if self.link is None or not self.link.takes(self):
             self.abort()
             return
-        self.link = link
         factory: Any = ClientFactory.forProtocol(lambda: _End(self, Way.ANSWERS))
         factory.clientConnectionFailed = lambda *_: self.abort()
         factory.noisy = False
         reactor.connectTCP("127.0.0.1", self._port, factory)  # type: ignore[attr-defined]
-        self.advance()
 
 
 class _End(Protocol):
@@ -245,13 +233,13 @@ class Proxy(ServerFactory):
 
     :ivar port: where it listens.
     :param server_port: where the server listens.
-    :param route: called with what a client has sent so far, which is nothing at first; the
-        link that it comes over, or None if that cannot be told yet.
+    :param route: called with the port from which a client comes; the link that it comes over,
+        or None if there is no such client any more.
     """
 
     noisy = False
 
-    def __init__(self, server_port: int, route: Callable[[bytes], Link | None]) -> None:
+    def __init__(self, server_port: int, route: Callable[[int], Link | None]) -> None:
         self._server_port = server_port
         self._route = route
         self._listening: IListeningPort = reactor.listenTCP(  # type: ignore[attr-defined]
@@ -260,8 +248,24 @@ class Proxy(ServerFactory):
         self.port: int = self._listening.getHost().port
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        return _End(_Connection(self._route, self._server_port), Way.REQUESTS)
+        assert isinstance(addr, IPv4Address)
+        return _End(_Connection(self._route(addr.port), self._server_port), Way.REQUESTS)
 
     async def stop(self) -> None:
         """Listen no more; the connections of its links stay."""
         await self._listening.stopListening()  # type: ignore[misc]
+
+
+def owns(pid: int, port: int, to: int) -> bool:
+    """Whether a process has a connection from this port of loopback to that one."""
+    wanted = f"0100007F:{port:04X} 0100007F:{to:04X} "
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        sockets = {f"socket:[{line.split()[9]}]" for line in table if wanted in line}
+    if not sockets:
+        return False
+    with suppress(FileNotFoundError):  # it may end meanwhile
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if os.readlink(descriptor) in sockets:
+                    return True
+    return False

@@ -161,8 +161,25 @@ async def clock_stepped(network: Network) -> None:
     network.daemon().step_clock(network.random.choice(STEPS))
 
 
-def all_faults() -> dict[str, Fault]:
-    """Those that are possible on this machine, by what they are."""
+async def backup_restored(network: Network) -> None:
+    """All members are killed, and come back with an older backup."""
+    await network.turn_back()
+
+
+def name_of(fault: Fault) -> str:
+    """What it is."""
+    return str(fault.__doc__).rstrip(".")
+
+
+ALONE = name_of(backup_restored)
+"""Comes with no other one: who forgets together with the members has nobody to remember."""
+
+
+def all_faults(backups: bool = False) -> dict[str, Fault]:
+    """Those that are possible on this machine, by what they are.
+
+    :param backups: whether an older backup is restored too.
+    """
     possible: list[Fault] = [
         member_cut_off,
         leader_cut_off,
@@ -189,4 +206,6 @@ def all_faults() -> dict[str, Fault]:
     ]
     if faketime() is not None:
         possible.append(clock_stepped)
-    return {str(fault.__doc__).rstrip("."): fault for fault in possible}
+    if backups:
+        possible.append(backup_restored)
+    return {name_of(fault): fault for fault in possible}

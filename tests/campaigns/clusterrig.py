@@ -4,7 +4,6 @@ All are real processes; the HSMs are simulated here. What they say to each other
 proxies of this process, so that it can be held, slowed down and broken.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -32,8 +31,8 @@ LATENCY = 0.005
 RESET_EVERY = 0.05
 """Seconds between two resets of a connection that is reset again and again."""
 _LEADER_TIME = 0.5
-_SENDER = re.compile(rb"^X-Server-From: *(\w+)\r$", re.IGNORECASE | re.MULTILINE)
-_BAD_WORDS = ("Traceback", "Unhandled", "#critical")
+_BAD_WORDS = ("Traceback", "Unhandled")
+_ALARM = "#critical"
 
 
 class SignerDaemon:
@@ -141,10 +140,14 @@ class SignerDaemon:
         code = await creating.exits().addTimeout(PATIENCE, reactor)
         assert code == 0, creating.log
 
-    def complaints(self) -> list[str]:
-        """Lines of its logs that must not be there, with what follows them."""
+    def complaints(self, alarmed: bool = False) -> list[str]:
+        """Lines of its logs that must not be there, with what follows them.
+
+        :param alarmed: whether it had to raise an alarm.
+        """
+        words = _BAD_WORDS if alarmed else (*_BAD_WORDS, _ALARM)
         logs = [*self._logs, self._process.log if self._process else ""]
-        found = ((log, log.find(word)) for log in logs for word in _BAD_WORDS)
+        found = ((log, log.find(word)) for log in logs for word in words)
         return [log[max(0, at - 300) : at + 1500] for log, at in found if at >= 0]
 
     async def close(self) -> None:
@@ -185,20 +188,22 @@ class Network:
         self.daemons = [
             SignerDaemon(directory / f"daemon-{n}", self.cluster.members) for n in range(DAEMONS)
         ]
+        self._backup = directory / "backup"
         self._resetting = LoopingCall(lambda: None)
-        self._ids: list[int] = []
 
-    def _member_link(self, target: int, head: bytes) -> Link | None:
-        """The link from whoever sent the head of this request to a member."""
-        if b"\r\n\r\n" not in head:
-            return None
-        found = _SENDER.search(head)
-        return self._between_members[int(found[1], 16) if found else 0, target]
+    def _member_link(self, target: int, port: int) -> Link | None:
+        """The link from whichever member has connected from this port to another one.
+
+        What a member sends tells it not: on one connection, some requests name their sender.
+        """
+        for number, member in enumerate(self.cluster.members):
+            if number != target and member.owns(port, self._proxies[target].port):
+                return self._between_members[number, target]
+        return None
 
     async def start(self) -> None:
         """Start everything, with a new store."""
         await self.cluster.start()
-        self._ids = [await member.id() for member in self.cluster.members]
         await self.daemons[0].create_store()
         await gatherResults([Deferred.fromCoroutine(daemon.start()) for daemon in self.daemons])
 
@@ -217,8 +222,7 @@ class Network:
 
     def between(self, one: int, other: int) -> list[Link]:
         """Both links between two members."""
-        ids = self._ids
-        return [self._between_members[ids[one], other], self._between_members[ids[other], one]]
+        return [self._between_members[one, other], self._between_members[other, one]]
 
     def around(self, member: int) -> list[Link]:
         """All links between a member and the others."""
@@ -227,8 +231,8 @@ class Network:
 
     def hold_words(self, speaker: int, listener: int) -> None:
         """Nothing that a member says gets to another, whoever has made the connection."""
-        self._between_members[self._ids[speaker], listener].hold(Way.REQUESTS)
-        self._between_members[self._ids[listener], speaker].hold(Way.ANSWERS)
+        self._between_members[speaker, listener].hold(Way.REQUESTS)
+        self._between_members[listener, speaker].hold(Way.ANSWERS)
 
     @property
     def links(self) -> list[Link]:
@@ -272,8 +276,24 @@ class Network:
         self._resetting = LoopingCall(reset)
         self._resetting.start(RESET_EVERY)
 
+    async def turn_back(self) -> None:
+        """End all members; with the data of a backup, or, the first time, after taking one."""
+        members = self.cluster.members
+        await gatherResults([member.kill() for member in members])
+        taken = self._backup.exists()
+        for number, member in enumerate(members):
+            copy = self._backup / str(number)
+            if taken:
+                member.restore_data(copy)
+            else:
+                member.copy_data(copy)
+
     async def heal(self) -> None:
-        """Undo everything; what was held arrives now, or is lost for ever."""
+        """Undo everything; what was held arrives now, or is lost for ever.
+
+        Nothing is wrong any more when this is called, but for what has been started again;
+        all of that is ready when this returns.
+        """
         self._stop_resetting()
         lost = self.random.random() < 0.5
         for link in self.links:
@@ -283,8 +303,8 @@ class Network:
         for member in self.cluster.members:
             if member.paused and member.running:
                 member.resume()
-        await self.cluster.start()
-        await gatherResults([Deferred.fromCoroutine(daemon.heal()) for daemon in self.daemons])
+        starting = [self.cluster.start(), *(daemon.heal() for daemon in self.daemons)]
+        await gatherResults([Deferred.fromCoroutine(each) for each in starting])
 
     def _stop_resetting(self) -> None:
         if self._resetting.running:

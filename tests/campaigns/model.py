@@ -2,7 +2,8 @@
 
     python -m tests.campaigns.model --steps 20000
 
-`--store` takes one of them; etcd is a member of Debian's etcd-server that is started here.
+`--store` takes one of them; etcd is a member of Debian's etcd-server that is started here, and
+fake-etcd is one in memory. Writes fail beneath the store, as commits or on the way to etcd.
 """
 
 import argparse
@@ -14,11 +15,11 @@ from tempfile import TemporaryDirectory
 from tests.campaigns.rig import run
 from tests.etcdcluster import Cluster
 from tests.stand import reactor
-from tests.watermarks.places import etcd_cluster, memory, shared_memory, sqlite_file
+from tests.watermarks.places import etcd_cluster, fake_etcd, memory, shared_memory, sqlite_file
 from tests.watermarks.statemachine import Place, drive
 from tezio_signer.settings import EtcdAddress
 
-STORES = ("memory", "shared-memory", "sqlite", "etcd")
+STORES = ("memory", "shared-memory", "sqlite", "fake-etcd", "etcd")
 
 
 @asynccontextmanager
@@ -32,6 +33,8 @@ async def place(name: str, directory: Path) -> AsyncIterator[Place]:
             yield shared_memory()
         case "sqlite":
             yield sqlite_file(lambda: str(directory / f"{next(numbers)}.sqlite"))
+        case "fake-etcd":
+            yield fake_etcd()
         case _:
             cluster = Cluster(directory / "etcd")
             await cluster.start()

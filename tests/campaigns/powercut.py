@@ -3,7 +3,8 @@
 A daemon signs under strace, which records in order what it writes to its store, what it syncs,
 and when it sends a signature. From this the disk is rebuilt as a power cut at each of these
 moments could have left it: with nothing but what was synced, and with some of the rest, sector
-by sector. The store found there has to cover every signature that had been sent by then.
+by sector. The store found there has to cover every signature that had been sent by then, and
+the next daemon has to refuse whatever is against one of them.
 """
 
 import argparse
@@ -12,13 +13,13 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
@@ -32,18 +33,20 @@ from tests.campaigns.signing import (
     configuration,
     signature_in,
 )
+from tests.campaigns.tracedisk import SYNCS, Call, Disk, calls
 from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
-from tests.stand import Client, reactor
+from tests.stand import Client, reactor, watermarks_on
 from tests.vectors import TZ1, TZ3
+from tezio_signer.errors import Refused, StartupError
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.grouped import REST
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 STORE = "watermarks.sqlite"
-SECTOR = 512
-"""Bytes that a disk writes as one."""
 TRACED = (
     "openat,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,fsync,fdatasync,sync,"
     "sync_file_range,ftruncate,truncate,fallocate,rename,renameat,renameat2,unlink,unlinkat"
@@ -59,154 +62,7 @@ _STRACE = [
     "-e",
     f"trace={TRACED}",
 ]
-_UNFINISHED = " <unfinished ...>"
-_CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
-_FILE = re.compile(r"\d+<([^>]*)>")
 _SIGNATURE = re.compile(rb'"signature":"(\w+)"')
-_SYNCS = ("fsync", "fdatasync")
-
-
-@frozen
-class Call:
-    """A system call of the daemon: its name, its arguments as strace writes them, its result."""
-
-    name: str
-    arguments: str
-    result: int
-
-    @property
-    def file(self) -> Path:
-        """The file behind the descriptor that comes first."""
-        found = _FILE.match(self.arguments)
-        return Path(_text(found[1])) if found else Path()
-
-    @property
-    def strings(self) -> list[bytes]:
-        """The strings among the arguments."""
-        return [_bytes(text) for text in re.findall(r'"([^"]*)"', self.arguments)]
-
-    @property
-    def last_number(self) -> int:
-        """The last argument."""
-        return int(self.arguments.rsplit(",", 1)[1])
-
-
-def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.replace("\\x", ""))
-
-
-def _text(path: str) -> str:
-    return _bytes(path).decode() if path.startswith("\\x") else path
-
-
-def calls(trace: str) -> Iterator[Call]:
-    """The calls in a trace: what sends when it began, all others when they had ended."""
-    begun: dict[str, str] = {}
-    for line in trace.splitlines():
-        thread, _, text = line.partition(" ")
-        text = text.lstrip()
-        if text.endswith(_UNFINISHED):
-            begun[thread] = text.removesuffix(_UNFINISHED)
-            name, _, arguments = begun[thread].partition("(")
-            if name.startswith(("send", "write")):
-                yield Call(name, arguments, 0)
-                del begun[thread]
-            continue
-        if text.startswith("<... "):
-            if thread not in begun:
-                continue
-            text = begun.pop(thread) + text.partition("resumed>")[2]
-        if (found := _CALL.match(text)) and int(found[3]) >= 0:
-            yield Call(found[1], found[2], int(found[3]))
-
-
-@define(eq=False)
-class File:
-    """What was written to a file, and what of it is sure to be on the disk."""
-
-    data: bytearray
-    synced: bytes
-    pending: list[tuple[int, bytes | None]] = field(factory=list)
-    """Offsets and what was written there since; None cuts the file off."""
-
-    def write(self, offset: int, data: bytes | None) -> None:
-        """Change it in memory only."""
-        self.pending.append((offset, data))
-        _apply(self.data, offset, data)
-
-    def sync(self) -> None:
-        """Bring it to the disk."""
-        self.synced, self.pending = bytes(self.data), []
-
-    def torn(self, random: Random) -> bytes:
-        """With some of the sectors that were not synced."""
-        data = bytearray(self.synced)
-        for offset, written in self.pending:
-            if written is None:
-                if random.random() < 0.5:
-                    _apply(data, offset, None)
-                continue
-            end = offset + len(written)
-            for sector in range(offset // SECTOR * SECTOR, end, SECTOR):
-                start, stop = max(sector, offset), min(sector + SECTOR, end)
-                if random.random() < 0.5:
-                    _apply(data, start, written[start - offset : stop - offset])
-        return bytes(data)
-
-
-def _apply(data: bytearray, offset: int, written: bytes | None) -> None:
-    if len(data) < offset:
-        data.extend(bytes(offset - len(data)))
-    if written is None:
-        del data[offset:]
-    else:
-        data[offset : offset + len(written)] = written
-
-
-class Disk:
-    """A directory whose files and names are lost unless they were synced."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._names = {
-            path.name: File(bytearray(path.read_bytes()), path.read_bytes())
-            for path in directory.iterdir()
-        }
-        self._synced_names = dict(self._names)
-
-    def play(self, call: Call) -> bool:
-        """Do what a call did; whether it concerns this directory."""
-        if call.name == "openat":
-            path = Path(call.strings[0].decode())
-            created = path.parent == self._directory and path.name not in self._names
-            if created:
-                self._names[path.name] = File(bytearray(), b"")
-            return created
-        if call.name.startswith("unlink"):
-            path = Path(call.strings[0].decode())
-            return path.parent == self._directory and self._names.pop(path.name) is not None
-        if call.file == self._directory and call.name in _SYNCS:
-            self._synced_names = dict(self._names)
-            return True
-        if call.file.parent != self._directory:
-            return False
-        file = self._names[call.file.name]
-        if call.name == "pwrite64":
-            file.write(call.last_number, call.strings[-1])
-        elif call.name == "ftruncate":
-            file.write(call.last_number, None)
-        elif call.name in _SYNCS:
-            file.sync()
-        else:
-            raise ValueError(f"{call.name} in the store's directory")
-        return True
-
-    def left(self, random: Random | None = None) -> dict[str, bytes]:
-        """The files after a power cut: only what was synced, or some of the rest as well."""
-        if random is None:
-            return {name: file.synced for name, file in self._synced_names.items()}
-        names = self._names if random.random() < 0.5 else self._synced_names
-        return {name: file.torn(random) for name, file in names.items()}
 
 
 @define
@@ -220,12 +76,25 @@ class Report:
     conflicts: set[str] = field(factory=set)
     above: set[str] = field(factory=set)
     unreadable: set[str] = field(factory=set)
+    asked: int = 0
+    """Payloads that the next daemons were asked to sign."""
+    wrong: set[str] = field(factory=set)
+    """Those that it would have signed, or has not given the signature of."""
+
+    @property
+    def findings(self) -> dict[str, set[str]]:
+        """What must not be there."""
+        return {
+            "conflicts": self.conflicts,
+            "above the mark": self.above,
+            "unreadable": self.unreadable,
+            "wrong of the next daemon": self.wrong,
+        }
 
     @property
     def passed(self) -> bool:
         """Whether nothing happened that must not, and all that was signed was seen."""
-        wrong = self.conflicts or self.above or self.unreadable
-        return not wrong and self.sent == self.signatures
+        return not any(self.findings.values()) and self.sent == self.signatures
 
 
 async def record(
@@ -289,7 +158,7 @@ def replay(disk: Disk, trace: list[Call], signed: dict[str, Asked], scratch: Pat
             if not found:
                 continue
         elif disk.play(call):
-            report.syncs += call.name in _SYNCS
+            report.syncs += call.name in SYNCS
         else:
             continue
         for left in (disk.left(), disk.left(random)):
@@ -308,9 +177,52 @@ def _compare(left: dict[str, bytes], ledger: Ledger, report: Report, scratch: Pa
     try:
         with closing(SqliteStore(scratch / STORE)) as store:  # as the next daemon opens it
             report.above |= ledger.above(store.load())
-    except StoreError as error:
+        ask_next(scratch / STORE, ledger, report)
+    except (StoreError, StartupError) as error:
         report.unreadable.add(str(error))
     shutil.rmtree(scratch)
+
+
+def ask_next(path: Path, ledger: Ledger, report: Report) -> None:
+    """Ask the watermarks of the next daemon for all that was sent, and for what is against it."""
+    watermarks = watermarks_on(lambda: SqliteStore(path))
+    watermarks.startService()
+    for signed in list(ledger.released.values()):
+        for asked, signatures in signed.items():
+            report.asked += 2
+            # One that has signed this last has its signature; what is below a mark is refused.
+            if (answer := _answer(watermarks, asked)) not in ("refused", *signatures):
+                report.wrong.add(f"{answer} instead of {signatures} for {asked}")
+            if (answer := _answer(watermarks, other := rival(asked))) != "refused":
+                report.wrong.add(f"{answer} for {other} against {asked}")
+    watermarks.stopService()
+
+
+def rival(asked: Asked) -> Asked:
+    """Another payload of the same mark at the same position."""
+    data = bytearray(asked.data)
+    data[152 if asked.mark_id.operation is Operation.BLOCK else 48] ^= 0x80
+    return evolve(asked, data=bytes(data))
+
+
+def _answer(watermarks: Watermarks, asked: Asked) -> str:
+    """What becomes of a claim: `refused`, `to be signed`, or the signature."""
+    payload = _baking(asked.data)
+    try:
+        claim = watermarks.claim(asked.mark_id.key, payload, asked.data)
+    except Refused:
+        return "refused"
+    granted: list[object] = []
+    claim.durable.addBoth(granted.append)
+    (signature,) = granted  # nothing is waited for
+    return "to be signed" if signature is None else str(signature)
+
+
+@cache
+def _baking(data: bytes) -> Baking:
+    payload = decode(data)
+    assert isinstance(payload, Baking)
+    return payload
 
 
 async def campaign(signatures: int, seed: int, directory: Path) -> Report:
@@ -334,11 +246,9 @@ def main() -> None:
         report = run(lambda: campaign(options.signatures, options.seed, Path(directory)))
     print(f"{report.signatures} signatures, {report.sent} of them seen as they were sent")
     print(f"{report.syncs} syncs, {report.cuts} power cuts")
-    print(
-        f"conflicts: {len(report.conflicts)}, above the mark: {len(report.above)}, "
-        f"unreadable: {len(report.unreadable)}"
-    )
-    for found in (report.conflicts, report.above, report.unreadable):
+    print(f"{report.asked} payloads asked of the next daemons")
+    print(", ".join(f"{name}: {len(found)}" for name, found in report.findings.items()))
+    for found in report.findings.values():
         for finding in sorted(found)[:5]:
             print(f"  {finding}")
     sys.exit(0 if report.passed else 1)

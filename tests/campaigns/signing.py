@@ -150,17 +150,21 @@ class Ledger:
     def above(self, marks: Mapping[MarkId, Mark]) -> set[str]:
         """Signatures that these stored marks do not cover."""
         return {
-            str(asked)
+            f"{asked}: {signatures}, but {marks.get(mark_id)} is stored"
             for (mark_id, position), signed in self.released.items()
-            for asked in signed
-            if not _covers(marks.get(mark_id), position, asked)
+            for asked, signatures in signed.items()
+            if not _covers(marks.get(mark_id), position, asked, signatures)
         }
 
 
-def _covers(mark: Mark | None, position: tuple[int, int], asked: Asked) -> bool:
+def _covers(
+    mark: Mark | None, position: tuple[int, int], asked: Asked, signatures: set[str]
+) -> bool:
+    """Whether a mark is higher, or is that of this payload with what was released for it."""
     if mark is None or mark.position < position:
         return False
-    return mark.position > position or mark.payload_hash == asked.hash
+    stands = mark.payload_hash == asked.hash and signatures == {str(mark.signature)}
+    return mark.position > position or stands
 
 
 def signature_in(answer: Answer) -> str:

@@ -2,23 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute
+from twisted.internet.task import Clock
+from twisted.web.client import Agent, HTTPConnectionPool
 
 from tests.etcdcluster import Gateway
 from tests.stand import reactor
 from tests.watermarks.conformance import MemoryStore
-from tests.watermarks.fakeetcd import FakeEtcd
+from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway
 from tests.watermarks.fakeetcd import etcd_store as fake_store
+from tests.watermarks.faults import Faults, FaultyGateway, FaultyStore, faulty_commits
 from tests.watermarks.statemachine import Place
 from tezio_signer.settings import EtcdAddress
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
+from tezio_signer.watermarks.etcdgateway import EtcdGateway
 from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
-from tezio_signer.watermarks.opening import etcd_store
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import WatermarkStore
 
 _Result = TypeVar("_Result")
 
@@ -27,10 +32,12 @@ def memory(daemons: int = 1) -> Place:
     """In this process."""
     marks: dict[MarkId, Mark] = {}
 
-    def opened() -> MemoryStore:
-        return MemoryStore(marks, shared=daemons > 1)
+    def opened(faults: Faults) -> WatermarkStore:
+        return FaultyStore(MemoryStore(marks, shared=daemons > 1), faults)
 
-    return Place(lambda: execute(marks.clear), opened, lambda: opened().load(), daemons)
+    return Place(
+        lambda: execute(marks.clear), opened, lambda: execute(lambda: dict(marks)), daemons
+    )
 
 
 def shared_memory() -> Place:
@@ -39,34 +46,42 @@ def shared_memory() -> Place:
 
 
 def sqlite_file(new_path: Callable[[], str]) -> Place:
-    """Files, a new one for each history."""
+    """Files, a new one for each history; what fails are its commits."""
     paths: list[Path] = []
 
     def make() -> Deferred[None]:
         paths.append(Path(new_path()))
         return execute(sqlite.create, paths[-1])
 
-    return Place(
-        make,
-        lambda: GroupedStore(SqliteStore(paths[-1]), ThreadWriter(reactor)),
-        lambda: execute(sqlite.read, paths[-1]),
-    )
+    def opened(faults: Faults) -> WatermarkStore:
+        with faulty_commits(faults):
+            store = SqliteStore(paths[-1])
+        return GroupedStore(store, ThreadWriter(reactor))
+
+    return Place(make, opened, lambda: execute(sqlite.read, paths[-1]))
 
 
 def etcd_cluster(address: EtcdAddress, gateway: Gateway) -> Place:
-    """In etcd, emptied through a member's gateway for each history; for two."""
+    """In etcd, emptied through a member's gateway for each history; for two.
 
-    def opened() -> EtcdStore:
-        return etcd_store(address, reactor)
+    What fails is the way to it, beneath the store.
+    """
+
+    def opened(faults: Faults) -> EtcdStore:
+        pool = HTTPConnectionPool(reactor)
+        pool.retryAutomatically = False
+        client = HTTPClient(Agent(reactor, pool=pool))
+        way = FaultyGateway(EtcdGateway(address.endpoints, client, pool, reactor), faults)
+        return EtcdStore(cast(EtcdGateway, way), reactor)
 
     async def make() -> None:
         await gateway.call("kv/deleterange", {"key": "AA==", "range_end": "AA=="})
-        await _with(opened(), EtcdStore.create)
+        await _with(opened(Faults()), EtcdStore.create)
 
     return Place(
         lambda: Deferred.fromCoroutine(make()),
         opened,
-        lambda: Deferred.fromCoroutine(_with(opened(), EtcdStore.load)),
+        lambda: Deferred.fromCoroutine(_with(opened(Faults()), EtcdStore.load)),
         daemons=2,
     )
 
@@ -79,13 +94,16 @@ async def _with(store: EtcdStore, do: Callable[[EtcdStore], Deferred[_Result]]) 
 
 
 def fake_etcd() -> Place:
-    """An etcd in memory, for two; a new one for each history."""
+    """An etcd in memory, for two; a new one for each history. What fails is the way to it."""
     etcds: list[FakeEtcd] = []
 
     def make() -> Deferred[None]:
         etcds.append(FakeEtcd())
         return fake_store(etcds[-1]).create()
 
-    return Place(
-        make, lambda: fake_store(etcds[-1]), lambda: fake_store(etcds[-1]).load(), daemons=2
-    )
+    def opened(faults: Faults) -> EtcdStore:
+        clock = Clock()
+        way = FaultyGateway(FakeGateway(etcds[-1], clock), faults)
+        return EtcdStore(cast(EtcdGateway, way), clock)
+
+    return Place(make, opened, lambda: fake_store(etcds[-1]).load(), daemons=2)

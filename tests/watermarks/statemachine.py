@@ -4,43 +4,36 @@ Hypothesis runs in a thread of its own, so that stores which need the reactor ca
 driven like the others. A store that may be shared is used by two daemons at once.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
-from enum import Enum
 from hashlib import blake2b
 from itertools import count
 from random import Random
 from typing import Any, TypeVar, cast
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
-from twisted.python.failure import Failure
 
 from tests.stand import reactor
 from tests.vectors import TZ1, TZ3, block, consensus
 from tests.watermarks.conformance import Model
+from tests.watermarks.faults import Disk, Faults
+from tests.watermarks.observed import Daemon, WatchedStore
 from tezio_signer.errors import Conflict, Refused, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, decode
 from tezio_signer.watermarks.claims import REFRESH_INTERVAL, Claim, Watermarks
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept, StoreAwayError, WatermarkStore
+from tezio_signer.watermarks.store import Kept, WatermarkStore
 
 _Result = TypeVar("_Result")
 STEPS = 50
 """Steps of one history, at most."""
-
-
-class Disk(Enum):
-    """What happens to the next write."""
-
-    WELL = "it is written"
-    FULL = "it is not written"
-    LOST = "it is written, but nobody hears of it"
 
 
 @frozen
@@ -48,81 +41,15 @@ class Place:
     """Where a store can be made and opened again and again.
 
     :ivar make: makes an empty one.
-    :ivar open: opens it.
+    :ivar open: opens it, with what strikes it beneath.
     :ivar read: its marks, past all caches of an open one.
     :ivar daemons: how many may use it.
     """
 
     make: Callable[[], Deferred[None]]
-    open: Callable[[], WatermarkStore]
+    open: Callable[[Faults], WatermarkStore]
     read: Callable[[], Deferred[dict[MarkId, Mark]]]
     daemons: int = 1
-
-
-class FaultyStore:
-    """A store whose writes fail when the machine wants it."""
-
-    def __init__(self, store: WatermarkStore) -> None:
-        self._store = store
-        self.shared = store.shared
-        self.disk = Disk.WELL
-        self.loaded: Deferred[Any] | None = None
-
-    def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; `loaded` is a Deferred that fires, or fails, after whoever asked."""
-        loading = self._store.load()
-        self.loaded = Deferred()
-        passing: Deferred[dict[MarkId, Mark]] = Deferred()
-
-        def done(result: Any) -> None:
-            passing.callback(result)
-            # A reading that failed has shown nothing, and the model must not believe it has.
-            cast("Deferred[Any]", self.loaded).callback(
-                result if isinstance(result, Failure) else None
-            )
-
-        loading.addBoth(done)
-        return passing
-
-    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
-        """Write, or not."""
-        return Deferred.fromCoroutine(self._keep(mark_id, mark))
-
-    async def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
-        disk = self.disk
-        if disk is Disk.FULL:
-            raise StoreAwayError("disk full")
-        kept = await self._store.keep(mark_id, mark)
-        if disk is Disk.LOST:
-            raise StoreAwayError("no answer")
-        return kept
-
-    def close(self) -> Deferred[None]:
-        """Close what is beneath."""
-        return self._store.close()
-
-
-@define(eq=False)
-class Daemon:
-    """Watermarks as one daemon has them, and what the model expects it to remember."""
-
-    store: FaultyStore
-    clock: Clock
-    watermarks: Watermarks
-    memory: Model
-    seen: dict[MarkId, Mark]
-    claims: list[tuple[MarkId, Mark, Claim]] = field(factory=list)
-    doubtful: set[MarkId] = field(factory=set)
-
-    def learn(self, mark_id: MarkId, mark: Mark) -> None:
-        """What the store has shown counts, but for a signature that only we know."""
-        self.seen[mark_id] = mark
-        known = self.memory.marks.get(mark_id)
-        if known is None or (
-            (mark.level, mark.round) >= (known.level, known.round)
-            and mark != evolve(known, signature=None)
-        ):
-            self.memory.marks[mark_id] = mark
 
 
 _PAYLOADS = [
@@ -134,7 +61,10 @@ _PAYLOADS = [
 ]
 _payloads, _keys = st.sampled_from(_PAYLOADS), st.sampled_from([TZ1, TZ3])
 _numbers = st.integers(0, 1)
-_disks = st.sampled_from([Disk.WELL] * 3 + [Disk.FULL, Disk.LOST])
+_faults = st.tuples(
+    st.sampled_from([Disk.WELL] * 3 + [Disk.FULL, Disk.LOST]), st.sampled_from([0, 0, 1])
+)
+_Fault = tuple[Disk, int]
 
 
 def _in_reactor(work: Callable[[], Any]) -> Any:
@@ -164,6 +94,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stored = Model({})
+        self.stood: defaultdict[MarkId, list[Mark]] = defaultdict(list)
+        self.granted: dict[tuple[MarkId, int, int], bytes] = {}
         self.released: dict[tuple[MarkId, int, int], tuple[bytes, Signature]] = {}
         self.numbers = count(1)
         _in_reactor(self.place.make)
@@ -173,14 +105,15 @@ class Machine(RuleBasedStateMachine):
         """A daemon that knows what the store holds."""
 
         def start() -> Daemon:
-            store, clock = FaultyStore(self.place.open()), Clock()
+            faults, clock = Faults(), Clock()
+            store = WatchedStore(self.place.open(faults))
             watermarks = Watermarks(lambda: store, {}, clock)
             watermarks.startService()
-            marks = self.stored.marks
-            return Daemon(store, clock, watermarks, Model(dict(marks)), dict(marks))
+            return Daemon(store, faults, clock, watermarks, Model(dict(self.stored.marks)))
 
         daemon = cast(Daemon, _in_reactor(start))
-        _in_reactor(lambda: daemon.store.loaded)
+        assert _in_reactor(lambda: daemon.store.loaded)
+        assert daemon.store.shown == self.stored.marks
         return daemon
 
     def teardown(self) -> None:
@@ -195,9 +128,11 @@ class Machine(RuleBasedStateMachine):
     def agree(self) -> None:
         """The store holds what the model says."""
         assert _in_reactor(self.place.read) == self.stored.marks
+        for mark_id, mark in self.stored.marks.items():
+            self.stood[mark_id].append(mark)
 
-    @rule(number=_numbers, key=_keys, data=_payloads, disk=_disks)
-    def claim(self, number: int, key: PublicKeyHash, data: bytes, disk: Disk) -> None:
+    @rule(number=_numbers, key=_keys, data=_payloads, fault=_faults)
+    def claim(self, number: int, key: PublicKeyHash, data: bytes, fault: _Fault) -> None:
         """Claim a payload, once or again."""
         daemon = self.daemon(number)
         mark_id, asked = _asked(key, data)
@@ -211,43 +146,78 @@ class Machine(RuleBasedStateMachine):
                 self.agree()
                 return
             raise AssertionError(f"{asked} claimed against {known}")
-        daemon.store.disk = disk
+        shown = daemon.store.shown.get(mark_id)
+        daemon.faults.set(*fault)
         claim = self._claim(daemon, key, data)
-        granted: Signature | Refused | None
-        try:
-            granted = _await(lambda: _finished(claim.durable))
-        except Refused as error:
-            granted = error
-        daemon.store.disk = Disk.WELL
-        expected = self._committed(daemon, mark_id, known, disk)
-        if isinstance(expected, Mark):
-            assert granted == expected.signature, (granted, expected)
-            daemon.claims.append((mark_id, asked, claim))
-            if isinstance(granted, Signature):
-                self._release(mark_id, asked, granted)
+        assert claim.signature == known.signature
+        granted = _outcome(lambda: claim.durable)
+        now = self._written(daemon, mark_id, shown, known)
+        if now is None:
+            assert type(granted) is Unavailable, granted
+        elif now.payload_hash != known.payload_hash:
+            assert type(granted) is Conflict, (granted, now)
         else:
-            assert type(granted) is expected, (granted, expected)
+            assert granted == now.signature, (granted, now)
+            self._grant(daemon, mark_id, asked, claim, granted)
         self.agree()
 
     def _claim(self, daemon: Daemon, key: PublicKeyHash, data: bytes) -> Claim:
         payload = cast(Baking, decode(data))
         return cast(Claim, _in_reactor(lambda: daemon.watermarks.claim(key, payload, data)))
 
-    def _committed(
-        self, daemon: Daemon, mark_id: MarkId, known: Mark, disk: Disk
-    ) -> Mark | type[Refused]:
-        """What comes of a write: the mark that stands, or how it is refused."""
-        if daemon.seen.get(mark_id) == known:
-            return known  # nothing to write
-        if disk is not Disk.WELL and daemon.store.shared:
-            daemon.doubtful.add(mark_id)
-        if disk is Disk.FULL:
-            return Unavailable
-        standing = self.stored.bring(mark_id, known)
+    def _written(
+        self, daemon: Daemon, mark_id: MarkId, shown: Mark | None, brought: Mark
+    ) -> Mark | None:
+        """What the daemon has to believe after a write: what it was shown; None if it failed.
+
+        :param shown: what it was shown before.
+        """
+        disk, struck, daemon_kept = daemon.faults.disk, daemon.faults.struck, daemon.store.kept
+        daemon.faults.set(Disk.WELL)
+        before = self.stored.marks.get(mark_id)
+        if struck:
+            assert not daemon_kept
+            if daemon.store.shared:
+                daemon.doubtful.add(mark_id)
+            self._unheard(disk, mark_id, shown == before, brought)
+            return None
+        if shown == brought:
+            assert not daemon_kept
+            return shown  # nothing to write
+        now = self.stored.bring(mark_id, brought)
+        ((_, kept),) = daemon_kept
+        if now != before:
+            assert kept == Kept(before, now), (kept, before, now)
+        else:
+            # It may be outdated; but it has stood there, and has kept out what was brought.
+            assert kept.before == kept.now
+            assert kept.now == now or kept.now in self.stood[mark_id]
+            assert Model({mark_id: kept.now}).bring(mark_id, brought) == kept.now
+        daemon.learn_kept()
+        return kept.now
+
+    def _unheard(self, disk: Disk, mark_id: MarkId, current: bool, brought: Mark) -> None:
+        """See what a write has done that nobody has heard of.
+
+        :param current: whether it was known what stood there; otherwise it may have failed.
+        """
+        before = dict(self.stored.marks)
         if disk is Disk.LOST:
-            return Unavailable
-        daemon.learn(mark_id, standing)
-        return standing if standing.payload_hash == known.payload_hash else Conflict
+            self.stored.bring(mark_id, brought)
+            if not current and _in_reactor(self.place.read) == before:
+                self.stored = Model(before)
+
+    def _grant(
+        self, daemon: Daemon, mark_id: MarkId, mark: Mark, claim: Claim, granted: Signature | None
+    ) -> None:
+        """What may be signed at one position is one payload, by whomever."""
+        position = mark_id, mark.level, mark.round
+        assert self.granted.setdefault(position, mark.payload_hash) == mark.payload_hash
+        standing = self.stored.marks[mark_id]
+        assert standing.position > mark.position or standing.payload_hash == mark.payload_hash
+        daemon.claims.append((mark_id, mark, claim))
+        if granted is not None:
+            self._release(mark_id, mark, granted)
 
     def _release(self, mark_id: MarkId, mark: Mark, signature: Signature) -> None:
         """What has left at one position is one payload with one signature, by whomever."""
@@ -255,44 +225,43 @@ class Machine(RuleBasedStateMachine):
         first = self.released.setdefault(position, (mark.payload_hash, signature))
         assert first == (mark.payload_hash, signature), (first, mark, signature)
         standing = self.stored.marks[mark_id]
-        assert (standing.level, standing.round) >= (mark.level, mark.round)
+        stands = standing == evolve(mark, signature=signature)
+        assert standing.position > mark.position or stands, (standing, mark, signature)
 
-    @precondition(lambda self: any(daemon.claims for daemon in self.daemons))
-    @rule(number=_numbers, which=st.integers(0, 9), disk=_disks)
-    def complete(self, number: int, which: int, disk: Disk) -> None:
+    # Whether there are claims is no precondition: where a race decides, it could not be repeated.
+    @rule(number=_numbers, which=st.integers(0, 9), fault=_faults)
+    def complete(self, number: int, which: int, fault: _Fault) -> None:
         """The HSM has signed what was claimed some time ago."""
         daemon = self.daemon(number)
         if not daemon.claims:
             return
         mark_id, mark, claim = daemon.claims[which % len(daemon.claims)]
         made = Signature(mark_id.key.curve, next(self.numbers).to_bytes(64, "big"))
-        daemon.store.disk = disk
-        try:
-            left: Any = _await(lambda: _finished(claim.complete(made)))
-        except Refused as error:
-            left = error
-        daemon.store.disk = Disk.WELL
-        known = daemon.memory.marks[mark_id]
-        if known.payload_hash == mark.payload_hash:
-            known = daemon.memory.bring(mark_id, evolve(known, signature=known.signature or made))
-            expected = self._committed(daemon, mark_id, known, disk)
-            if isinstance(expected, Mark):
-                assert left == expected.signature, (left, expected)
-            else:
-                assert type(left) is expected, (left, expected)
+        known, passed = daemon.memory.marks[mark_id], (mark_id, mark.payload_hash)
+        still = known.payload_hash == mark.payload_hash  # or a later payload was claimed
+        found = known.signature if still else daemon.passed.get(passed)
+        assert claim.found() == found
+        brought = evolve(mark, signature=found or made)
+        if still:
+            daemon.memory.marks[mark_id] = brought
+        shown = daemon.store.shown.get(mark_id)
+        daemon.faults.set(*fault)
+        left = _outcome(lambda: claim.complete(made))
+        now = self._written(daemon, mark_id, shown, brought)
+        if now is None:
+            assert type(left) is Unavailable, left
+        elif now.payload_hash == mark.payload_hash:
+            assert left == now.signature is not None, (left, now)
+        elif passed in daemon.passed:
+            # Who has moved the mark knows what may have left; nobody else can have signed.
+            assert left == (daemon.passed[passed] or made)
+            daemon.passed[passed] = left
         else:
-            # A later payload was claimed; but its mark may not have come to the store.
-            self._committed(daemon, mark_id, evolve(mark, signature=made), disk)
+            assert type(left) is Conflict, (left, now)
         if isinstance(left, Signature):
             self._release(mark_id, mark, left)
-        self._catch_up(daemon, mark_id)
+            assert claim.found() in (None, left)
         self.agree()
-
-    def _catch_up(self, daemon: Daemon, mark_id: MarkId) -> None:
-        """A write that came too late for its mark still shows the one that stands."""
-        shown = daemon.watermarks._stored.get(mark_id)
-        if shown is not None and shown == self.stored.marks.get(mark_id):
-            daemon.learn(mark_id, shown)
 
     @rule(number=_numbers)
     def restart(self, number: int) -> None:
@@ -303,15 +272,21 @@ class Machine(RuleBasedStateMachine):
         self.agree()
 
     @precondition(lambda self: len(self.daemons) > 1)
-    @rule(number=_numbers)
-    def refresh(self, number: int) -> None:
+    @rule(number=_numbers, fault=_faults)
+    def refresh(self, number: int, fault: _Fault) -> None:
         """A daemon looks what the others have done."""
         daemon = self.daemon(number)
+        daemon.faults.set(*fault)
         self._refresh(daemon)
 
     def _refresh(self, daemon: Daemon) -> None:
         _in_reactor(lambda: daemon.clock.advance(REFRESH_INTERVAL))
-        _in_reactor(lambda: daemon.store.loaded)
+        read, struck = _in_reactor(lambda: daemon.store.loaded), daemon.faults.struck
+        daemon.faults.set(Disk.WELL)
+        assert read != struck
+        if not read:
+            return
+        assert daemon.store.shown == self.stored.marks
         for mark_id, mark in self.stored.marks.items():
             daemon.learn(mark_id, mark)
         daemon.doubtful.clear()
@@ -331,30 +306,43 @@ class Machine(RuleBasedStateMachine):
             )
 
         outcomes = _await(claims)
-        asked = [_asked(key, data) for data in (first, second)]
-        if first != second and asked[0][0] == asked[1][0]:
-            positions = {(mark.level, mark.round) for _, mark in asked}
-            granted = sum(not isinstance(outcome, Refused) for outcome in outcomes)
-            assert granted < 2 or len(positions) == 2, outcomes
-        # Who was first is for the store to say.
-        self.stored = Model(_in_reactor(self.place.read))
-        for (mark_id, mark), outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, Signature):
-                self._release(mark_id, mark, outcome)
+        # Who was first is for the store to say; but no mark goes back.
+        before, self.stored = self.stored.marks, Model(_in_reactor(self.place.read))
+        for mark_id, mark in before.items():
+            assert Model(dict(self.stored.marks)).bring(mark_id, mark) == self.stored.marks[mark_id]
+        for daemon in self.daemons:
+            for mark_id, kept in daemon.store.kept:
+                self.stood[mark_id].append(kept.now)
+            daemon.learn_kept()
+        for daemon, data, (claim, outcome) in zip(
+            self.daemons, (first, second), outcomes, strict=True
+        ):
+            if not isinstance(outcome, Refused):
+                self._grant(daemon, *_asked(key, data), claim, outcome)
         for daemon in self.daemons:
             self._refresh(daemon)
+        self.agree()
 
 
-async def _finished(waiting: Deferred[_Result]) -> _Result:
-    return await waiting
-
-
-async def _attempt(daemon: Daemon, key: PublicKeyHash, data: bytes) -> Any:
-    """What one daemon says to a claim: a refusal, a signature, or None for go on."""
+async def _ended(waiting: Callable[[], Deferred[Any]]) -> Any:
     try:
-        return await daemon.watermarks.claim(key, cast(Baking, decode(data)), data).durable
+        return await waiting()
     except Refused as refused:
         return refused
+
+
+def _outcome(waiting: Callable[[], Deferred[Any]]) -> Any:
+    """What comes of a claim or its completion: a refusal, a signature, or None for go on."""
+    return _await(lambda: _ended(waiting))
+
+
+async def _attempt(daemon: Daemon, key: PublicKeyHash, data: bytes) -> tuple[Claim | None, Any]:
+    """A claim by one daemon, and what comes of it."""
+    try:
+        claim = daemon.watermarks.claim(key, cast(Baking, decode(data)), data)
+    except Refused as refused:
+        return None, refused
+    return claim, await _ended(lambda: claim.durable)
 
 
 def drive(place: Place, steps: int, beginning: int = 0) -> Deferred[int]:
