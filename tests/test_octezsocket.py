@@ -372,6 +372,21 @@ class ConversationTests(TransportTestCase):
         self.assertEqual(outcomes[0], outcomes[1])
         self.assertEqual(outcomes[0], outcomes[2])
 
+    def test_more_than_is_served(self) -> None:
+        """Thousands of requests in each packet are not taken in faster than they are served."""
+        # A clock makes no difference between now and the next turn.
+        turn, call_later = 0.001, self.clock.callLater
+        self.patch(self.clock, "callLater", lambda s, *call: call_later(s or turn, *call))
+        taken = 0
+        for _ in range(300):
+            if self.transport.producerState == "producing":
+                self.receive(PROBE * 200)
+                taken += 200
+            self.clock.advance(turn)
+        answered = len(self.transport.value()) // len(NO_AUTHENTICATION)
+        self.assertGreater(answered, 250)
+        self.assertLess(taken - answered, 200)
+
     def test_undecodable(self) -> None:
         """What is no request ends the connection without an answer, and is logged with its peer."""
         for payload, why in ((b"", "cut off"), (b"\x08", "no kind of request")):

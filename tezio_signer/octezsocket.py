@@ -93,10 +93,9 @@ class OctezSocket(Protocol):
             self._place.receiving()
         if self._serving is None and not self._clogged:
             self._next()
-        elif not self._paused:
+        else:
             # Until then reading goes on, because it shows when the client goes away.
-            self._paused = True
-            self.transport.pauseProducing()
+            self._pause()
 
     def readConnectionLost(self) -> None:
         # A client that has closed its side only still reads its answer. One that closed all
@@ -176,10 +175,17 @@ class OctezSocket(Protocol):
         if self._clogged:
             self._wait_for_client()
         elif self._received:
-            # Other connections have their turn before the next request of this one.
+            # Other connections have their turn before the next request of this one, and more
+            # of them than are served in a turn must not gather here.
+            self._pause()
             self._set_timer(0, self._next)
         else:
             self._next()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pauseProducing()
 
     def _left(self, failure: Failure) -> None:
         failure.trap(CancelledError)
