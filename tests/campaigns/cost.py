@@ -43,9 +43,9 @@ LATENCY = 0.150
 """Seconds that a board takes for a signature."""
 CONCURRENT = 100
 _CHAIN = "NetXdQprcVkpaWU"
-_FRAME = bytes(24 + 4096)
-"""As much as SQLite writes to its log for one changed page; a commit writes two, at once."""
-_FRAMES = 1000
+_WRITTEN = bytes(2 * (24 + 4096))
+"""As much as SQLite writes to its log for one mark: the page of it, and that of the counter."""
+_WRITES = 1000
 _SIGNATURE = Signature(Curve.P256, b"\x01" * 64)
 _WARM_UP = 3
 _Step = Callable[[int], Awaitable[float | None]]
@@ -123,7 +123,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     async def append(_: int) -> float:
         await deferLater(reactor, latency)
         began = perf_counter()
-        os.write(appended, _FRAME)
+        os.write(appended, _WRITTEN)
         os.fdatasync(appended)
         return perf_counter() - began
 
@@ -156,15 +156,15 @@ async def claims(rounds: int, directory: Path) -> dict[str, list[float]]:
     few, many = (watermarks_at(directory / f"{n}.sqlite", n) for n in (10, 10_000))
     appended = os.open(directory / "appended", os.O_CREAT | os.O_WRONLY)
     overwritten = os.open(directory / "overwritten", os.O_CREAT | os.O_WRONLY)
-    os.pwrite(overwritten, _FRAME * _FRAMES, 0)
+    os.pwrite(overwritten, _WRITTEN * _WRITES, 0)
     os.fsync(overwritten)
 
     async def append(_: int) -> None:
-        os.write(appended, _FRAME)
+        os.write(appended, _WRITTEN)
         os.fdatasync(appended)
 
     async def overwrite(number: int) -> None:
-        os.pwrite(overwritten, _FRAME, number % _FRAMES * len(_FRAME))
+        os.pwrite(overwritten, _WRITTEN, number % _WRITES * len(_WRITTEN))
         os.fdatasync(overwritten)
 
     took = await in_turns(
@@ -246,7 +246,7 @@ def report(
     for name in ("append", "overwrite"):
         slowest = percentile(alone[name], 0.95)
         print(
-            f"one write of {len(_FRAME)} bytes and fdatasync, {name}: "
+            f"one write of {len(_WRITTEN)} bytes and fdatasync, {name}: "
             f"{_milliseconds(median(alone[name]))}, 95 % within {_milliseconds(slowest)}"
         )
     on, off, sync = (median(fast[name]) for name in ("on", "off", "append"))

@@ -1,15 +1,18 @@
 """Where stores of each kind are made, for the state machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 from twisted.web.client import Agent, HTTPConnectionPool
+from zope.interface import implementer
 
-from tests.etcdcluster import Gateway
+from tests.etcdcluster import Gateway, GatewayError
 from tests.stand import reactor
 from tests.watermarks.conformance import MemoryStore
 from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway
@@ -26,6 +29,8 @@ from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import WatermarkStore
 
 _Result = TypeVar("_Result")
+_SLOWER = 20
+_ATTEMPTS = 5
 
 
 def memory(daemons: int = 1) -> Place:
@@ -61,21 +66,45 @@ def sqlite_file(new_path: Callable[[], str]) -> Place:
     return Place(make, opened, lambda: execute(sqlite.read, paths[-1]))
 
 
+@implementer(IReactorTime)
+class _SlowTime:
+    """A clock that goes slowly: who waits by it is patient with a busy machine."""
+
+    def seconds(self) -> float:
+        return reactor.seconds() / _SLOWER
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., Any],  # noqa: A002 (the interface's word)
+        *args: object,
+        **kwargs: object,
+    ) -> IDelayedCall:
+        return reactor.callLater(delay * _SLOWER, callable, *args, **kwargs)
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        return reactor.getDelayedCalls()
+
+
 def etcd_cluster(address: EtcdAddress, gateway: Gateway) -> Place:
     """In etcd, emptied through a member's gateway for each history; for two.
 
-    What fails is the way to it, beneath the store.
+    What fails is the way to it, beneath the store; etcd itself gets all the time that it needs.
     """
+    clock = _SlowTime()
 
     def opened(faults: Faults) -> EtcdStore:
         pool = HTTPConnectionPool(reactor)
         pool.retryAutomatically = False
         client = HTTPClient(Agent(reactor, pool=pool))
-        way = FaultyGateway(EtcdGateway(address.endpoints, client, pool, reactor), faults)
-        return EtcdStore(cast(EtcdGateway, way), reactor)
+        way = FaultyGateway(EtcdGateway(address.endpoints, client, pool, clock), faults)
+        return EtcdStore(cast(EtcdGateway, way), clock)
 
     async def make() -> None:
-        await gateway.call("kv/deleterange", {"key": "AA==", "range_end": "AA=="})
+        for _ in range(_ATTEMPTS):
+            with suppress(GatewayError):
+                await gateway.call("kv/deleterange", {"key": "AA==", "range_end": "AA=="})
+                break
         await _with(opened(Faults()), EtcdStore.create)
 
     return Place(
