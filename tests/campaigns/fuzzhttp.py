@@ -148,5 +148,7 @@ def _http_request(random: Random) -> bytes:
         return _plain("POST", path, payload, random.choice(_HEADERS))
     body = b'"%b"' % payload.hex().encode()
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body))
-    head = f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    version = random.choice("1110")
+    more = random.choice(("", "", "Transfer-Encoding: chunked\r\n", "Content-Length: 4\r\n"))
+    head = f"POST {path} HTTP/1.{version}\r\nTransfer-Encoding: chunked\r\n{more}\r\n"
     return head.encode() + chunks + b"0\r\n\r\n"

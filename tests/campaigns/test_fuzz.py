@@ -40,7 +40,7 @@ class FuzzTests(SynchronousTestCase):
 
     def test_http(self) -> None:
         """Every HTTP request has its answer, which is never a fault."""
-        self._fuzz("http", 4000, 200)
+        self._fuzz("http", 4000, 140)
 
     def test_config(self) -> None:
         """Any file is settings, or a ConfigError of one line."""
