@@ -18,7 +18,7 @@ _TWISTD = "from twisted.scripts.twistd import run; run()"
 _CONFIG = """
 policy:
   signing_keys: {{{key}: {{allowed_ops: [preattestation, attestation], auth_req: False}}}}
-allowed_ips: [127.0.0.0/8]
+allowed_ips: [127.0.0.1, 127.0.0.3]
 listen:
   http: ['tcp:0:interface=127.0.0.1', '{tls}']
   octez_socket: ['tcp:0:interface=127.0.0.1']
