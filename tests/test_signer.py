@@ -599,6 +599,20 @@ class StoreTests(TestCase):
         self.assertEqual(text_in(answer.body, "signature"), str(stored.signature))
         self.assertEqual(stand.messages(), [block(7, 0)])
 
+    async def test_not_stored_while_the_hsm_is_busy(self) -> None:
+        """What waits for the HSM when its mark is not stored does not reach it."""
+        stand = HeldStand(store=lambda: self.store)
+        await stand.start(self)
+        first = Deferred.fromCoroutine(stand.sign(TZ3, NOOP))
+        await stand.asked()
+        self.store.error = StoreError("disk full")
+        for _ in range(3):
+            self.assertEqual((await stand.sign(TZ3, block(7, 0))).status, 502)
+        stand.answer()
+        self.assertEqual((await first).status, 200)
+        await stand.signer.drained()
+        self.assertEqual(stand.messages(), [NOOP])
+
     async def test_signature_not_stored(self) -> None:
         """A signature that is not stored does not leave; the same one does when it is.
 

@@ -282,8 +282,9 @@ class Signer:
         try:
             await durable
         except Unavailable:
-            # It is said at once. The HSM, which goes on, may refuse to sign it again.
-            signing.addCallback(lambda done: late(done[0][1]) if done[0][0] else None)
+            # It is said at once. An HSM that is at it goes on, and may refuse to do so again.
+            if not flight.signing.withdraw():
+                signing.addCallback(lambda done: late(done[0][1]) if done[0][0] else None)
             raise
         ((signed, result),) = await signing
         if not signed and claim is not None:

@@ -43,8 +43,8 @@ LATENCY = 0.150
 """Seconds that a board takes for a signature."""
 CONCURRENT = 100
 _CHAIN = "NetXdQprcVkpaWU"
-_WRITTEN = bytes(2 * (24 + 4096))
-"""As much as SQLite writes to its log for one mark: the page of it, and that of the counter."""
+_WRITTEN = bytes(24 + 4096)
+"""As much as SQLite writes to its log for one mark: its page."""
 _WRITES = 1000
 _SIGNATURE = Signature(Curve.P256, b"\x01" * 64)
 _WARM_UP = 3

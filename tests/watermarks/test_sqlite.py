@@ -155,7 +155,7 @@ class DurabilityTests(StoreTestCase):
                 synchronous = words[3]
             elif words[0] in ("INSERT", "UPDATE", "COMMIT", "END", "RELEASE"):
                 written.append((words[0], synchronous))
-        self.assertEqual(written, 3 * [("INSERT", "FULL"), ("UPDATE", "FULL"), ("COMMIT", "FULL")])
+        self.assertEqual(written, 3 * [("INSERT", "FULL"), ("COMMIT", "FULL")])
         self.assertEqual(synchronous, "FULL")
 
     def test_write_ahead_log(self) -> None:
@@ -216,13 +216,13 @@ class OpeningTests(StoreTestCase):
         self.execute(self.path, "PRAGMA user_version = 3")
         self.assertIn("has schema version 3, not 2", self.refused(self.path))
 
-    def test_progress(self) -> None:
-        """A store that does not say, or says twice, how far it has come is damaged."""
+    def test_id(self) -> None:
+        """A store that does not say which it is, or says it twice, is damaged."""
         sqlite.create(self.path)
-        self.execute(self.path, "INSERT INTO progress VALUES ('a', 0)")
-        self.assertIn("damaged: it has 2 rows of progress", self.refused(self.path))
-        self.execute(self.path, "DELETE FROM progress")
-        self.assertIn("damaged: it has 0 rows of progress", self.refused(self.path))
+        self.execute(self.path, "INSERT INTO store VALUES ('a')")
+        self.assertIn("damaged: it has 2 ids", self.refused(self.path))
+        self.execute(self.path, "DELETE FROM store")
+        self.assertIn("damaged: it has 0 ids", self.refused(self.path))
 
     def test_other_tables(self) -> None:
         """A store whose tables are not those of its version is damaged."""
@@ -231,7 +231,7 @@ class OpeningTests(StoreTestCase):
             "ALTER TABLE marks ADD COLUMN extra TEXT",
             "ALTER TABLE marks RENAME COLUMN level TO height",
             "DROP TABLE marks",
-            "DROP TABLE progress",
+            "DROP TABLE store",
             "CREATE TABLE other (a)",
             "CREATE TRIGGER low AFTER INSERT ON marks BEGIN UPDATE marks SET level = 1; END",
         ):

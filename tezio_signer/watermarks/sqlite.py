@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+from attrs import evolve
+
 from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.markjson import TransferError, read_row
@@ -25,16 +27,17 @@ _MARKS = """CREATE TABLE marks (
     round INTEGER NOT NULL,
     payload_hash BLOB NOT NULL,
     signature TEXT,
+    written INTEGER NOT NULL,
     PRIMARY KEY (chain_id, key, operation)
 ) STRICT, WITHOUT ROWID"""
-_PROGRESS = "CREATE TABLE progress (store TEXT NOT NULL, writes INTEGER NOT NULL) STRICT"
-_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)"
+_STORE = "CREATE TABLE store (id TEXT NOT NULL) STRICT"
+_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
 _FIND = (
     "SELECT level, round, payload_hash, signature FROM marks "
     "WHERE chain_id = ? AND key = ? AND operation = ?"
 )
-_COUNT = "UPDATE progress SET writes = writes + 1"
+_PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _INIT = "tezio-signer watermarks init"
@@ -161,8 +164,8 @@ def _lay_out(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_MARKS)
-    connection.execute(_PROGRESS)
-    connection.execute("INSERT INTO progress VALUES (?, 0)", (uuid4().hex,))
+    connection.execute(_STORE)
+    connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
@@ -183,7 +186,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
         found = "it is cut off"
-    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "progress": _PROGRESS}:
+    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "store": _STORE}:
         found = f"its tables are not those of schema version {SCHEMA_VERSION}"
     if found != "ok":
         raise _damaged(path, found)
@@ -227,6 +230,7 @@ class SqliteStore:
                 ":memory:", isolation_level=None, check_same_thread=False
             )
             _lay_out(self._connection)
+            self._progress = self._read_progress()
             return
         with _errors(path):
             if not path.exists():
@@ -240,16 +244,17 @@ class SqliteStore:
             self._connection = _connect(path)
             undoing.callback(self._connection.close)
             _check(self._connection, path)
-            now = self._progress()
-            self._check_progress(now, before)
+            self._progress = self._read_progress()
+            self._check_progress(before)
             if self._lock is not None:
-                self._lock.note(now)
+                self._lock.note(self._progress)
                 self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             undoing.pop_all()
 
-    def _check_progress(self, now: Progress, before: Progress | None) -> None:
+    def _check_progress(self, before: Progress | None) -> None:
         """Raises StoreError for a store that was further when it was used last."""
+        now = self._progress
         if self._path is None or before is None:
             return
         if before.store == now.store and before.writes > now.writes:
@@ -260,10 +265,10 @@ class SqliteStore:
                 f"above all that was signed, and delete {lock_beside(self._path)}"
             )
 
-    def _progress(self) -> Progress:
-        rows = self._connection.execute("SELECT store, writes FROM progress").fetchall()
+    def _read_progress(self) -> Progress:
+        rows = self._connection.execute(_PROGRESS).fetchall()
         if len(rows) != 1:
-            raise _damaged(self._path, f"it has {len(rows)} rows of progress, not 1")
+            raise _damaged(self._path, f"it has {len(rows)} ids, not 1")
         return Progress(*rows[0])
 
     def load(self) -> dict[MarkId, Mark]:
@@ -295,8 +300,9 @@ class SqliteStore:
                 self._write(mark_id, mark)
 
     def _write(self, mark_id: MarkId, mark: Mark) -> None:
-        self._connection.execute(_KEEP, _row(mark_id, mark))
-        self._connection.execute(_COUNT)
+        # Each has its number, so that a commit changes no other page than that of its mark.
+        self._progress = evolve(self._progress, writes=self._progress.writes + 1)
+        self._connection.execute(_KEEP, (*_row(mark_id, mark), self._progress.writes))
 
     def tidy(self) -> None:
         """Bring the marks from the log beside the file into the file.
@@ -309,15 +315,18 @@ class SqliteStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with _errors(self._path, self._lock):
+            before = self._progress
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._connection.execute("COMMIT")
-            finally:
+            except BaseException:
+                self._progress = before
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                raise
             if self._lock is not None:
-                self._lock.note(self._progress())
+                self._lock.note(self._progress)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
