@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,10 +23,10 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 
 from tests.campaigns.rig import percentile, run
+from tests.daemonprocess import spawn_command
 from tests.stand import Client, reactor, settings_with
 from tests.vectors import TZ3, block
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.hsm.boards import BoardSelector, find_boards
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
@@ -93,14 +94,18 @@ async def in_turns(steps: Mapping[str, _Step], rounds: int) -> dict[str, list[fl
 async def requests(latency: float, rounds: int, directory: Path) -> dict[str, list[float]]:
     """Blocks asked for over HTTP, with the watermarks on and off; one HSM signs for both.
 
-    And one sync of the disk at the same pace.
+    And one sync of the disk at the same pace. The HSM is a process of its own: here, its timer
+    would be later by up to a millisecond each time that something else happens meanwhile.
     """
-    simulator = Simulator(reactor, Firmware(), latency)
-    pool = HsmPool(reactor, simulator.boards, lambda *args: open_port(reactor, *args))
+    link = directory / f"hsm-{latency}"
+    arguments = ("--link", str(link), "--latency", f"{latency * 1000:g}")
+    hsm = spawn_command(directory, "simulate", *arguments)
+    await hsm.says("simulated HSM at ")
+    boards = partial(find_boards, (BoardSelector(port=str(link)),))
+    pool = HsmPool(reactor, boards, partial(open_port, reactor))
     watermarks = watermarks_at(directory / f"requests-{latency}.sqlite")
     on = settings_with()
     off = evolve(on, security=evolve(on.security, high_water_mark_check=False))
-    simulator.startService()
     pool.startService()
     clients, ports = {}, []
     for name, settings in {"on": on, "off": off}.items():
@@ -133,7 +138,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     for port in ports:
         await port.stopListening()
     pool.stopService()
-    simulator.stopService()
+    await hsm.kill()
     await watermarks.stopService()
     return took
 
