@@ -189,7 +189,8 @@ class StrangerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.asked: list[str | None] = []
-        self.connections = Connections(Limits(connections=24), Clock(), self.admits)
+        self.clock = Clock()
+        self.connections = Connections(Limits(connections=24), self.clock, self.admits)
 
     def admits(self, address: str | None) -> bool:
         """Whether an address may ask."""
@@ -215,6 +216,16 @@ class StrangerTests(SynchronousTestCase):
         """All of them together have little room, from however many addresses they come."""
         self.assertEqual(len(self.strangers(200)), MOST_STRANGERS)
         self.assertIsNotNone(self.come("10.0.0.1"))
+
+    def test_no_gain_in_coming_again(self) -> None:
+        """A stranger's connection makes room for another one's after a second only."""
+        clients = [self.come("192.0.2.1") for _ in range(MOST_STRANGERS)]
+        self.clock.advance(0.9)
+        self.assertIsNone(self.come("192.0.2.1"))
+        self.clock.advance(0.1)
+        self.assertIsNotNone(self.come("192.0.2.2"))
+        assert clients[0] is not None
+        self.assertFalse(clients[0].transport.open)
 
     def test_go_first(self) -> None:
         """They make room for who may ask, even if he has more connections and waits longer."""

@@ -39,6 +39,8 @@ _STRANGERS = "strangers"
 _LOCAL = "a local socket"
 YOUNG_SECONDS = 0.05
 """For how long a connection is not cut for another of the same peer."""
+YOUNG_STRANGER_SECONDS = 1.0
+"""For how long that of a stranger is not cut for another stranger's: coming again is no gain."""
 
 
 class Closable(Abilities):
@@ -205,7 +207,9 @@ class Connections(Service):
         else:
             return True
         # What a flood from one address makes of its own connections must stay cheap.
-        young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
+        young = self.clock.seconds()
+        if crowds == [peer]:
+            young -= YOUNG_STRANGER_SECONDS if peer == _STRANGERS else YOUNG_SECONDS
         if self._leaving < self._most_leaving:
             for crowd in crowds:
                 for place in self._places[crowd]:
