@@ -16,6 +16,7 @@ is all that would be measured with an HSM of 0 ms.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ HSM_MILLISECONDS = 60
 MOST_MEMORY = 120 * 2**20
 SOURCES = {"stranger": "127.0.0.2", "client": "127.0.0.3", "baker": "127.0.0.1"}
 _NICE = ("nice", "-n", "19")
+_IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+"""Where the daemon's store is: it is not the disk, which others share, that is attacked."""
 _MEGABYTE = 2**20
 
 
@@ -177,7 +180,7 @@ async def campaign(
 
     :param say: told of each outcome as soon as it is there.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as directory:
         daemon = await deferToThread(Daemon, Path(directory), HSM_MILLISECONDS)
         baker = Baker(daemon)
         try:
