@@ -229,7 +229,7 @@ def http_requests_in(stream: bytes) -> Iterator[HttpRequest]:
         if read is None:
             return
         body, at = read
-        last = line[3] == b"0" or b"close" in headers.get(b"connection", b"")
+        last = line[3] == b"0" or b"close" in headers.get(b"connection", b"").split()
         yield HttpRequest(line[1], line[2], body, last)
 
 
