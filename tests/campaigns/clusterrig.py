@@ -80,6 +80,8 @@ class SignerDaemon:
         # Its name for this has changed; a monotonic clock does not jump on real machines.
         monotonic = dict.fromkeys(("DONT_FAKE_MONOTONIC", "FAKETIME_DONT_FAKE_MONOTONIC"), "1")
         return monotonic | {
+            # Without, threads that wait for each other do not sleep, and eat up the processors.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             "LD_PRELOAD": library,
             "FAKETIME_TIMESTAMP_FILE": str(self._time),
             "FAKETIME_CACHE_DURATION": "1",  # without, it reads that file for every line logged
