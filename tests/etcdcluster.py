@@ -169,6 +169,7 @@ class Member:
             f"--initial-cluster={','.join(f'{m.name}={m._advertised}' for m in members)}",
             "--logger=zap",
             "--log-outputs=stderr",
+            "--pre-vote",  # as docs/etcd.md has it; without, whoever comes back deposes the leader
             *self._options,
         ]
         # etcd takes options from the environment too, and ends if they contradict its own.

@@ -23,8 +23,10 @@ class ClusterCampaignTests(TestCase):
         found = {name: what for name, what in report.findings.items() if "after" not in name}
         self.assertEqual({name: what for name, what in found.items() if what}, {})
         self.assertGreater(report.faults.total(), 2)
-        for status in ("200", "409", "502"):
+        for status in ("200", "409"):
             self.assertGreater(report.answers[status], 10, report.answers)
+        # How many these are is a matter of how fast the machine gets over its faults.
+        self.assertGreater(report.answers["502"], 0, report.answers)
         self.assertGreater(report.in_time, 0.9, report.refusals)
         for recoveries in report.recoveries:
             self.assertLess(median(recoveries), RECOVERY, report.slow)
