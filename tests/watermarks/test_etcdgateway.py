@@ -3,7 +3,7 @@
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -217,6 +217,8 @@ class AnswerTests(GatewayTestCase):
         """Of a connection that breaks the first reason is told, in one line."""
         inner = Failure(OSError("first line\nsecond"))
         self.assertEqual(self.trouble(lambda _: fail(ResponseFailed([inner]))), "first line")
+        broken = ConnectError(string=Failure(ConnectionDone("gone")))
+        self.assertEqual(self.trouble(lambda _: fail(broken)), str(ConnectionDone("gone")))
         self.assertEqual(self.trouble(lambda _: fail(ValueError())), "ValueError")
 
 

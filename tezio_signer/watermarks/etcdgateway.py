@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from attrs import define, field, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -378,7 +379,9 @@ def _legible(sentence: str) -> str:
     return shown if len(shown) <= _LONGEST_SENTENCE else f"{shown[:_LONGEST_SENTENCE]}…"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException | None) -> str:
     if isinstance(error, ResponseFailed):
         error = error.reasons[0].value
+    if isinstance(error, ConnectError) and isinstance(cause := error.args[0], Failure):
+        error = cause.value  # which Twisted would print with its traceback
     return (str(error).strip() or type(error).__name__).splitlines()[0]
