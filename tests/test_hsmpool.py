@@ -1,6 +1,8 @@
 """All HSMs together: who is asked, on fakes and on real pseudo-terminals."""
 
 import fcntl
+import os
+import tty
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -381,8 +383,20 @@ class PortTests(PoolTestCase):
         self.assertIn(f"first at {self.hsm.port}: cannot be opened: ", errors[0])
         await self.signed()
         self.pool.stopService()
-        self.clock.pump([0.5] * 10)
+        self.clock.pump([0.5] * 4)
         self.assertEqual(await second.public_key(TZ3), KEYS[Slot.TZ3])
+
+    async def test_at_once(self) -> None:
+        """A command is on its way before the reactor has its next turn."""
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        tty.setraw(slave)
+        protocol = HsmProtocol(self.clock, bool, "x")
+        port = open_port(reactor, protocol, os.ttyname(slave))
+        os.close(slave)
+        protocol.exchange(ASK_KEY, read_key).addErrback(lambda _: None)
+        self.assertEqual(os.read(master, 4096), ASK_KEY.frame())
+        port.abort()
 
     async def test_missing_port(self) -> None:
         """A port of the configuration that is not there is reported once, and found later."""
@@ -439,7 +453,7 @@ class PortTests(PoolTestCase):
                 port.forget_input()
                 self.assertTrue(port.unsent)
             else:
-                protocol.exchange(ASK_KEY, read_key).addErrback(lambda _: None)
+                port.write(bytes(100_000))
                 self.assertTrue(port.unsent)
             port.abort()
             port.abort()

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.hsm.device import KEYS
 from tests.vectors import EXCHANGES
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.framing import FramingError, Opcode, Request, Slot, StatusReply
+from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
@@ -279,13 +279,6 @@ class ProtocolTests(SynchronousTestCase):
         self.port.lose()
         self.failureResultOf(quiet, NoAnswer)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_too_long(self) -> None:
-        """What cannot be framed is refused before anything is written."""
-        request = Request(Opcode.SIGN, Slot.TZ3, 3, 0, b"\x03" * 1016)
-        self.assertRaises(FramingError, self.protocol.exchange, request, read_key)
-        self.assertEqual(self.port.take(), [])
-        self.successResultOf(self.exchange_works())
 
     def exchange_works(self) -> Deferred[bytes]:
         """An exchange without trouble."""

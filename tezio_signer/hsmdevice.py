@@ -149,7 +149,6 @@ class HsmDevice:
         return True
 
     def _put(self, job: Job) -> Job:
-        job.request.frame()  # what cannot be framed does not even wait
         # Each kind has its own room: transfers must not keep blocks out.
         if len(self._waiting[job.priority]) >= self._most_waiting:
             raise Unavailable(

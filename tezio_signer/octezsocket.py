@@ -225,11 +225,10 @@ class OctezSocket(Protocol):
         self._timer = self._clock.callLater(seconds, call) if seconds is not None and call else None
 
     async def _answer(self, request: Request) -> bytes:
-        peer = named(self.transport)
         try:
             return await self._result(request)
         except Refused as refused:
-            self._signer.log_refusal(_described(request), peer, refused)
+            self._signer.log_refusal(_described(request), named(self.transport), refused)
             if isinstance(refused, NotAdmitted):
                 self._finishing = True
                 self._received.clear()
@@ -238,7 +237,9 @@ class OctezSocket(Protocol):
             raise
         except Exception:
             self._log.failure(
-                "fault while answering {what} from {peer}", what=_described(request), peer=peer
+                "fault while answering {what} from {peer}",
+                what=_described(request),
+                peer=named(self.transport),
             )
             return octezmessages.error_answer(FAULT)
 

@@ -5,7 +5,7 @@ one, write a function and name it in `rules_for`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from attrs import evolve, frozen
@@ -56,6 +56,7 @@ class Peer:
     credentials: Credentials | None = None
 
     @classmethod
+    @lru_cache(maxsize=256)  # a baker asks from one address all day
     def at(cls, host: str) -> "Peer":
         """The peer of an IP address; IPv4 mapped into IPv6 is IPv4."""
         address = ip_address(host.partition("%")[0])

@@ -70,6 +70,12 @@ class ExclusiveSerialPort(SerialPort):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "exclusive": True})
 
+    def write(self, data: bytes) -> None:
+        """Write now what the device takes; Twisted alone would wait for its next turn."""
+        super().write(data)
+        if self.connected and not self.disconnecting:
+            self.doWrite()
+
     @property
     def unsent(self) -> bool:
         """Whether bytes are waiting that the device has not taken."""
@@ -160,11 +166,9 @@ class HsmProtocol(Protocol):
 
         :param read: raises StatusReply, WrongAnswer or FramingError if it is no answer.
         :param late: called with an answer that comes when the Deferred has failed.
-        :raises FramingError: at once, if the command cannot be framed.
 
         The Deferred fails with StatusReply, WrongAnswer or NoAnswer.
         """
-        frame = request.frame()
         assert self._current is None
         exchange = self._current = _Exchange(read, late)
         if self.gone:
@@ -172,6 +176,7 @@ class HsmProtocol(Protocol):
             return exchange.result
         self._received = b""
         self.transport.forget_input()  # what came since the last reply belongs to nobody
+        frame = request.frame()
         self.transport.write(frame)
         self._timeout = self._clock.callLater(self._timing.answer, self._timed_out)
         if self._verbose:

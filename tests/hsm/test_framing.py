@@ -162,11 +162,11 @@ class RequestTests(SynchronousTestCase):
             self.assertEqual(request.frame(), recorded[what])
 
     def test_longest(self) -> None:
-        """A message of 1015 bytes fits the device's buffer; one more is not framed."""
+        """A message of 1015 bytes fits the device's buffer; with one more there is no command."""
         frame = framing.sign(Slot.TZ3, bytes(1015)).frame()
         self.assertEqual((frame[:3], len(frame)), (b"\x03\x00\x04", 1025))
         with self.assertRaises(FramingError) as raised:
-            framing.sign(Slot.TZ3, bytes(1016)).frame()
+            framing.sign(Slot.TZ3, bytes(1016))
         self.assertIn("1016 bytes; the device takes 1015", str(raised.exception))
 
     def test_longest_verify(self) -> None:
@@ -174,7 +174,7 @@ class RequestTests(SynchronousTestCase):
         frame = framing.verify(Slot.TZ3, bytes(951), bytes(64)).frame()
         self.assertEqual(len(frame), 1025)
         with self.assertRaises(FramingError):
-            framing.verify(Slot.TZ3, bytes(952), bytes(64)).frame()
+            framing.verify(Slot.TZ3, bytes(952), bytes(64))
 
     def test_auth_slot(self) -> None:
         """The auth slot is never asked to sign."""

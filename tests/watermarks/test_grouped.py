@@ -84,6 +84,21 @@ class GroupingTests(SynchronousTestCase):
         self.assertEqual(self.groups, [[1], [2, 3, 4], [5]])
         self.assertEqual(self.writer.waiting, [])
 
+    def test_turn(self) -> None:
+        """What comes in one turn of the reactor is committed together, when the turn is over."""
+        clock = Clock()
+        self.store = GroupedStore(self.file, self.writer, clock)
+        kept = [self.keep(level) for level in (1, 2, 3)]
+        self.assertEqual(self.writer.waiting, [])
+        clock.advance(0)
+        kept.append(self.keep(4))
+        self.writer.stop()
+        for written in kept:
+            self.successResultOf(written)
+        self.assertEqual(self.groups, [[1, 2, 3], [4]])
+        self.successResultOf(self.store.close())
+        self.assertEqual(clock.getDelayedCalls(), [])
+
     def test_failing_group(self) -> None:
         """A group that cannot be committed fails, and the next one is tried."""
 
@@ -124,6 +139,7 @@ class TidyingTests(SynchronousTestCase):
     def keep(self, level: int) -> None:
         """Write a mark."""
         kept = self.store.keep(BLOCK, Mark(level, 0, bytes(32)))
+        self.clock.advance(0)
         self.writer.stop()
         self.successResultOf(kept)
 

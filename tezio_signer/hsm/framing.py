@@ -130,7 +130,10 @@ def _packet(body: bytes) -> bytes:
 
 @frozen
 class Request:
-    """One command. A frame stops after the last field that the command needs."""
+    """One command. A frame stops after the last field that the command needs.
+
+    :raises FramingError: if the frame would not fit the buffer of the device.
+    """
 
     opcode: int
     param1: int
@@ -138,19 +141,20 @@ class Request:
     param3: int = 0
     data: bytes = b""
 
-    def frame(self) -> bytes:
-        """The bytes to write, start byte first.
-
-        :raises FramingError: if the frame would not fit the buffer of the device.
-        """
-        body = bytes([self.opcode, self.param1, self.param2])
-        if self.data:
-            body += self.param3.to_bytes(2, "little") + self.data
-        if len(body) + _OVERHEAD > FRAME_BUFFER:
+    def __attrs_post_init__(self) -> None:
+        if len(self._body) + _OVERHEAD > FRAME_BUFFER:
             raise FramingError(
                 f"a message of {len(self.data)} bytes; the device takes {MAX_MESSAGE} at most"
             )
-        return bytes([START]) + _packet(body)
+
+    @property
+    def _body(self) -> bytes:
+        body = bytes([self.opcode, self.param1, self.param2])
+        return body + self.param3.to_bytes(2, "little") + self.data if self.data else body
+
+    def frame(self) -> bytes:
+        """The bytes to write, start byte first."""
+        return bytes([START]) + _packet(self._body)
 
 
 def get_public_key(slot: Slot, key_format: KeyFormat = KeyFormat.COMPRESSED) -> Request:
@@ -161,7 +165,8 @@ def get_public_key(slot: Slot, key_format: KeyFormat = KeyFormat.COMPRESSED) -> 
 def sign(slot: Slot, message: bytes) -> Request:
     """Ask for the raw signature of a message, which the device hashes itself.
 
-    :raises FramingError: for slot 0, which is never used to sign, and for an empty message.
+    :raises FramingError: for slot 0, which is never used to sign, and for a message that is
+        empty or too long.
     """
     if slot is Slot.AUTH:
         raise FramingError("the auth slot is never used for signing")
@@ -173,7 +178,8 @@ def sign(slot: Slot, message: bytes) -> Request:
 def verify(slot: Slot, message: bytes, signature: bytes) -> Request:
     """Ask whether a raw signature of this message verifies for the key of a slot.
 
-    :raises FramingError: for an empty message or a signature that is not 64 bytes.
+    :raises FramingError: for a message that is empty or too long, and for a signature that is
+        not 64 bytes.
     """
     if not message or len(signature) != SIGNATURE_LENGTH:
         raise FramingError(f"a message and a signature of {SIGNATURE_LENGTH} bytes are needed")

@@ -5,7 +5,7 @@ Signatures are over the BLAKE2b-256 digest of the message (Octez
 """
 
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Self, TypeVar
 
@@ -68,6 +68,23 @@ def _hash_text(curve: Curve, data: bytes) -> str:
     return base58check.encode(HASH_TYPES[curve], data)
 
 
+# A signature is written to the store and to who asked for it.
+@lru_cache(maxsize=64)
+def _signature_text(curve: Curve | None, data: bytes) -> str:
+    return base58check.encode(SIGNATURE_TYPES[curve], data)
+
+
+# What a device has signed is verified when it comes, and again a moment later, when it leaves.
+@lru_cache(maxsize=64)
+def _verifies_ecdsa(curve: Curve, key: bytes, hashed: bytes, signature: "Signature") -> bool:
+    encoded = encode_dss_signature(signature.r, signature.s)
+    try:
+        _point(curve, key).verify(encoded, hashed, _DIGEST_GIVEN)
+    except InvalidSignature:
+        return False
+    return True
+
+
 @lru_cache(maxsize=64)
 def _point(curve: Curve, data: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[curve](), data)
@@ -84,7 +101,7 @@ def _decode(text: str, types: dict[_Tag, Base58Type], what: str) -> tuple[_Tag, 
     raise ValueError(f"{what} expected, not a text of kind {kind.name.lower()}")
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class PublicKeyHash:
     """A tz1 to tz5 address: the 20-byte BLAKE2b hash of a public key."""
 
@@ -136,7 +153,7 @@ class Signature:
         return cls(curve, data)
 
     def __str__(self) -> str:
-        return base58check.encode(SIGNATURE_TYPES[self.curve], self.data)
+        return _signature_text(self.curve, self.data)
 
     @property
     def r(self) -> int:
@@ -183,7 +200,7 @@ class PublicKey:
     def __str__(self) -> str:
         return base58check.encode(KEY_TYPES[self.curve], self.data)
 
-    @property
+    @cached_property
     def hash(self) -> PublicKeyHash:
         """The address of this key."""
         return PublicKeyHash.of_key(self.curve, self.data)
@@ -200,19 +217,11 @@ class PublicKey:
             return self._verifies_ed25519(digest(message), signature)
         if self.curve is Curve.SECP256K1 and signature.s > SECP256K1_ORDER // 2:
             return False
-        return self._verifies_ecdsa(digest(message), signature)
+        return _verifies_ecdsa(self.curve, self.data, digest(message), signature)
 
     def _verifies_ed25519(self, hashed: bytes, signature: Signature) -> bool:
         try:
             VerifyKey(self.data).verify(hashed, signature.data)
         except (BadSignatureError, ValueError):
-            return False
-        return True
-
-    def _verifies_ecdsa(self, hashed: bytes, signature: Signature) -> bool:
-        point = _point(self.curve, self.data)
-        try:
-            point.verify(encode_dss_signature(signature.r, signature.s), hashed, _DIGEST_GIVEN)
-        except InvalidSignature:
             return False
         return True

@@ -87,6 +87,11 @@ class ThreadWriter:
         return not self._thread.is_alive()
 
 
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
+
+
 class GroupedStore:
     """A `WatermarkStore` on a blocking one.
 
@@ -106,6 +111,7 @@ class GroupedStore:
         self._writer = writer
         self._clock = clock
         self._tidying: IDelayedCall | None = None
+        self._beginning: IDelayedCall | None = None
         self._gathered: list[_Waiting] = []
         self._writing = False
         self._closed = False
@@ -119,10 +125,23 @@ class GroupedStore:
         kept: Deferred[Kept] = Deferred()
         self._gathered.append((mark_id, mark, kept))
         if not self._writing:
-            self._write()
+            self._begin()
         return kept
 
+    def _begin(self) -> None:
+        """Write at the end of this turn of the reactor: first the HSM is to be asked.
+
+        A thread that is at work would slow that down; and what else comes in this turn is
+        written together.
+        """
+        if self._clock is None:
+            self._write()
+        elif self._beginning is None:
+            self._beginning = self._clock.callLater(0, self._write)
+
     def _write(self) -> None:
+        _cancel(self._beginning)
+        self._beginning = None
         group, self._gathered = self._gathered, []
         self._writing = bool(group)
         if group:
@@ -160,8 +179,7 @@ class GroupedStore:
         been told to anybody, and the store on it is one as after a crash.
         """
         self._closed = True
-        if self._tidying is not None and self._tidying.active():
-            self._tidying.cancel()
+        _cancel(self._tidying)
         self._write()
         if self._writer.stop():
             self._store.close()

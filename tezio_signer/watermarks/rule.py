@@ -11,7 +11,7 @@ NO_PAYLOAD = bytes(32)
 """The hash of a closed mark, which stands for no payload: nothing is signed at its position."""
 
 
-@frozen
+@frozen(cache_hash=True)
 class MarkId:
     """What a mark is kept for. An attestation is one kind, with DAL content or without."""
 

@@ -39,6 +39,7 @@ _FIND = (
 )
 _PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
 
+_Row = tuple[int, int, bytes, str | None]
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _INIT = "tezio-signer watermarks init"
 _RESCUE = (
@@ -225,6 +226,7 @@ class SqliteStore:
     def __init__(self, path: Path | None, shared: bool = False) -> None:
         self._path = path
         self._lock: LockFile | None = None
+        self._written: dict[MarkId, tuple[_Row, Mark]] = {}
         if path is None:
             self._connection = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False
@@ -282,13 +284,20 @@ class SqliteStore:
             return [self._settle(mark_id, mark) for mark_id, mark in marks]
 
     def _settle(self, mark_id: MarkId, mark: Mark) -> Kept:
-        with self._reading():
-            row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
-            before = None if row is None else _mark(*row)
+        before = self._standing(mark_id)
         now = settle(before, mark)
         if now != before:
             self._write(mark_id, now)
         return Kept(before, now)
+
+    def _standing(self, mark_id: MarkId) -> Mark | None:
+        with self._reading():
+            row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
+            written, mark = self._written.get(mark_id, (None, None))
+            # Mostly it is what was written last, which need not be decoded once more.
+            if row is None:
+                return None
+            return mark if row == written else _mark(*row)
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> None:
         """Put these in the place of what stands, all or none; it is on the disk on return.
@@ -302,7 +311,9 @@ class SqliteStore:
     def _write(self, mark_id: MarkId, mark: Mark) -> None:
         # Each has its number, so that a commit changes no other page than that of its mark.
         self._progress = evolve(self._progress, writes=self._progress.writes + 1)
-        self._connection.execute(_KEEP, (*_row(mark_id, mark), self._progress.writes))
+        row = _row(mark)
+        self._connection.execute(_KEEP, (*_row_id(mark_id), *row, self._progress.writes))
+        self._written[mark_id] = row, mark
 
     def tidy(self) -> None:
         """Bring the marks from the log beside the file into the file.
@@ -376,9 +387,8 @@ def _row_id(mark_id: MarkId) -> tuple[str, str, str]:
     return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
 
 
-def _row(mark_id: MarkId, mark: Mark) -> tuple[str | int | bytes | None, ...]:
+def _row(mark: Mark) -> _Row:
     return (
-        *_row_id(mark_id),
         mark.level,
         mark.round,
         mark.payload_hash,
