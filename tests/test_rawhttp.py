@@ -54,6 +54,14 @@ class Row:
 FRAMING = [
     Row("chunked", post(CHUNKED, CHUNK + LAST), (200, 200), 1),
     Row("a length", post(LENGTH, BODY), (200, 200), 1),
+    Row("the last one", post(LENGTH + b"Connection: close\r\n", BODY), (200,), 1),
+    Row("the last, of a list", post(LENGTH + b"Connection: x,close\r\n", BODY), (200,), 1),
+    Row(
+        "the last, in a second header",  # as the fuzzing has found
+        post(LENGTH + b"Connection: x\r\nConnection: close\r\n", BODY),
+        (200,),
+        1,
+    ),
     Row("two requests", post(LENGTH, BODY) + post(CHUNKED, CHUNK + LAST), (200, 200, 200), 2),
     Row("length, then chunked", post(LENGTH + CHUNKED, CHUNK + LAST), (400,)),
     Row("chunked, then length", post(CHUNKED + LENGTH, CHUNK + LAST), (400,)),

@@ -188,6 +188,15 @@ class SignerChannel(HTTPChannel):
             return False
         return received
 
+    def checkPersistence(self, request: http.Request, version: bytes) -> bool:
+        # Twisted looks into the first of these headers only, and for words between blanks.
+        headers = request.requestHeaders.getRawHeaders(b"connection", [])
+        wishes = {wish.strip().lower() for wish in b",".join(headers).split(b",")}
+        if b"close" in wishes:
+            request.requestHeaders.setRawHeaders(b"connection", [b"close"])
+        persistent: bool = super().checkPersistence(request, version)
+        return persistent
+
     def allContentReceived(self) -> None:
         self._serving = True
         if self._place is not None:
