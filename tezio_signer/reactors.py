@@ -3,6 +3,7 @@
 from time import monotonic
 
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IReactorCore,
     IReactorFDSet,
     IReactorFromThreads,
@@ -12,6 +13,12 @@ from twisted.internet.interfaces import (
 
 class Reactor(IReactorCore, IReactorFDSet, IReactorFromThreads, IReactorTime):
     """What every reactor of Twisted for POSIX provides."""
+
+
+def cancel(call: IDelayedCall | None) -> None:
+    """Cancel a call that may have been made, or cancelled, already."""
+    if call is not None and call.active():
+        call.cancel()
 
 
 def keep_time_steady(reactor: Reactor) -> None:

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import FramingError, Status, StatusReply
+from tezio_signer.reactors import cancel
 
 BAUD_RATE = 57600
 """Of the sketch. Never 1200: that makes an Arduino enter its boot loader."""
@@ -263,7 +264,7 @@ class HsmProtocol(Protocol):
     def _finish(self, result: object) -> None:
         exchange, self._current = self._current, None
         assert exchange is not None
-        _cancel(self._timeout)
+        cancel(self._timeout)
         self._earlier.append(exchange)
         exchange.result.callback(result)
 
@@ -295,8 +296,8 @@ class HsmProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.gone = True
-        _cancel(self._timeout)
-        _cancel(self._quiet_timer)
+        cancel(self._timeout)
+        cancel(self._quiet_timer)
         gone = NoAnswer(f"the HSM {self._name} was unplugged")
         self._lost()
         quiet, self._quiet = self._quiet, None
@@ -304,8 +305,3 @@ class HsmProtocol(Protocol):
             quiet.errback(gone)
         if self._current is not None:
             self._finish(Failure(gone))
-
-
-def _cancel(call: IDelayedCall | None) -> None:
-    if call is not None and call.active():
-        call.cancel()

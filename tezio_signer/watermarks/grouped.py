@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from tezio_signer.reactors import cancel
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreError
 
@@ -87,11 +88,6 @@ class ThreadWriter:
         return not self._thread.is_alive()
 
 
-def _cancel(call: IDelayedCall | None) -> None:
-    if call is not None and call.active():
-        call.cancel()
-
-
 class GroupedStore:
     """A `WatermarkStore` on a blocking one.
 
@@ -140,7 +136,7 @@ class GroupedStore:
             self._beginning = self._clock.callLater(0, self._write)
 
     def _write(self) -> None:
-        _cancel(self._beginning)
+        cancel(self._beginning)
         self._beginning = None
         group, self._gathered = self._gathered, []
         self._writing = bool(group)
@@ -179,7 +175,7 @@ class GroupedStore:
         been told to anybody, and the store on it is one as after a crash.
         """
         self._closed = True
-        _cancel(self._tidying)
+        cancel(self._tidying)
         self._write()
         if self._writer.stop():
             self._store.close()
