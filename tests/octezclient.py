@@ -6,7 +6,8 @@ made here anew, so that an error of the package in them cannot hide itself.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from hashlib import blake2b, sha256
 
 from attrs import frozen
@@ -268,6 +269,9 @@ class _Reading(Protocol):
 
     Only the writing side is closed: the end of the other side then says that the server
     has noticed.
+
+    :ivar answer: the answer, or what came of it before the connection ended.
+    :ivar closed: what came behind the answer, when the server has closed its side too.
     """
 
     transport: ITCPTransport
@@ -275,6 +279,7 @@ class _Reading(Protocol):
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._received = b""
+        self.answer: Deferred[bytes] = Deferred()
         self.closed: Deferred[bytes] = Deferred()
 
     def connectionMade(self) -> None:
@@ -283,11 +288,18 @@ class _Reading(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
-        if separator and len(body) >= _content_length(head):
+        if separator and len(body) >= _content_length(head) and not self.answer.called:
             self.transport.loseWriteConnection()
+            self._give_answer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.answer.called:
+            self._give_answer()
         self.closed.callback(self._received)
+
+    def _give_answer(self) -> None:
+        answer, self._received = self._received, b""
+        self.answer.callback(answer)
 
 
 def _content_length(head: bytes) -> int:
@@ -303,13 +315,16 @@ class OctezClient:
 
     :param wallet: its secret keys, for authentication, in order.
     :ivar sent: what it wrote, for each connection in turn.
+    :ivar answered: when it had the last answer, in seconds of the reactor.
     """
 
     def __init__(self, port: int, wallet: Sequence[SecretKey] = (), base: str = "") -> None:
         self._port = port
         self._wallet = wallet
         self._base = base
+        self._closing: list[Deferred[bytes]] = []
         self.sent: list[bytes] = []
+        self.answered = 0.0
 
     @property
     def host(self) -> str:
@@ -318,33 +333,55 @@ class OctezClient:
 
     async def authorized_keys(self) -> list[str] | None:
         """Whose authentication the signer wants; None for nobody's."""
-        return authorized_in(await self._ask(get(self.host, f"{self._base}/authorized_keys")))
+        async with self._hanging_up():
+            return await self._authorized_keys()
 
     async def known_keys(self) -> list[str]:
         """`list known remote keys`."""
-        answer = await self._ask(get(self.host, f"{self._base}/known_keys"))
-        return texts_in(answer, "known_keys")
+        async with self._hanging_up():
+            return texts_in(await self._get("known_keys"), "known_keys")
 
     async def public_key(self, pkh: str) -> str:
         """`import secret key`."""
-        return text_in(await self._ask(get(self.host, f"{self._base}/keys/{pkh}")), "public_key")
+        async with self._hanging_up():
+            return text_in(await self._get(f"keys/{pkh}"), "public_key")
 
     async def sign(self, pkh: str, payload: bytes) -> str:
         """Sign as Octez does: ask for the authorized keys first, on a connection of its own."""
-        authorized = await self.authorized_keys()
-        query = "version=3"
-        if authorized is not None:
-            able = [key for key in self._wallet if key.pkh in authorized]
-            assert able, "no authorized key was found in the wallet"
-            query = f"authentication={able[0].authenticate(pkh, payload)}&{query}"
-        path = f"{self._base}/keys/{pkh}?{query}"
-        return text_in(await self._ask(post(self.host, path, payload)), "signature")
+        async with self._hanging_up():
+            authorized = await self._authorized_keys()
+            query = "version=3"
+            if authorized is not None:
+                able = [key for key in self._wallet if key.pkh in authorized]
+                assert able, "no authorized key was found in the wallet"
+                query = f"authentication={able[0].authenticate(pkh, payload)}&{query}"
+            path = f"{self._base}/keys/{pkh}?{query}"
+            return text_in(await self._ask(post(self.host, path, payload)), "signature")
+
+    async def _authorized_keys(self) -> list[str] | None:
+        return authorized_in(await self._get("authorized_keys"))
+
+    async def _get(self, route: str) -> bytes:
+        return await self._ask(get(self.host, f"{self._base}/{route}"))
+
+    @asynccontextmanager
+    async def _hanging_up(self) -> AsyncIterator[None]:
+        """Wait at the end, and not before, until the server has closed all connections too."""
+        try:
+            yield
+        finally:
+            closing, self._closing = self._closing, []
+            for closed in closing:
+                assert await closed == b"", "more came than was asked for"
 
     async def _ask(self, request: bytes) -> bytes:
         self.sent.append(request)
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self._port)
         protocol = await connectProtocol(endpoint, _Reading(request))
-        answer = parse_response(await protocol.closed)
+        self._closing.append(protocol.closed)
+        received = await protocol.answer
+        self.answered = reactor.seconds()
+        answer = parse_response(received)
         content_type = answer.headers["content-type"]
         if content_type.partition(";")[0] != "application/json":
             raise NotUnderstood(f"a media type that it does not understand: {content_type}")

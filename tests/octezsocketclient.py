@@ -203,11 +203,13 @@ class OctezSocketClient:
     """octez-client with a signer at an endpoint, `tcp:127.0.0.1:7732` or `unix:/path`.
 
     :param wallet: its secret keys, for authentication, in order.
+    :ivar answered: when it had the last signature, in seconds of the reactor.
     """
 
     def __init__(self, endpoint: str, wallet: Sequence[SecretKey] = ()) -> None:
         self._endpoint = clientFromString(reactor, endpoint)
         self._wallet = wallet
+        self.answered = 0.0
 
     async def connect(self) -> Conversation:
         """A connection to talk on."""
@@ -255,4 +257,6 @@ class OctezSocketClient:
             able = [key for key in self._wallet if key.pkh in authorized]
             assert able, "no authorized key was found in the wallet"
             signed = authentication(able[0], pkh, payload)
-        return signature_in(result_in(await conversation.ask(sign(pkh, payload, signed))), pkh)
+        answer = await conversation.ask(sign(pkh, payload, signed))
+        self.answered = reactor.seconds()
+        return signature_in(result_in(answer), pkh)

@@ -16,7 +16,6 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IDelayedCall,
     IHalfCloseableProtocol,
     IProtocolFactory,
     IPushProducer,
@@ -30,6 +29,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from tezio_signer.reactors import Alarm
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import SparingLog
 
@@ -81,7 +81,7 @@ class Place:
         self.close: Callable[[], object] = transport.loseConnection
         self._abort = transport.abortConnection
         self._connections = connections
-        self._timer: IDelayedCall | None = None
+        self._alarm = Alarm(connections.clock)
         self._gone = False
         self._enter(State.RECEIVING, connections.limits.request_seconds)
 
@@ -109,13 +109,13 @@ class Place:
     def left(self) -> None:
         """It is closed."""
         self._gone = True
-        self._set_timer(None)
+        self._alarm.end()
         self._connections.left(self)
 
     def cut(self) -> None:
         """Close it at once, whatever is still to be written or read."""
         self._gone = True
-        self._set_timer(None)
+        self._alarm.end()
         self._abort()
 
     def _enter(self, state: State, seconds: float | None) -> None:
@@ -124,19 +124,10 @@ class Place:
         self.state = state
         self.since = self._connections.clock.seconds()
         self._connections.moved(self)
-        self._set_timer(seconds)
-
-    def _set_timer(self, seconds: float | None) -> None:
-        if self._timer is not None and self._timer.active():
-            if seconds is not None:
-                self._timer.reset(seconds)
-                return
-            self._timer.cancel()
-        self._timer = (
-            None
-            if seconds is None
-            else self._connections.clock.callLater(seconds, self._time_is_over)
-        )
+        if seconds is None:
+            self._alarm.put_off()
+        else:
+            self._alarm.set(seconds, self._time_is_over)
 
     def _time_is_over(self) -> None:
         if self.state is State.IDLE:

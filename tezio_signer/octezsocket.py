@@ -5,13 +5,10 @@ A connection carries any number of requests, each answered before the next one i
 for the signature on the same connection, wait 8 s for each answer, and then ask again.
 """
 
-from collections.abc import Callable
-
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
@@ -38,6 +35,7 @@ from tezio_signer.octezmessages import (
 )
 from tezio_signer.peers import NO_PROOF, named, peer_of
 from tezio_signer.policy import Peer, SigningRequest
+from tezio_signer.reactors import Alarm
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.sparinglog import SparingLog
 
@@ -61,11 +59,10 @@ class OctezSocket(Protocol):
 
     def __init__(self, signer: Signer, clock: IReactorTime, strangers: SparingLog) -> None:
         self._signer = signer
-        self._clock = clock
         self._strangers = strangers
         self._received = bytearray()
         self._serving: Deferred[bytes] | None = None
-        self._timer: IDelayedCall | None = None
+        self._alarm = Alarm(clock)
         self._paused = False  # we do not read
         self._clogged = False  # the client does not read
         self._finishing = False  # no more will come, or is wanted
@@ -81,7 +78,7 @@ class OctezSocket(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._hung_up = True
-        self._set_timer(None)
+        self._alarm.end()
         if self._serving is not None:
             self._serving.cancel()
 
@@ -132,7 +129,7 @@ class OctezSocket(Protocol):
         """Serve a request if one is there completely; else it is the client's turn."""
         payload = self._take_frame()
         if payload is not None:
-            self._set_timer(None)
+            self._alarm.put_off()
             self._serve(payload)
         elif self._finishing:
             self._hang_up()
@@ -178,7 +175,7 @@ class OctezSocket(Protocol):
             # Other connections have their turn before the next request of this one, and more
             # of them than are served in a turn must not gather here.
             self._pause()
-            self._set_timer(0, self._next)
+            self._alarm.set(0, self._next)
         else:
             self._next()
 
@@ -198,7 +195,7 @@ class OctezSocket(Protocol):
         # How long a request may take in all, however steadily it drips, is for connections.py.
         if self._received and self._place is not None:
             self._place.receiving()
-        self._set_timer(IDLE_TIMEOUT, self._too_slow)
+        self._alarm.set(IDLE_TIMEOUT, self._too_slow)
 
     def _too_slow(self) -> None:
         if self._received or self._clogged:
@@ -215,14 +212,8 @@ class OctezSocket(Protocol):
             return
         self._hung_up = True
         self.transport.unregisterProducer()
-        self._set_timer(LINGER, self.abort)
+        self._alarm.set(LINGER, self.abort)
         self.transport.loseConnection()
-
-    def _set_timer(self, seconds: float | None, call: Callable[[], None] | None = None) -> None:
-        """Have one call wait, or none; the one that waited is dropped."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = self._clock.callLater(seconds, call) if seconds is not None and call else None
 
     async def _answer(self, request: Request) -> bytes:
         try:

@@ -1,5 +1,6 @@
 """The abilities of a reactor that the services need, as one type."""
 
+from collections.abc import Callable
 from time import monotonic
 
 from twisted.internet.interfaces import (
@@ -19,6 +20,40 @@ def cancel(call: IDelayedCall | None) -> None:
     """Cancel a call that may have been made, or cancelled, already."""
     if call is not None and call.active():
         call.cancel()
+
+
+class Alarm:
+    """One call that is to be made later, set and put off several times for each request.
+
+    Putting it off leaves the reactor's own call where it is, for the next time it is set.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: IDelayedCall | None = None
+        self._call: Callable[[], object] | None = None
+
+    def set(self, seconds: float, call: Callable[[], object]) -> None:
+        """Make this call after so many seconds, and not the one that was to be made."""
+        self._call = call
+        if self._waiting is not None and self._waiting.active():
+            self._waiting.reset(seconds)
+        else:
+            self._waiting = self._clock.callLater(seconds, self._ring)
+
+    def put_off(self) -> None:
+        """Make no call until it is set again, which is soon."""
+        self._call = None
+
+    def end(self) -> None:
+        """Make no call, and leave nothing behind."""
+        self._call = None
+        cancel(self._waiting)
+
+    def _ring(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 def keep_time_steady(reactor: Reactor) -> None:

@@ -3,11 +3,11 @@
 import argparse
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import count
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from attrs import define, field
 
@@ -29,7 +29,17 @@ GOAL = 0.5
 _WARM_UP = 20
 """Signatures of each kind that are not counted."""
 
-Sign = Callable[[str, bytes], Awaitable[str]]
+
+class Door(Protocol):
+    """Where signatures are asked for, and when the last one was there, in the reactor's seconds.
+
+    What a client does with a signature that it has, such as to hang up, does not count.
+    """
+
+    answered: float
+
+    async def sign(self, pkh: str, payload: bytes) -> str:
+        """The signature of a payload."""
 
 
 class ReadyFirmware(Firmware):
@@ -55,9 +65,9 @@ class ReadyFirmware(Firmware):
 class Course:
     """One way to one kind of signature, and how long it took each time."""
 
-    door: str
+    name: str
     kind: str
-    sign: Sign
+    door: Door
     payloads: Iterator[bytes]
     prepare: Callable[[bytes], None]
     seconds: list[float] = field(factory=list)
@@ -67,14 +77,22 @@ class Course:
         payload = next(self.payloads)
         self.prepare(payload)
         began = reactor.seconds()
-        signature = await self.sign(str(TZ3), payload)
-        self.seconds.append(reactor.seconds() - began)
+        signature = await self.door.sign(str(TZ3), payload)
+        self.seconds.append(self.door.answered - began)
         assert verifies(public_key, payload, signature), payload.hex()
 
 
-async def _submit(signer: Signer, _: str, payload: bytes) -> str:
-    """Ask for a signature behind the doors: what this takes, no door can save."""
-    return str(await signer.submit(submission(payload)))
+@define
+class NoDoor:
+    """Asks behind the doors: what this takes, no door can save."""
+
+    signer: Signer
+    answered: float = 0.0
+
+    async def sign(self, pkh: str, payload: bytes) -> str:
+        signature = await self.signer.submit(submission(payload))
+        self.answered = reactor.seconds()
+        return str(signature)
 
 
 async def measure(signatures: int) -> list[Course]:
@@ -83,20 +101,18 @@ async def measure(signatures: int) -> list[Course]:
     rig = Rig([Simulator(reactor, firmware, latency=0)])
     http = await rig.start()
     with TemporaryDirectory() as directory:
-        doors: dict[str, Sign] = {
-            "HTTP": OctezClient(http.port).sign,
-            "TCP socket": OctezSocketClient(await rig.open()).sign,
-            "Unix socket": OctezSocketClient(
-                await rig.open(os.path.join(directory, "socket"))
-            ).sign,
-            NO_DOOR: partial(_submit, rig.signer),
+        doors: dict[str, Door] = {
+            "HTTP": OctezClient(http.port),
+            "TCP socket": OctezSocketClient(await rig.open()),
+            "Unix socket": OctezSocketClient(await rig.open(os.path.join(directory, "socket"))),
+            NO_DOOR: NoDoor(rig.signer),
         }
         generic = map(transfer, count())
         attestations = (consensus("att", level, 0) for level in count(1))
         courses = [
-            Course(door, kind, sign, payloads, firmware.prepare)
+            Course(name, kind, door, payloads, firmware.prepare)
             for kind, payloads in (("generic", generic), ("attestation", attestations))
-            for door, sign in doors.items()
+            for name, door in doors.items()
         ]
         for _ in range(_WARM_UP + signatures):
             for course in courses:
@@ -113,19 +129,22 @@ def main() -> None:
     parser.add_argument("--signatures", type=int, default=500, help="of each kind at each door")
     options = parser.parse_args()
     courses = run(lambda: measure(options.signatures))
-    medians = {(course.kind, course.door): median(course.seconds) for course in courses}
+    medians = {(course.kind, course.name): median(course.seconds) for course in courses}
     for course in courses:
         middle, http, behind = (
-            medians[course.kind, door] for door in (course.door, "HTTP", NO_DOOR)
+            medians[course.kind, door] for door in (course.name, "HTTP", NO_DOOR)
         )
         print(
-            f"{course.kind} over {course.door}: median {middle * 1000:.2f} ms, "
+            f"{course.kind} over {course.name}: median {middle * 1000:.2f} ms, "
             f"99 % within {percentile(course.seconds, 0.99) * 1000:.2f} ms, "
             f"{middle / http:.0%} of HTTP; of it the door {(middle - behind) * 1000:.2f} ms, "
             f"{(middle - behind) / (http - behind):.0%} of HTTP's"
         )
-    met = all(medians[kind, "TCP socket"] <= GOAL * medians[kind, "HTTP"] for kind, _ in medians)
-    sys.exit(0 if met else 1)
+    shares = {kind: medians[kind, "TCP socket"] / medians[kind, "HTTP"] for kind, _ in medians}
+    missed = [kind for kind, share in shares.items() if share > GOAL]
+    for kind in missed:
+        print(f"{kind} over a TCP socket: {shares[kind]:.1%} of HTTP, more than {GOAL:.0%}")
+    sys.exit(1 if missed else 0)
 
 
 if __name__ == "__main__":

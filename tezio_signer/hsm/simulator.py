@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import START
-from tezio_signer.reactors import Reactor
+from tezio_signer.reactors import Reactor, cancel
 
 READ_LIMIT = 0.1
 """Seconds in which the two length bytes, and then the rest, have to come."""
@@ -56,7 +56,7 @@ class SerialLine:
 
     def stop(self) -> None:
         """Unplugged: nothing will be answered any more."""
-        self._cancel_timer()
+        cancel(self._timer)
         self._step = self._busy
         self._waiting.clear()
 
@@ -99,7 +99,7 @@ class SerialLine:
         return False
 
     def _execute(self) -> None:
-        self._cancel_timer()
+        cancel(self._timer)
         packet = bytes(self._packet)
         self._packet.clear()
         self._step = self._busy
@@ -130,7 +130,7 @@ class SerialLine:
 
     def _limit(self, step: Callable[[], bool]) -> None:
         """Read on with `step`, and execute what has come when the time is over."""
-        self._cancel_timer()
+        cancel(self._timer)
         self._step = step
         self._timer = self._clock.callLater(READ_LIMIT, self._execute)
 
@@ -141,10 +141,6 @@ class SerialLine:
 
         self._step = self._busy
         self._timer = self._clock.callLater(seconds, resume)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
 
 
 class _Pty(FileDescriptor):

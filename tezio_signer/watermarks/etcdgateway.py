@@ -18,6 +18,7 @@ from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from tezio_signer.reactors import cancel
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 PATIENCE = 1.2
@@ -279,8 +280,7 @@ class EtcdGateway:
         timer = self._clock.callLater(left, lambda: waiting.errback(late()))
 
         def ended(result: _Value) -> _Value:
-            if timer.active():
-                timer.cancel()
+            cancel(timer)
             return result
 
         def done(result: _Value) -> _Value:
