@@ -293,7 +293,7 @@ class Cluster:
             ]
             if leading:
                 return max(leading, key=lambda each: each[0])[1]
-            await deferLater(reactor, _LOOK_AGAIN)
+            await deferLater(reactor, _LOOK_AGAIN)  # etcd elects by its own clock
         raise NoLeader(f"no leader within {patience:g} s")
 
     async def require_passwords(self, user: str, password: str) -> None:

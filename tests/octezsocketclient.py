@@ -5,6 +5,7 @@ Written from the Octez sources (`src/lib_signer_backends/unix/socket.ml`,
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -36,6 +37,7 @@ def framed(payload: bytes) -> bytes:
     return bytes([len(payload) >> 8, len(payload) & 255]) + payload
 
 
+@cache  # an address of Octez is these bytes from the beginning
 def tagged_hash(pkh: str) -> bytes:
     """The 21 bytes of an address."""
     if pkh.startswith("tz4"):

@@ -83,6 +83,12 @@ class ProtocolTests(SynchronousTestCase):
         """Ask for a key."""
         return self.protocol.exchange(ASK_KEY, read, self.late.append)
 
+    def exchange_works(self) -> Deferred[bytes]:
+        """An exchange without trouble."""
+        asked = self.ask()
+        self.protocol.dataReceived(KEY_REPLY)
+        return asked
+
     def failed(self, result: Deferred[bytes], words: str = "") -> None:
         """Check that an exchange failed without a usable answer, and left the step."""
         failure = self.failureResultOf(result, NoAnswer)
@@ -279,12 +285,6 @@ class ProtocolTests(SynchronousTestCase):
         self.port.lose()
         self.failureResultOf(quiet, NoAnswer)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def exchange_works(self) -> Deferred[bytes]:
-        """An exchange without trouble."""
-        asked = self.ask()
-        self.protocol.dataReceived(KEY_REPLY)
-        return asked
 
     def test_verbose(self) -> None:
         """Verbosely, commands are logged for developers, without what is signed."""
