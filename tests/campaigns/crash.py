@@ -11,22 +11,21 @@ import argparse
 import fcntl
 import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections import defaultdict
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.inotify import IN_MODIFY, INotify
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.filepath import FilePath
 
+from tests.campaigns.crashreport import Moment, Report
 from tests.campaigns.rig import percentile, run
 from tests.campaigns.signing import (
     CHAINS,
@@ -44,6 +43,7 @@ from tests.stand import Answer, Client, reactor
 from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.reactors import cancel
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
@@ -60,62 +60,11 @@ _CONFLICT = "already signed with different data"
 _BELOW = "not above the high watermark"
 
 
-class Moment(Enum):
-    """When a daemon is killed."""
-
-    STARTING = "while it starts"
-    ANY = "at any time"
-    COMMAND = "when the HSM has a command"
-    AFTER_COMMAND = "up to 5 ms later than that"
-    WRITE = "when the store is written"
-    AFTER_WRITE = "up to 5 ms later than that write"
-    ANSWER = "when a client has a signature"
-    HELD_UP = "while another program has locked the store"
-
-
 _DELAYS = {Moment.AFTER_COMMAND: 0.005, Moment.AFTER_WRITE: 0.005, Moment.HELD_UP: 0.500}
 _EVENTS = {Moment.HELD_UP: 6}
 """At most so many of them happen until one is taken; of others 40."""
 _WRITE_LOCK = 120
 """Where SQLite locks the -shm file to write to the WAL (its file format, 2.3.2)."""
-
-
-@define
-class Report:
-    """What a run has found."""
-
-    kills: Counter[Moment] = field(factory=Counter)
-    cut: int = 0
-    """Kills between a command to the HSM and the answer to a client."""
-    cut_when: Counter[str] = field(factory=Counter)
-    """Such commands by what the store had of them."""
-    restarts: list[float] = field(factory=list)
-    """Seconds from the start of a daemon until it was ready."""
-    answers: Counter[str] = field(factory=Counter)
-    signatures: int = 0
-    repeated: Counter[int] = field(factory=Counter)
-    """Answers to what was asked already before the crash, by status."""
-    conflicts: set[str] = field(factory=set)
-    above: set[str] = field(factory=set)
-    changed: set[str] = field(factory=set)
-    unverified: set[str] = field(factory=set)
-    unexplained: list[str] = field(factory=list)
-
-    @property
-    def findings(self) -> dict[str, Sequence[str]]:
-        """What must not be there."""
-        return {
-            "conflicts": sorted(self.conflicts),
-            "above the mark": sorted(self.above),
-            "changed": sorted(self.changed),
-            "unverified": sorted(self.unverified),
-            "unexplained": self.unexplained,
-        }
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing happened that must not."""
-        return not any(self.findings.values())
 
 
 class Lane:
@@ -335,8 +284,7 @@ class Lane:
     def _kill(self) -> None:
         self._killed = True
         for due in self._due:
-            if due.active():
-                due.cancel()
+            cancel(due)
         self._daemon.kill()
 
     # -- what is left ------------------------------------------------------------------
@@ -401,20 +349,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory() as directory:
         report = run(lambda: campaign(options.runs, options.seed, Path(directory), options.daemons))
-    print(f"{report.kills.total()} kills, {len(report.restarts)} restarts, seed {options.seed}")
-    for moment, kills in report.kills.most_common():
-        print(f"  {kills} {moment.value}")
-    times = [percentile(report.restarts, share) for share in (0.5, 1)]
-    print(f"ready again: median {times[0]:.2f} s, slowest {times[1]:.2f} s")
-    print(f"{report.signatures} signatures, answers {dict(sorted(report.answers.items()))}")
-    print(f"{report.cut} kills between a command to the HSM and its answer to a client")
-    for when, commands in report.cut_when.most_common():
-        print(f"  {commands} commands {when}")
-    print(f"asked again after a kill: {dict(sorted(report.repeated.items()))}")
-    print(", ".join(f"{name}: {len(found)}" for name, found in report.findings.items()))
-    for found in report.findings.values():
-        for finding in found[:5]:
-            print(f"  {finding}")
+    report.tell(options.seed)
     sys.exit(0 if report.passed else 1)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.campaigns.crash import Moment, campaign
+from tests.campaigns.crash import campaign
+from tests.campaigns.crashreport import Moment
 
 
 class CrashCampaignTests(TestCase):
