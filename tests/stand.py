@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any, TypeVar, cast
 
 from attrs import evolve, frozen
+from twisted.application.service import IService
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
@@ -22,6 +23,7 @@ from tests.vectors import TZ3
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.doors import door
 from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
@@ -38,6 +40,8 @@ from tezio_signer.watermarks.grouped import BlockingStore, GroupedStore, Writer
 from tezio_signer.watermarks.sqlite import SqliteStore
 
 reactor = cast(Reactor, installed)
+EVERY_MAGIC_BYTE = dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13))
+"""A policy of the device that lets all keys sign everything."""
 _Result = TypeVar("_Result")
 
 
@@ -79,6 +83,11 @@ def watermarks_on(
         return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
 
     return Watermarks(opened, floors or {}, Clock())
+
+
+def hex_body(payload: bytes) -> bytes:
+    """A payload as the JSON string of a request."""
+    return b'"%b"' % payload.hex().encode("ascii")
 
 
 @frozen
@@ -147,8 +156,16 @@ class Client:
 
     async def sign(self, key: object, payload: bytes, query: str = "?version=3") -> Answer:
         """Ask for a signature as a client does."""
-        body = b'"%b"' % payload.hex().encode()
+        body = hex_body(payload)
         return await self.request("POST", f"/keys/{key}{query}", body)
+
+
+def opened(service: IService) -> str:
+    """Open a door; where it listens, as it says in the log."""
+    with capturedLogs() as events:
+        service.privilegedStartService()
+    (at,) = re.findall(" starting on (.*)", "\n".join(map(formatEvent, events)))
+    return str(at)
 
 
 class Stand(Client):
@@ -221,8 +238,6 @@ class Stand(Client):
     ) -> str:
         """Open a door as the daemon does; where it listens, as it says in the log."""
         service = door(endpoint, factory, reactor, self.connections, client_ca)
-        with capturedLogs() as events:
-            service.privilegedStartService()
+        at = opened(service)
         test.addCleanup(service.stopService)
-        (at,) = re.findall(" starting on (.*)", "\n".join(map(formatEvent, events)))
-        return str(at)
+        return at

@@ -5,7 +5,9 @@ The layouts are written out as Octez documents them, not taken from the package'
 
 import json
 import string
+from typing import TypeVar
 
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.vectors import (
@@ -22,6 +24,7 @@ from tests.vectors import (
 RECORDED = [*PAYLOADS.values(), *(bytes.fromhex(p["hex"]) for p in MORE_PAYLOADS)]
 """All recorded payloads, those for tz4 keys among them."""
 _FITNESS_LENGTH_AT = 83
+_Example = TypeVar("_Example")
 _HASHES = st.binary(min_size=32, max_size=32)
 _CHAIN_IDS = st.binary(min_size=4, max_size=4)
 _NATURALS = st.integers(0, 2**31 - 1)
@@ -197,3 +200,21 @@ def requests() -> st.SearchStrategy[tuple[str, str, bytes]]:
     bodies = st.one_of(st.binary(max_size=200), documents, cut)
     methods = st.sampled_from(["GET", "POST", "POST", "POST", "HEAD", "PUT", "OPTIONS"])
     return st.tuples(methods, _targets(), bodies)
+
+
+def examples(strategy: st.SearchStrategy[_Example], count: int) -> list[_Example]:
+    """Values of Hypothesis, to be sent where `@given` cannot go: it knows no Deferreds."""
+    collected: list[_Example] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(strategy)
+    def collect(example: _Example) -> None:
+        collected.append(example)
+
+    collect()
+    return collected

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.certificates import Authority
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.filewatch import FileWatch
+from tests.heldstand import HeldStand
 from tests.octezclient import HSM_KEYS, SecretKey, verifies
 from tests.octezsocketclient import (
     AUTHORIZED_KEYS,
@@ -28,7 +29,6 @@ from tests.octezsocketclient import (
     signature_in,
 )
 from tests.stand import Answer, Client, reactor
-from tests.test_signer import HeldStand
 from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError

@@ -11,6 +11,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hsm.device import KEYS, is_signature
+from tests.stand import EVERY_MAGIC_BYTE
 from tests.test_serialhsm import ANSWER, QUIET, FakePort
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer.errors import Unavailable
@@ -35,7 +36,7 @@ class FakeBoard:
     """A board in this process: a port for each time that it is opened, answered by the test."""
 
     def __init__(self, firmware: Firmware | None = None) -> None:
-        self.firmware = firmware or Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
+        self.firmware = firmware or Firmware(enabled=EVERY_MAGIC_BYTE)
         self.refusal: Exception | None = None
         self.opened = 0
 

@@ -14,7 +14,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.hsm.device import KEYS, is_signature
-from tests.stand import reactor
+from tests.stand import EVERY_MAGIC_BYTE, reactor
 from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import (
     ANSWER,
@@ -182,7 +182,7 @@ class PoolTestCase(TestCase):
 
     def board(self, serial_number: str = "first", link: str | None = None) -> Simulator:
         """A board that is plugged in."""
-        firmware = Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
+        firmware = Firmware(enabled=EVERY_MAGIC_BYTE)
         hsm = Simulator(reactor, firmware, 0, link, serial_number)
         hsm.startService()
         self.addCleanup(hsm.stopService)

@@ -18,17 +18,16 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import octezsocketclient as client
+from tests.heldstand import HeldStand
 from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, verifies
 from tests.octezsocketclient import OctezSocketClient, OctezSocketError, framed, result_in
-from tests.stand import Stand, reactor, settings_with
+from tests.stand import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
 from tests.strategies import socket_payloads
-from tests.test_signer import HeldStand
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.framing import Slot
 from tezio_signer.octezmessages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
@@ -44,11 +43,6 @@ HERE = IPv4Address("TCP", "127.0.0.1", 1025)
 IDLE_SECONDS = 8.0
 REQUEST_SECONDS = 10.0
 GIVEN_SIGNATURE = bytes(range(64))
-
-
-def all_keys_sign_everything() -> Firmware:
-    """A device that refuses no operation."""
-    return Firmware(enabled=dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13)))
 
 
 class SignerTestCase(TestCase):
@@ -68,7 +62,7 @@ class OctezTests(SignerTestCase):
 
     async def test_signs_without_authentication(self) -> None:
         """Each signature verifies, with all three keys, over TCP and Unix sockets."""
-        endpoints = await self.start(Stand(settings_with(), all_keys_sign_everything()))
+        endpoints = await self.start(Stand(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE)))
         payloads = (NOOP, block(7, 0), consensus("preatt", 7, 0), consensus("att_dal_5", 7, 0))
         for endpoint in endpoints:
             for key in HSM_KEYS:

@@ -16,10 +16,10 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests import octezsocketclient as octezsocket
+from tests.heldstand import FailingStore
 from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
 from tests.octezsocketclient import OctezSocketClient, OctezSocketError
 from tests.stand import Client, Stand, settings_with
-from tests.test_signer import FailingStore
 from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.firmware import Firmware

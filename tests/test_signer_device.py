@@ -1,0 +1,177 @@
+"""The path of a request when the HSM refuses, is late or wrong."""
+
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from tests.heldstand import FAULT, FailingStore, HeldStand, failure_of, good, submission
+from tests.octezclient import HSM_KEYS, message_in, text_in
+from tests.stand import Stand, settings_with
+from tests.vectors import OCTEZ, PAYLOADS, TZ3, block
+from tezio_signer.errors import Unavailable
+from tezio_signer.hsm.firmware import SKETCH_POLICY, Firmware
+from tezio_signer.hsm.framing import Opcode, Slot
+from tezio_signer.hsm.softkeys import SoftKey
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
+from tezio_signer.watermarks.store import StoreError
+
+NOOP = PAYLOADS["noop"]
+TRANSFER = PAYLOADS["transfer"]
+
+
+class LateTests(TestCase):
+    """Answers of the device that come when it was given up."""
+
+    async def _given_up(self, stand: HeldStand, clock: Clock, payload: bytes) -> BaseException:
+        request = failure_of(stand.signer.submit(submission(payload)))
+        await stand.asked()
+        while not request.called:
+            self.assertLess(clock.seconds(), 10)
+            clock.advance(0.1)
+        return await request
+
+    async def test_late_signature_is_kept(self) -> None:
+        """A signature that comes after the request has failed is there when it is repeated."""
+        store, clock = FailingStore(), Clock()
+        stand = HeldStand(store=lambda: store, clock=clock)
+        await stand.start(self)
+        failure = await self._given_up(stand, clock, block(7, 0))
+        self.assertIsInstance(failure, Unavailable)
+        self.assertIn("did not answer within", str(failure))
+        stand.answer()
+        await store.signed.get()
+        again = await stand.signer.submit(submission(block(7, 0)))
+        self.assertTrue(good(TZ3, block(7, 0), again))
+        self.assertEqual(stand.messages(), [block(7, 0)])
+
+    async def test_late_and_without_a_mark(self) -> None:
+        """A signature whose mark could not be stored brings it along when it comes late."""
+        store, clock = FailingStore(), Clock()
+        stand = HeldStand(store=lambda: store, clock=clock)
+        await stand.start(self)
+        store.error = StoreError("disk full")
+        failure = await self._given_up(stand, clock, block(7, 0))
+        self.assertEqual(str(failure), "no signature without a stored watermark: disk full")
+        store.error = None
+        stand.answer()
+        stored = await store.signed.get()
+        self.assertEqual((stored.level, stored.round), (7, 0))
+        again = await stand.signer.submit(submission(block(7, 0)))
+        self.assertEqual(again, stored.signature)
+
+
+def _be_impatient(test: TestCase, stand: Stand) -> None:
+    """Have requests not wait for an HSM to be plugged in again, which takes real time."""
+    test.patch(stand.hsms, "_patience", 0.0)
+
+
+class DeviceTests(TestCase):
+    """What a device answers instead of a signature."""
+
+    async def test_statuses(self) -> None:
+        """Statuses of the device become those of the API, and are named."""
+        cases: list[tuple[str, int, Firmware, str]] = [
+            ("D4", 409, Firmware(marks={(Slot.TZ3, 0x11): (2**31 - 1, 0)}), ""),
+            ("B8", 403, Firmware(enabled={**SKETCH_POLICY, Slot.TZ3: (0x03,)}), ""),
+            ("B0", 403, Firmware(disabled=[(Slot.TZ3, Opcode.SIGN)]), ""),
+            ("AF", 502, Firmware(), "sign"),
+            ("A1", 502, Firmware(), "begin"),
+        ]
+        for status, code, firmware, failing in cases:
+            stand = Stand(settings_with(), firmware)
+            await stand.start(self)
+            firmware.failing |= {failing}
+            answer = await stand.sign(TZ3, block(7, 0))
+            self.assertEqual((status, answer.status), (status, code))
+            self.assertIn(f"the HSM answered {status}: ", message_in(answer.body))
+
+    async def test_chip_comes_to_itself(self) -> None:
+        """A secure element that failed once signs the next time."""
+        stand = Stand()
+        await stand.start(self)
+        stand.firmware.failing.add("sign")
+        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 502)
+        stand.firmware.failing.clear()
+        answer = await stand.sign(TZ3, NOOP)
+        self.assertTrue(good(TZ3, NOOP, text_in(answer.body, "signature")))
+
+    async def test_signature_that_does_not_verify(self) -> None:
+        """A signature by another key is not released."""
+        for payload in (NOOP, block(7, 0)):
+            stand = Stand(settings_with())
+            await stand.start(self)
+            _be_impatient(self, stand)
+            stand.firmware.keys[Slot.TZ3] = SoftKey.parse(OCTEZ["keys"][3]["sk"])
+            answer = await stand.sign(TZ3, payload)
+            self.assertEqual(answer.status, 502)
+            self.assertIn("does not verify", message_in(answer.body))
+            self.assertIn(payload, stand.written)
+
+    async def test_pool_is_not_believed(self) -> None:
+        """Whatever says that it is the signature, the signer verifies it itself."""
+        stand = Stand(settings_with())
+        await stand.start(self)
+        answer = await stand.sign(TZ3, block(7, 0))
+        other = Signature.parse(text_in(answer.body, "signature"))
+        genuine = stand.hsms.sign
+
+        def lie(*args: Any) -> object:
+            signing = genuine(*args)
+            signing.result.addCallback(lambda _: other)
+            return signing
+
+        self.patch(stand.hsms, "sign", lie)
+        for payload in (block(8, 0), NOOP):
+            answer = await stand.sign(TZ3, payload)
+            self.assertEqual(answer.status, 502)
+            self.assertIn("does not verify", message_in(answer.body))
+        self.patch(stand.hsms, "sign", genuine)
+        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 200)
+
+    async def test_no_hsm(self) -> None:
+        """A key that no connected HSM holds is a 502, to sign and to read."""
+        key = PublicKeyHash.parse(OCTEZ["keys"][3]["pkh"])
+        settings = settings_with()
+        keys = {**settings.signing_keys, key: evolve(settings.signing_keys[TZ3], key=key)}
+        stand = Stand(evolve(settings, signing_keys=keys))
+        await stand.start(self)
+        _be_impatient(self, stand)
+        for payload in (NOOP, block(7, 0)):
+            answer = await stand.sign(key, payload)
+            self.assertEqual(answer.status, 502)
+            self.assertEqual(message_in(answer.body), f"no connected HSM holds {key}")
+        answer = await stand.request("GET", f"/keys/{key}")
+        self.assertEqual(answer.status, 502)
+        self.assertEqual(message_in(answer.body), f"no connected HSM holds {key}")
+        self.assertEqual(stand.written, b"")
+
+    async def test_unplugged(self) -> None:
+        """An HSM that is pulled out is a 502, for who waits for it and for who comes then."""
+        stand = HeldStand()
+        await stand.start(self)
+        _be_impatient(self, stand)
+        waiting = Deferred.fromCoroutine(stand.sign(TZ3, NOOP))
+        await stand.asked()
+        stand.simulator.unplug()
+        self.assertEqual((await waiting).status, 502)
+        self.assertEqual((await stand.sign(TZ3, TRANSFER)).status, 502)
+        # Its public key is known by now.
+        answer = await stand.request("GET", f"/keys/{TZ3}")
+        self.assertEqual(text_in(answer.body, "public_key"), HSM_KEYS[2].public_key)
+
+    async def test_fault_of_a_route(self) -> None:
+        """A fault outside of signing is a 500 without a traceback, too."""
+        stand = Stand()
+        await stand.start(self)
+
+        def broken(key: PublicKeyHash) -> Deferred[object]:
+            raise RuntimeError(f"a detail about {key}")
+
+        self.patch(stand.hsms, "public_key", broken)
+        answer = await stand.request("GET", f"/keys/{TZ3}")
+        self.assertEqual((answer.status, message_in(answer.body)), (500, FAULT))
+        self.assertEqual(answer.headers["content-type"], "application/json")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
