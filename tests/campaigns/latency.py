@@ -12,10 +12,10 @@ from typing import Protocol
 from attrs import define, field
 
 from tests.campaigns.rig import Rig, percentile, run
+from tests.heldstand import submission
 from tests.octezclient import OctezClient, verifies
 from tests.octezsocketclient import OctezSocketClient
 from tests.stand import reactor
-from tests.test_signer import submission
 from tests.vectors import TZ3, consensus, transfer
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.firmware import Answer, Firmware
@@ -103,8 +103,8 @@ async def measure(signatures: int) -> list[Course]:
     with TemporaryDirectory() as directory:
         doors: dict[str, Door] = {
             "HTTP": OctezClient(http.port),
-            "TCP socket": OctezSocketClient(await rig.open()),
-            "Unix socket": OctezSocketClient(await rig.open(os.path.join(directory, "socket"))),
+            "TCP socket": OctezSocketClient(rig.open()),
+            "Unix socket": OctezSocketClient(rig.open(os.path.join(directory, "socket"))),
             NO_DOOR: NoDoor(rig.signer),
         }
         generic = map(transfer, count())

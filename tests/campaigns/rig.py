@@ -6,14 +6,15 @@ from functools import partial
 from resource import getpagesize
 from typing import TypeVar
 
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import react
 
-from tests.stand import Client, reactor, settings_with, watermarks_on
+from tests.stand import Client, opened, reactor, settings_with, watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
-from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.connections import Connections
+from tezio_signer.doors import door
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
@@ -45,8 +46,7 @@ class Rig:
         self._services = [*hsms, watermarks, self.pool]
         self.signer = Signer(settings, self.pool, watermarks, reactor)
         self._connections = Connections(settings.limits, reactor)
-        self._sockets = LimitedFactory(OctezSocketFactory(self.signer, reactor), self._connections)
-        self._ports: list[IListeningPort] = []
+        self._doors: list[IService] = []
 
     def _boards(self) -> list[Board]:
         return [board for hsm in self.hsms for board in hsm.boards()]
@@ -56,19 +56,22 @@ class Rig:
         for service in self._services:
             service.startService()
         site = SignerSite(SignerResource(self.signer).app.resource())
-        limited = LimitedFactory(site, self._connections)
-        port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self._ports.append(port)
+        port = self._open("tcp:0:interface=127.0.0.1", site)
         self.public_keys = {key: str(await self.pool.public_key(key)) for key in (TZ1, TZ2, TZ3)}
         await self.all_ready()
-        return Client(port.getHost().port)
+        return Client(int(port))
 
-    async def open(self, path: str | None = None) -> str:
+    def open(self, path: str | None = None) -> str:
         """Open a socket door on a free port, or on a Unix socket; the endpoint of its clients."""
-        description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        port = await serverFromString(reactor, description).listen(self._sockets)
-        self._ports.append(port)
-        return description if path else f"tcp:127.0.0.1:{port.getHost().port}"
+        sockets = OctezSocketFactory(self.signer, reactor)
+        if path:
+            self._open(f"unix:{path}", sockets)
+            return f"unix:{path}"
+        return f"tcp:127.0.0.1:{self._open('tcp:0:interface=127.0.0.1', sockets)}"
+
+    def _open(self, endpoint: str, factory: IProtocolFactory) -> str:
+        self._doors.append(door(endpoint, factory, reactor, self._connections))
+        return opened(self._doors[-1])
 
     async def all_ready(self, seconds: float = 5.0) -> bool:
         """Wait until all HSMs are in use; False if they are not in this time."""
@@ -84,8 +87,8 @@ class Rig:
     async def stop(self) -> None:
         """Stop everything."""
         self._connections.stopService()
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
+        for opened_door in self._doors:
+            await maybeDeferred(opened_door.stopService)
         for service in reversed(self._services):
             service.stopService()
 
