@@ -1,11 +1,11 @@
 """What a run of the cluster campaign has found."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 
 from attrs import define, field
 
 from tests.campaigns.clusterrig import DAEMONS
+from tests.campaigns.findings import Findings, tell
 from tests.campaigns.rig import percentile
 
 IN_TIME = 2.0
@@ -46,12 +46,12 @@ class Report:
     unexplained: list[str] = field(factory=list)
 
     @property
-    def findings(self) -> dict[str, Sequence[str]]:
+    def findings(self) -> Findings:
         """What must not be there."""
         return {
-            "conflicts": sorted(self.conflicts),
-            "changed": sorted(self.changed),
-            "above the mark": sorted(self.above),
+            "conflicts": self.conflicts,
+            "changed": self.changed,
+            "above the mark": self.above,
             "unverified": self.unverified,
             f"502 after more than {IN_TIME:g} s": self.late,
             f"signed again after more than {RECOVERY:g} s": self.slow,
@@ -93,7 +93,4 @@ def show(report: Report) -> None:
         median, longest = (percentile(recoveries or [0.0], share) for share in (0.5, 1))
         print(f"daemon {number} signed again: median {median:.2f} s, slowest {longest:.2f} s")
     print(f"{report.settled} positions in doubt were settled")
-    print(", ".join(f"{name}: {len(found)}" for name, found in report.findings.items()))
-    for found in report.findings.values():
-        for finding in found[:5]:
-            print(f"  {finding}")
+    tell(report.findings)

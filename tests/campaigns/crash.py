@@ -349,7 +349,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory() as directory:
         report = run(lambda: campaign(options.runs, options.seed, Path(directory), options.daemons))
-    report.tell(options.seed)
+    report.show(options.seed)
     sys.exit(0 if report.passed else 1)
 
 

@@ -1,11 +1,11 @@
 """When daemons are killed, and what is found behind them."""
 
 from collections import Counter
-from collections.abc import Sequence
 from enum import Enum
 
 from attrs import define, field
 
+from tests.campaigns.findings import Findings, tell
 from tests.campaigns.rig import percentile
 
 
@@ -44,13 +44,13 @@ class Report:
     unexplained: list[str] = field(factory=list)
 
     @property
-    def findings(self) -> dict[str, Sequence[str]]:
+    def findings(self) -> Findings:
         """What must not be there."""
         return {
-            "conflicts": sorted(self.conflicts),
-            "above the mark": sorted(self.above),
-            "changed": sorted(self.changed),
-            "unverified": sorted(self.unverified),
+            "conflicts": self.conflicts,
+            "above the mark": self.above,
+            "changed": self.changed,
+            "unverified": self.unverified,
             "unexplained": self.unexplained,
         }
 
@@ -59,7 +59,7 @@ class Report:
         """Whether nothing happened that must not."""
         return not any(self.findings.values())
 
-    def tell(self, seed: int) -> None:
+    def show(self, seed: int) -> None:
         """Print everything."""
         print(f"{self.kills.total()} kills, {len(self.restarts)} restarts, seed {seed}")
         for moment, kills in self.kills.most_common():
@@ -71,7 +71,4 @@ class Report:
         for when, commands in self.cut_when.most_common():
             print(f"  {commands} commands {when}")
         print(f"asked again after a kill: {dict(sorted(self.repeated.items()))}")
-        print(", ".join(f"{name}: {len(found)}" for name, found in self.findings.items()))
-        for found in self.findings.values():
-            for finding in found[:5]:
-                print(f"  {finding}")
+        tell(self.findings)

@@ -23,6 +23,7 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from tests.campaigns.findings import Findings, tell
 from tests.campaigns.rig import run
 from tests.campaigns.signing import (
     CHAINS,
@@ -82,7 +83,7 @@ class Report:
     """Those that it would have signed, or has not given the signature of."""
 
     @property
-    def findings(self) -> dict[str, set[str]]:
+    def findings(self) -> Findings:
         """What must not be there."""
         return {
             "conflicts": self.conflicts,
@@ -247,10 +248,7 @@ def main() -> None:
     print(f"{report.signatures} signatures, {report.sent} of them seen as they were sent")
     print(f"{report.syncs} syncs, {report.cuts} power cuts")
     print(f"{report.asked} payloads asked of the next daemons")
-    print(", ".join(f"{name}: {len(found)}" for name, found in report.findings.items()))
-    for found in report.findings.values():
-        for finding in sorted(found)[:5]:
-            print(f"  {finding}")
+    tell(report.findings)
     sys.exit(0 if report.passed else 1)
 
 
