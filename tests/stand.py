@@ -135,11 +135,16 @@ class Client:
         self.port = port
         self.endpoint = endpoint or f"tcp:127.0.0.1:{port}"
 
-    async def raw(self, data: bytes) -> bytes:
-        """Write bytes to a new connection; all that comes until the server closes it."""
+    async def raw(self, data: bytes, closing: bool = False) -> bytes:
+        """Write bytes to a new connection; all that comes until the server closes it.
+
+        :param closing: close this side behind the bytes.
+        """
         protocol = await connectProtocol(clientFromString(reactor, self.endpoint), _Collector())
         assert protocol.transport is not None
         protocol.transport.write(data)
+        if closing:
+            protocol.transport.loseWriteConnection()
         received: bytes = await protocol.closed
         return received
 

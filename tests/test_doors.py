@@ -4,20 +4,22 @@ import resource
 import socket
 import ssl
 import warnings
+from ipaddress import ip_network
 from pathlib import Path
 
 from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
 from tests import octezclient
 from tests import octezsocketclient as octezsocket
 from tests.certificates import Authority, Certified
-from tests.octezclient import HSM_KEYS, text_in, verifies
-from tests.stand import Client, Stand, parse_response, reactor
+from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
+from tests.stand import Client, Stand, parse_response, reactor, settings_with
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.connections import Closable, Connections, Place
 from tezio_signer.doors import check_open_files, door
@@ -51,7 +53,7 @@ class TlsTestCase(TestCase):
 
     async def listen(self, endpoint: str, ca: ClientCa | None = None) -> None:
         """Open a door on an endpoint, until the test ends."""
-        self.stand = Stand()
+        self.stand = Stand(settings_with(allowed_ips=(ip_network("127.0.0.0/8"),)))
         await self.stand.start(self)
         self.port = int(self.stand.open_door(self, endpoint, self.stand.site, ca))
 
@@ -63,13 +65,23 @@ class TlsTestCase(TestCase):
         return context
 
     def ask(
-        self, context: ssl.SSLContext, asking: bytes = REQUEST, length: int | None = None
+        self,
+        context: ssl.SSLContext,
+        asking: bytes = REQUEST,
+        length: int | None = None,
+        said: bytes = b"",
     ) -> Deferred[bytes]:
-        """All that comes back for a request, or so many bytes; fails if TLS does."""
-        return deferToThread(self._ask, context, asking, length)
+        """All that comes back for a request, or so many bytes; fails if TLS does.
 
-    def _ask(self, context: ssl.SSLContext, asking: bytes, length: int | None) -> bytes:
+        :param said: before TLS begins.
+        """
+        return deferToThread(self._ask, context, asking, length, said)
+
+    def _ask(
+        self, context: ssl.SSLContext, asking: bytes, length: int | None, said: bytes
+    ) -> bytes:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        plain.sendall(said)
         with plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
             connection.sendall(asking)
             received = b""
@@ -138,6 +150,15 @@ class ProtocolTests(TlsTestCase):
         context.set_alpn_protocols(["h2", "http/1.1"])
         await self.assert_signs(context)
 
+    async def test_long_line(self) -> None:
+        """A line that is too long is refused at once inside TLS too."""
+        await self.listen(self.endpoint)
+        clock = Clock()  # which stands still: nobody is cut because his time is over
+        self.stand.connections.clock = clock
+        asking = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n"
+        answer = await self.ask(self.context(), asking)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer[:80])
+
     async def test_plain_http(self) -> None:
         """Plain HTTP on a port for HTTPS gets no answer in plain HTTP."""
         await self.listen(self.endpoint)
@@ -189,6 +210,31 @@ class ClientCertificateTests(TlsTestCase):
         for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):
             received = await self.answer_or_none(self.context(certified), asking, 4)
             self.assertEqual(received, answer)
+
+
+class ProxyTests(TlsTestCase):
+    """HTTPS behind a proxy that speaks the PROXY protocol, which comes before TLS."""
+
+    async def test_header(self) -> None:
+        """The proxy's word for an address counts, and TLS goes on behind it."""
+        await self.listen(f"haproxy:{self.endpoint}")
+        here = b"PROXY TCP4 127.0.0.1 127.0.0.1 1025 6732\r\n"
+        answer = parse_response(await self.ask(self.context(), said=here))
+        self.assertEqual(answer.status, 200)
+        elsewhere = here.replace(b"127.0.0.1", b"10.0.0.1", 1)
+        answer = parse_response(await self.ask(self.context(), said=elsewhere))
+        says = "address 10.0.0.1 is not among allowed_ips"
+        self.assertEqual((answer.status, message_in(answer.body)), (403, says))
+
+    async def test_none(self) -> None:
+        """What begins with TLS is not from the proxy: there is no answer, at once."""
+        await self.listen(f"haproxy:{self.endpoint}")
+        self.stand.connections.clock = Clock()
+        with capturedLogs() as events:
+            self.assertEqual(await self.answer_or_none(self.context()), b"")
+        said = [formatEvent(event) for event in events]
+        told = "a connection from 127.0.0.1 does not begin with a PROXY header"
+        self.assertEqual(said.count(told), 1, said)
 
 
 class DeadlineTests(TlsTestCase):

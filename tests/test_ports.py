@@ -6,11 +6,12 @@ from pathlib import Path
 from signal import SIGTERM
 from socket import AF_INET, AF_INET6, AF_UNIX, create_connection, socket
 
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.daemonprocess import start_activated
 from tests.octezclient import HSM_KEYS, verifies
-from tests.octezsocketclient import OctezSocketClient
+from tests.octezsocketclient import AUTHORIZED_KEYS, OctezSocketClient, framed
 from tests.stand import Client, Stand, reactor
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ1, TZ3
@@ -57,6 +58,34 @@ class ActivationTests(ProcessTestCase):
         self.assertEqual(await daemon.exits(), 1)
         self.assertIn("tezio-signer: 'systemd:domain=UNIX:name=door' is no endpoint", daemon.log)
         self.assert_quiet(daemon)
+
+
+class ClientPathTests(TestCase):
+    """Clients of a Unix socket whose own socket has a path."""
+
+    async def test_any_length(self) -> None:
+        """They are served whatever it is; one of four letters looks like IPv6 to Twisted."""
+        stand = Stand()
+        await stand.start(self)
+        directory = Path(os.path.relpath(self.mktemp()))
+        directory.mkdir()
+        path = directory / "door"
+        stand.open_door(self, f"unix:{path}", stand.sockets)
+
+        def ask(name: str) -> bytes:
+            with socket(AF_UNIX) as asking:
+                asking.settimeout(10)
+                asking.bind(name)
+                try:
+                    asking.connect(str(path))
+                    asking.sendall(framed(AUTHORIZED_KEYS))
+                    return asking.recv(100)
+                finally:
+                    if name[0] != "\0":  # which is of no file
+                        os.unlink(name)
+
+        for name in ("abc", "abcd", "abcde", "\0abc"):
+            self.assertEqual(await deferToThread(ask, name), framed(b"\0\0"), name)
 
 
 class AdoptionTests(TestCase):

@@ -205,6 +205,16 @@ class ProxyTests(DoorsTestCase):
             self.assertEqual(result_in(await conversation.answer()), b"\0")
             await asking.hang_up(conversation)
 
+    async def test_closed_on_one_side(self) -> None:
+        """A client that sends no more gets its answer, at a door of either protocol."""
+        await self.begin()
+        asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
+        for header in (_HERE, second(0x20, 0x00)):
+            client = Client(0, self.door(None))
+            answer = await client.raw(header + asking, closing=True)
+            self.assertEqual(answer, octezsocket.framed(b"\0\0"))
+            self.assertEqual(await client.raw(header[:-1], closing=True), b"")
+
     async def authorized(self, asking: OctezSocketClient, header: bytes) -> list[str] | None:
         """The authorized keys, as a client of a proxy gets them."""
         conversation = await asking.connect()

@@ -339,6 +339,19 @@ class RefusalLogTests(TestCase):
 class RouteTests(TestCase):
     """What is said of routes that do not exist."""
 
+    async def test_strangers(self) -> None:
+        """Who may ask nothing is told that, and no route: one line, and the connection ends."""
+        stand = Stand(settings_with(allowed_ips=()))
+        await stand.start(self)
+        for asking in (b"GET /metrics", b"POST /known_keys"):
+            request = asking + b" HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+            with capturedLogs() as events:
+                answer = parse_response(await stand.raw(2 * request))
+            says = "address 127.0.0.1 is not among allowed_ips"
+            self.assertEqual((answer.status, message_in(answer.body)), (403, says))
+            lines = [formatEvent(event) for event in events if "refused" in event["log_format"]]
+            self.assertEqual(lines, [f"refused {asking.decode()} from 127.0.0.1: 403 {says}"])
+
     async def test_not_found(self) -> None:
         """All routes are listed."""
         stand = Stand()

@@ -315,6 +315,24 @@ class DeadlineTests(TestCase):
         self.assertEqual(stand.messages(), [block(7, 0)])
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    async def test_behind_another(self) -> None:
+        """Who has waited for the HSM all the time is told so, and is not signed for any more."""
+        stand = HeldStand()
+        await stand.start(self)
+        clock = Clock()
+        signer = Signer(stand.settings, stand.hsms, stand.watermarks, clock)
+        busy = signer.submit(submission(TRANSFER))
+        await stand.asked()
+        for payload in (NOOP, block(7, 0)):
+            waiting = signer.submit(submission(payload, TZ1))
+            clock.advance(DEADLINE)
+            failure = self.failureResultOf(waiting, Unavailable)
+            self.assertEqual(failure.getErrorMessage(), "the HSM has not signed within 6 s")
+        self.failureResultOf(busy, Unavailable)
+        stand.answer()
+        await signer.drained()
+        self.assertEqual(stand.messages(), [TRANSFER])
+
 
 class LogTests(TestCase):
     """One line for each decision."""

@@ -259,8 +259,18 @@ class Connections(Service):
                     place.closing()
 
 
+class HalfCloseableWrapper(ProtocolWrapper):
+    """Tells the protocol that it wraps when one side is closed, if that wants to know."""
+
+    def readConnectionLost(self) -> None:
+        cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        cast(IHalfCloseableProtocol, self.wrappedProtocol).writeConnectionLost()
+
+
 @implementer(IConsumer, IPushProducer)
-class _LimitedProtocol(ProtocolWrapper):
+class _LimitedProtocol(HalfCloseableWrapper):
     """What the protocol of a door takes for its transport."""
 
     transport: Any
@@ -279,12 +289,6 @@ class _LimitedProtocol(ProtocolWrapper):
         Protocol.makeConnection(self, transport)
         self.factory.registerProtocol(self)
         self.wrappedProtocol.makeConnection(cast(ITransport, self))
-
-    def readConnectionLost(self) -> None:
-        cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()
-
-    def writeConnectionLost(self) -> None:
-        cast(IHalfCloseableProtocol, self.wrappedProtocol).writeConnectionLost()
 
     def loseConnection(self) -> None:
         self.place.closing()
@@ -324,8 +328,13 @@ class LimitedFactory(WrappingFactory):
 
     def logPrefix(self) -> str:
         """The name of the door."""
-        prefix = getattr(self.wrappedFactory, "logPrefix", None)
-        return prefix() if prefix else type(self.wrappedFactory).__name__
+        return name_of(self.wrappedFactory)
+
+
+def name_of(factory: IProtocolFactory) -> str:
+    """What the connections of a factory are called in the log."""
+    prefix = getattr(factory, "logPrefix", None)
+    return prefix() if prefix else type(factory).__name__
 
 
 def peer_of(address: object) -> str:

@@ -19,6 +19,7 @@ from tezio_signer.errors import StartupError
 from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import ClientCa
+from tezio_signer.tlsdirectory import check_directory, speak_sparingly
 
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
@@ -44,9 +45,10 @@ def door(
 ) -> IService:
     """The service that listens on an endpoint; raises StartupError."""
     to_open = Endpoint.parse(endpoint)
-    if to_open.proxied:
-        factory = ProxiedFactory(factory, connections)
     try:
+        if to_open.kind == "tls" and "path" in to_open.arguments:
+            check_directory(to_open.arguments["path"])
+            speak_sparingly(reactor)
         listening: Any = _ListeningReactor(reactor, connections, client_ca, to_open.proxied)
         return listening_service(to_open.description, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
@@ -80,6 +82,8 @@ class _ListeningReactor:
         return self._connections.limits.request_seconds
 
     def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
+        if self._proxied:  # which speaks before TLS begins
+            factory = ProxiedFactory(factory, self._connections)
         return LimitedFactory(factory, self._connections, self._proxied)
 
     def listenTCP(

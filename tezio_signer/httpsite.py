@@ -149,7 +149,7 @@ class SignerChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         self.maxHeaders = self.limits.headers
-        self.totalHeadersSize = self.limits.header_bytes
+        self.totalHeadersSize = self.MAX_LENGTH = self.limits.header_bytes
         self._place = place_of(self.transport)
         if self._place is not None:
             self._place.close = self.loseConnection  # which knows how to close TLS
@@ -179,6 +179,10 @@ class SignerChannel(HTTPChannel):
             self._respondToBadRequestAndDisconnect()
         else:
             super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        # Twisted's way of closing waits under TLS for what does not come any more.
+        self._respondToBadRequestAndDisconnect()
 
     def headerReceived(self, line: bytes) -> bool:
         try:

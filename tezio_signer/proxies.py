@@ -11,11 +11,16 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress, IProtocolFactory
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from zope.interface import implementer
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+)
+from twisted.protocols.policies import WrappingFactory
+from zope.interface import directlyProvides, implementer
 
-from tezio_signer.connections import Connections, peer_of
+from tezio_signer.connections import Connections, HalfCloseableWrapper, name_of, peer_of
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107
@@ -102,11 +107,22 @@ def _read_second(received: bytes) -> Header | None:
     return Header(kind("TCP", str(ip_address(client)), port), length)
 
 
-class _Proxied(ProtocolWrapper):
+class _Proxied(HalfCloseableWrapper):
     """A connection whose client is who the proxy says."""
 
     _received: bytes | None = b""
     _client: IAddress | None = None
+
+    def __init__(self, factory: Any, wrapped: IProtocol) -> None:
+        super().__init__(factory, wrapped)
+        if IHalfCloseableProtocol.providedBy(wrapped):
+            directlyProvides(self, IHalfCloseableProtocol)
+
+    def readConnectionLost(self) -> None:
+        if self._received is None:
+            super().readConnectionLost()
+        else:  # there will be no header
+            self.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         if self._received is None:
@@ -149,4 +165,4 @@ class ProxiedFactory(WrappingFactory):
 
     def logPrefix(self) -> str:
         """The name of the door."""
-        return f"{type(self.wrappedFactory).__name__} (PROXY)"
+        return f"{name_of(self.wrappedFactory)} (PROXY)"

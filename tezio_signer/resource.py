@@ -114,8 +114,10 @@ class SignerResource:
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:
         """An Octez error list, with the status of the refusal."""
-        refused = failure.value
-        assert isinstance(refused, Refused)
+        assert isinstance(failure.value, Refused)
+        return self._refuse(request, failure.value)
+
+    def _refuse(self, request: SignerRequest, refused: Refused) -> bytes:
         what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
         self._signer.log_refusal(what, named(request.transport), refused)
         if isinstance(refused, NotAdmitted):
@@ -126,6 +128,10 @@ class SignerResource:
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def no_route(self, request: SignerRequest, failure: Failure) -> bytes:
         """No such path, or not with this method."""
+        try:
+            self._signer.admit(peer_of(request.transport))
+        except NotAdmitted as refused:
+            return self._refuse(request, refused)
         error = failure.value
         assert isinstance(error, HTTPException)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:

@@ -80,7 +80,9 @@ class _Flight:
         return waiting.addTimeout(DEADLINE, clock, self._too_late)
 
     def _too_late(self, result: object, seconds: float) -> NoReturn:
-        at_hsm = self.signing is not None and not self.signing.result.called
+        # One that waited for the HSM has been withdrawn by now, and so has its result.
+        signing = self.signing
+        at_hsm = signing is not None and (signing.withdrawn or not signing.result.called)
         who = "the HSM has not signed" if at_hsm else "the watermark store has not written"
         raise Unavailable(f"{who} within {seconds:g} s")
 

@@ -1,0 +1,47 @@
+"""`tls:` endpoints: a directory of certificates, of which a client names the one that it wants.
+
+Twisted reads the directory, and logs whatever clients ask for that is not in it.
+"""
+
+from typing import cast
+
+from twisted.internet import _sslverify
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
+from twisted.protocols import _sni
+from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
+from zope.interface import implementer
+
+from tezio_signer.errors import StartupError
+from tezio_signer.sparinglog import SparingLog
+
+
+def check_directory(path: str) -> None:
+    """Raises StartupError for a directory with which no client could be served."""
+    if not _sni.PEMObjects.fromDirectory(FilePath(path)).inferDomainMapping():
+        raise StartupError(
+            f"{path} holds no .pem file with a certificate for a DNS name (subjectAltName) and "
+            "its key; for a certificate of an IP address use ssl: instead"
+        )
+
+
+@implementer(ILogObserver)
+class _Sparing:
+    """Has a logger of Twisted's say not all that strangers cause, and no tracebacks of it."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._strangers = SparingLog(Logger(), clock)
+
+    def __call__(self, event: LogEvent) -> None:
+        what, failure = formatEvent(event), event.get("log_failure")
+        if failure is not None:
+            what += f": {cast(Failure, failure).getErrorMessage()}"
+        self._strangers.warn("TLS: {what}", what=what)
+
+
+def speak_sparingly(clock: IReactorTime) -> None:
+    """From now on, have 30 lines a minute about the names that clients ask for."""
+    sparing = _Sparing(clock)
+    for log in (_sni.log, _sslverify._log):
+        log.observer = sparing
