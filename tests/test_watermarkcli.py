@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import evolve
 
 from tests.commandtest import CommandTestCase, Outcome
-from tests.vectors import TZ1, TZ3
+from tests.vectors import OCTEZ, TZ1, TZ3
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
@@ -277,6 +277,9 @@ class ExportTests(MarksTestCase):
         self.assertIn("No such file", self.refused("watermarks", "export", nowhere))
 
 
+TZ4 = OCTEZ["keys"][4]["pkh"]
+
+
 def octez(level: int, round_: int = 0, key: object = TZ3) -> object:
     """The content of a file of octez-signer with one mark."""
     return {MAINNET: {str(key): {"level": level, "round": round_}}}
@@ -315,6 +318,15 @@ class ImportTests(MarksTestCase):
         self.assertEqual({row["outcome"] for row in again}, {"kept"})
         self.assertEqual([row["level"] for row in again], [7, 100, 101])
 
+    def test_both_names(self) -> None:
+        """Of a file and its name of before Octez 23 the higher mark counts."""
+        for old, new in ((9, 8), (8, 9)):
+            directory = self.directory / f"signer-{old}"
+            self.write(f"signer-{old}/endorsement_high_watermarks", octez(old))
+            self.write(f"signer-{old}/attestation_high_watermarks", octez(new))
+            self.run_command("watermarks", "import", str(directory))
+            self.assertEqual(self.marks(), {ATTESTATION: Mark(9, 0, NO_PAYLOAD)})
+
     def test_one_key(self) -> None:
         """With --key only the marks of that key are taken over."""
         name = self.write(
@@ -339,10 +351,10 @@ class ImportTests(MarksTestCase):
 
     def test_ignored(self) -> None:
         """What is left out is named on the error output, and is no error."""
-        name = self.write("endorsement_high_watermarks", octez(5))
+        name = self.write("block_high_watermarks", octez(5, key=TZ4))
         outcome = self.run_command("watermarks", "import", name, "--json")
         self.assertEqual((outcome.code, outcome.out), (0, "[]\n"))
-        self.assertRegex(outcome.err, r"\Aignored: [^\n]*endorsement_high_watermarks: [^\n]*\n\Z")
+        self.assertRegex(outcome.err, rf"\Aignored: [^\n]*{TZ4}: no key of a Tezio HSM\n\Z")
         outcome = self.run_command("watermarks", "import", name)
         self.assertEqual((outcome.code, outcome.out), (0, "no marks to import\n"))
 

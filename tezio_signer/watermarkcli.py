@@ -240,11 +240,10 @@ def _readings(path: Path) -> list[Reading]:
 def _marks_in(directory: Path) -> list[Path]:
     if (directory / transfer.SIGNATORY_DIRECTORY).is_dir():
         directory /= transfer.SIGNATORY_DIRECTORY
-    names = {*transfer.OCTEZ_FILES, transfer.OCTEZ_ENDORSEMENTS}
     files = [
         file
         for file in sorted(directory.iterdir())
-        if file.name in names or transfer.signatory_chain(file.name)
+        if file.name in transfer.OCTEZ_FILES or transfer.signatory_chain(file.name)
     ]
     if not files:
         raise TransferError(

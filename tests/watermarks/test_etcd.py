@@ -272,14 +272,11 @@ class BackInTimeTests(EtcdTestCase):
     def test_newer_revision(self) -> None:
         """A backup whose revision does not go back is noticed by one in twelve readings."""
         self.keep(MARK)
+        backup = self.etcd.snapshot()
         self.keep(HIGHER)
         self.keep(MARK, ATTESTATION)
         self.load()
-        backup = {MARKER: self.etcd.kvs[MARKER], KEY.encode(): self.etcd.kvs[KEY.encode()]}
-        self.etcd.kvs = backup
-        self.etcd.kvs[KEY.encode()] = evolve(
-            backup[KEY.encode()], value=etcd._json(BLOCK, MARK).encode()
-        )
+        self.etcd.restore(backup)
         self.etcd.revision += 1000
         with capturedLogs():
             found = [self.load() for _ in range(12)]

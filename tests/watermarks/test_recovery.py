@@ -84,6 +84,43 @@ class RestoredTests(RecoveryTestCase):
         self.assertEqual(fresh.claim(NEW).signature, SIGNATURE)
         self.assertRaises(Conflict, fresh.claim, consensus("att_dal_5", 7, 0))
 
+    def test_revision_of_before(self) -> None:
+        """Also when others have written since, so that etcd has not gone back in time."""
+        self.assert_noticed(4)  # as many as were made since the backup
+
+    def test_revision_far_ahead(self) -> None:
+        """Also when the backup was restored with a higher revision (`--bump-revision`)."""
+        self.assert_noticed(10**9)
+
+    def assert_noticed(self, further: int) -> None:
+        """The marks are written back within a minute, to a daemon that starts then."""
+        self.etcd.revision += further
+        with capturedLogs():
+            for _ in range(12):
+                self.refresh()
+        self.assertRaises(Conflict, self.started().claim, OTHER)
+
+    def test_failing_writes(self) -> None:
+        """However often writing fails, the store is read, and what others sign is learned."""
+        answer = self.etcd.answer
+
+        def read_only(path: str, question: dict[str, Any]) -> dict[str, Any]:
+            if any("request_put" in request for request in question.get("success", ())):
+                raise StoreAwayError("no space")
+            return answer(path, question)
+
+        with capturedLogs():
+            self.refresh()
+            self.signed(self.second, block(102, 0))
+            self.patch(self.etcd, "answer", read_only)
+            for number in range(20):
+                self.first.claim(consensus("preatt", 200 + number, 0)).durable.addErrback(
+                    lambda failure: failure.trap(Unavailable)
+                )
+                self.clock.advance(0.5)
+        conflict = self.assertRaises(Conflict, self.first.claim, block(102, 0, 0x41))
+        self.assertIn("already signed with different data", str(conflict))
+
     def test_not_back_yet(self) -> None:
         """Until a mark is back, nothing leaves at its position, though it was signed before."""
         answer = self.etcd.answer

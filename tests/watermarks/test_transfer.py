@@ -176,8 +176,14 @@ class OctezTests(SynchronousTestCase):
     def test_kinds(self) -> None:
         """The name of the file tells the kind of operation."""
         text = json.dumps({MAINNET: {str(TZ3): {"level": 7, "round": 2}}})
-        for operation in (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION):
-            marks = load(f"{operation}_high_watermarks", text).marks
+        for name, operation in (
+            ("block", Operation.BLOCK),
+            ("preattestation", Operation.PREATTESTATION),
+            ("attestation", Operation.ATTESTATION),
+            ("preendorsement", Operation.PREATTESTATION),  # until Octez 23
+            ("endorsement", Operation.ATTESTATION),
+        ):
+            marks = load(f"{name}_high_watermarks", text).marks
             expected = {MarkId(MAINNET, TZ3, operation): Mark(7, 2, NO_PAYLOAD)}
             self.assertEqual(marks, expected)
 
@@ -209,12 +215,6 @@ class OctezTests(SynchronousTestCase):
         )
         (ignored,) = reading.ignored
         self.assertIn(f"{MAINNET}.{TZ4}: no key of a Tezio HSM", ignored)
-
-    def test_endorsements(self) -> None:
-        """The endorsements of old protocols are left out with a word, whatever they are."""
-        for text in ("{}", "?"):
-            reading = load("endorsement_high_watermarks", text)
-            self.assertEqual((reading.marks, len(reading.ignored)), ({}, 1))
 
     def test_wrong(self) -> None:
         """A mistake is named with its place."""

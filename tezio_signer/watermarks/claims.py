@@ -276,8 +276,9 @@ class Watermarks(Service):
         if self._store.shared and self._reading.running:
             # It may stand there all the same, or what another daemon has signed meanwhile.
             self._doubtful.add(mark_id)
-            self._reading.interval = _RETRY_INTERVAL
-            self._reading.reset()
+            if self._reading.interval != _RETRY_INTERVAL:  # each reset puts the reading off
+                self._reading.interval = _RETRY_INTERVAL
+                self._reading.reset()
         raise Unavailable(f"no signature without a stored watermark: {failure.value}")
 
     def _found(self, mark_id: MarkId, mark: Mark) -> Signature | None:

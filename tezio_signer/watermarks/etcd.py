@@ -112,8 +112,9 @@ class EtcdStore:
                 key = _decoded(found["key"])
                 mark_id = _mark_id(key)
                 shown.add(mark_id)
-                # A swap that was answered meanwhile is newer than this page.
-                if int(found["mod_revision"]) >= self._held.get(mark_id, _NOTHING).revision:
+                # A swap that was answered meanwhile may be newer than this page. What is only
+                # older than before is of a backup, whose keys keep their revisions.
+                if self._held.get(mark_id, _NOTHING).revision <= int(page["header"]["revision"]):
                     self._see(mark_id, found)
             if not page.get("more"):
                 break

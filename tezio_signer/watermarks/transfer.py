@@ -33,8 +33,10 @@ OCTEZ_FILES = {
     "block_high_watermarks": Operation.BLOCK,
     "preattestation_high_watermarks": Operation.PREATTESTATION,
     "attestation_high_watermarks": Operation.ATTESTATION,
+    # So they were called until version 23 of Octez.
+    "preendorsement_high_watermarks": Operation.PREATTESTATION,
+    "endorsement_high_watermarks": Operation.ATTESTATION,
 }
-OCTEZ_ENDORSEMENTS = "endorsement_high_watermarks"
 SIGNATORY_DIRECTORY = "watermark_v2"
 # Signatory names what it signs as its protocol library does, which changed over the years.
 _SIGNATORY_KINDS = {
@@ -120,8 +122,6 @@ def load(name: str, text: str) -> Reading:
     :raises TransferError: if anything in it is wrong; then nothing of it may be used.
     """
     last = PurePath(name).name
-    if last == OCTEZ_ENDORSEMENTS:
-        return Reading(ignored=(f"{name}: endorsements of old protocols, never signed here",))
     document = _parse(name, text)
     if last in OCTEZ_FILES:
         return _octez(name, document, OCTEZ_FILES[last])
