@@ -510,6 +510,17 @@ class RaceTests(EtcdTestCase):
         self.successResultOf(self.other.keep(BLOCK, SIGNED))
         self.assertEqual(self.keep(HIGHER), Kept(SIGNED, HIGHER))
 
+    def test_page_of_before_a_swap(self) -> None:
+        """What was read before a swap, and comes behind its answer, is not taken for newer."""
+        self.successResultOf(self.other.keep(BLOCK, MARK))
+        self.gateway.slow = True
+        reading, kept = self.store.load(), self.store.keep(BLOCK, HIGHER)
+        for _ in range(2):  # the swap has to learn of the other daemon's mark first
+            self.gateway.deliver(1)
+        self.assertEqual(self.successResultOf(kept), Kept(MARK, HIGHER))
+        self.assertEqual(self.critical(self.gateway.deliver), [])
+        self.assertEqual(self.successResultOf(reading), {BLOCK: HIGHER})
+
     def test_first_signature(self) -> None:
         """Another daemon's signature of the same payload stands, not ours."""
         self.keep(MARK)
