@@ -5,6 +5,7 @@ from typing import Any, cast
 from attrs import define
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import TZ3, block, consensus
@@ -63,6 +64,18 @@ class RecoveryTestCase(SynchronousTestCase):
         """All daemons read the store once more."""
         self.clock.advance(REFRESH_INTERVAL)
 
+    def refuse_writes(self) -> MonkeyPatcher:
+        """Have no room in etcd, until this is restored."""
+        answer = self.etcd.answer
+
+        def read_only(path: str, question: dict[str, Any]) -> dict[str, Any]:
+            if any("request_put" in request for request in question.get("success", ())):
+                raise StoreAwayError("no space")
+            return answer(path, question)
+
+        refusal: MonkeyPatcher = self.patch(self.etcd, "answer", read_only)
+        return refusal
+
 
 class RestoredTests(RecoveryTestCase):
     """A backup was restored: marks are lower, or gone."""
@@ -102,17 +115,10 @@ class RestoredTests(RecoveryTestCase):
 
     def test_failing_writes(self) -> None:
         """However often writing fails, the store is read, and what others sign is learned."""
-        answer = self.etcd.answer
-
-        def read_only(path: str, question: dict[str, Any]) -> dict[str, Any]:
-            if any("request_put" in request for request in question.get("success", ())):
-                raise StoreAwayError("no space")
-            return answer(path, question)
-
         with capturedLogs():
             self.refresh()
             self.signed(self.second, block(102, 0))
-            self.patch(self.etcd, "answer", read_only)
+            self.refuse_writes()
             for number in range(20):
                 self.first.claim(consensus("preatt", 200 + number, 0)).durable.addErrback(
                     lambda failure: failure.trap(Unavailable)
@@ -123,18 +129,11 @@ class RestoredTests(RecoveryTestCase):
 
     def test_not_back_yet(self) -> None:
         """Until a mark is back, nothing leaves at its position, though it was signed before."""
-        answer = self.etcd.answer
-
-        def read_only(path: str, question: dict[str, Any]) -> dict[str, Any]:
-            if any("request_put" in request for request in question.get("success", ())):
-                raise StoreAwayError("no space")
-            return answer(path, question)
-
-        self.patch(self.etcd, "answer", read_only)
+        refusal = self.refuse_writes()
         with capturedLogs():
             self.refresh()
             self.failureResultOf(self.first.claim(NEW).durable, Unavailable)
-            self.patch(self.etcd, "answer", answer)
+            refusal.restore()
             self.refresh()
         self.assertEqual(self.successResultOf(self.first.claim(NEW).durable), SIGNATURE)
         self.assertRaises(Conflict, self.started().claim, OTHER)
