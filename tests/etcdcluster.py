@@ -24,7 +24,6 @@ from twisted.internet.ssl import (
     optionsForClientTLS,
     trustRootFromCertificates,
 )
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import (
     Agent,
@@ -45,7 +44,6 @@ from tests.tcpproxy import owns
 PATIENCE = 30.0
 """Seconds for members to start or to elect a leader, on a machine with much else to do."""
 _ANSWER_TIME = 2.0
-_LOOK_AGAIN = 0.05
 _READY = "ready to serve client requests|serving client traffic"
 
 
@@ -91,10 +89,6 @@ class _ClientCertificate:
 
 class GatewayError(Exception):
     """An answer other than 200, whose text this has, or none."""
-
-
-class NoLeader(Exception):
-    """The members have elected none."""
 
 
 class Gateway:
@@ -275,26 +269,19 @@ class Cluster:
             consumeErrors=True,
         )
 
-    async def leader(self, patience: float = PATIENCE) -> Member:
-        """The member that leads now, once there is one.
+    async def leader(self) -> Member | None:
+        """The member that leads now; None if there is none, as in an election.
 
         Of several that believe to lead, it is the one of the latest term.
-
-        :raises NoLeader: if there is none in this time.
         """
-        until = reactor.seconds() + patience
-        while reactor.seconds() < until:
-            asked = [member for member in self.members if member.able]
-            answers = await gatherResults([Deferred.fromCoroutine(_status(m)) for m in asked])
-            leading = [
-                (int(status["raftTerm"]), member)
-                for member, status in zip(asked, answers, strict=True)
-                if status is not None and status.get("leader") == status["header"]["member_id"]
-            ]
-            if leading:
-                return max(leading, key=lambda each: each[0])[1]
-            await deferLater(reactor, _LOOK_AGAIN)  # etcd elects by its own clock
-        raise NoLeader(f"no leader within {patience:g} s")
+        asked = [member for member in self.members if member.able]
+        answers = await gatherResults([Deferred.fromCoroutine(_status(m)) for m in asked])
+        leading = {
+            int(status["raftTerm"]): member
+            for member, status in zip(asked, answers, strict=True)
+            if status is not None and status.get("leader") == status["header"]["member_id"]
+        }
+        return leading[max(leading)] if leading else None
 
     async def require_passwords(self, user: str, password: str) -> None:
         """Let nobody in but this user, who may read and write everything, and root."""

@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 
 from tests.campaigns.signing import ForgetfulFirmware, configuration
 from tests.daemonprocess import FREE_PORT, Process, serving, spawn_command, spawn_daemon
-from tests.etcdcluster import PATIENCE, Cluster, Member, NoLeader
+from tests.etcdcluster import PATIENCE, Cluster, Member
 from tests.stand import Client, reactor
 from tests.tcpproxy import Link, Proxy, Way
 from tezio_signer.hsm.simulator import Simulator
@@ -30,7 +30,6 @@ LATENCY = 0.005
 """Seconds that an HSM takes; about as long as a commit, so that either may come first."""
 RESET_EVERY = 0.05
 """Seconds between two resets of a connection that is reset again and again."""
-_LEADER_TIME = 0.5
 _BAD_WORDS = ("Traceback", "Unhandled")
 _ALARM = "#critical"
 
@@ -244,11 +243,8 @@ class Network:
 
     async def leader(self) -> int:
         """Which member leads; any, when none does because of another fault."""
-        try:
-            leader = await self.cluster.leader(_LEADER_TIME)
-        except NoLeader:
-            return self.member()
-        return self.cluster.members.index(leader)
+        leader = await self.cluster.leader()
+        return self.member() if leader is None else self.cluster.members.index(leader)
 
     def member(self) -> int:
         """Any member."""
