@@ -59,12 +59,6 @@ class Report:
         }
 
     @property
-    def in_time(self) -> float:
-        """The share of the 502 that came in time."""
-        times = [seconds for seconds, _ in self.refusals]
-        return sum(seconds <= IN_TIME for seconds in times) / len(times) if times else 1.0
-
-    @property
     def passed(self) -> bool:
         """Whether nothing happened that must not."""
         return not any(self.findings.values())
