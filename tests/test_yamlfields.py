@@ -127,12 +127,17 @@ class FieldTests(SynchronousTestCase):
         for text, read_value, words in [
             ("1", Field.boolean, "True or False is expected here, not 1"),
             ("'True'", Field.boolean, "True or False is expected here, not 'True'"),
-            ("", Field.boolean, "True or False is expected here, not None"),
+            ("", Field.boolean, "True or False is expected here, not nothing"),
+            ("~", Field.boolean, "True or False is expected here, not ~"),
             ("True", Field.integer, "a number is expected here, not True"),
             ("1.0", Field.integer, "a number is expected here, not 1.0"),
             ("'1'", Field.integer, "a number is expected here, not '1'"),
             ("1", Field.text, "a text in quotes is expected here, not 1"),
-            ("2026-11-23", Field.text, "a text in quotes is expected here, not datetime"),
+            ("2026-11-23", Field.text, "a text in quotes is expected here, not 2026-11-23"),
+            ("yes", Field.integer, "a number is expected here, not yes"),
+            ("0x99", Field.text, "a text in quotes is expected here, not 0x99"),
+            ("'0x99'", Field.integer, "a number is expected here, not '0x99'"),
+            ('"5"', Field.integer, 'a number is expected here, not "5"'),
             ("[a]", Field.text, "a single value is expected here"),
             ("{a: 1}", Field.value, "a single value is expected here"),
             ("a", Field.items, "a list is expected here"),
@@ -142,6 +147,50 @@ class FieldTests(SynchronousTestCase):
         ]:
             message = self.refused(read_value, value_of(f"a: {text}"))
             self.assertTrue(message.startswith(f"f.yaml:1: a: {words}"), message)
+
+    def test_notations(self) -> None:
+        """A number that people read otherwise than YAML 1.1 is refused, in both readings."""
+        for text in ("0", "17", "-1", "+5", "0x11", "0xFf", "-0x5"):
+            self.assertEqual(value_of(f"a: {text}").integer(), int(text, 0), text)
+        for text in ("0", "60", "1.5", "0.25"):
+            self.assertEqual(value_of(f"a: {text}").number(), float(text), text)
+        for text, reading in [
+            ("010", "8"),
+            ("00", "0"),
+            ("-010", "-8"),
+            ("0_", "0"),
+            ("1_000", "1000"),
+            ("0x1_0", "16"),
+            ("0b11", "3"),
+            ("50:01:00", "180060"),
+            ("1:30.5", "90.5"),
+            (".5", "0.5"),
+            ("1.", "1.0"),
+            ("1.5e+3", "1500.0"),
+            ("01.5", "1.5"),
+            (".inf", "inf"),
+            ("!!int '010'", "8"),
+        ]:
+            field = value_of(f"a: {text}")
+            for read_number in (field.integer, field.number):
+                message = self.refused(read_number)
+                self.assertIn(f"{field.written} is {reading} for YAML", message)
+        self.assertEqual(value_of("a: '010'").text(), "010")
+
+    def test_near_names(self) -> None:
+        """A name is proposed for one that is like it or its beginning, and else none."""
+        known = ("hsm_wait_seconds", "allowed_ips", "listen", "octez_socket", "log")
+        for name, near in [
+            ("allowed_ip", "allowed_ips"),
+            ("alowed-ips", "allowed_ips"),
+            ("octez", "octez_socket"),
+            ("lisen", "listen"),
+        ]:
+            message = self.refused(parse(f"{name}: 1", "f.yaml").mapping, known)
+            self.assertIn(f"unknown key; did you mean {near}? Known: hsm", message)
+        for name in ("audit_log", "x", "metrics", "o", "?"):
+            message = self.refused(parse(f"{name}: 1", "f.yaml").mapping, known)
+            self.assertIn(f"{name}: unknown key; Known: hsm_wait_seconds, allowed_ips", message)
 
     def test_long_values_are_cut(self) -> None:
         """An error does not print pages of a wrong value."""
@@ -159,7 +208,7 @@ class FieldTests(SynchronousTestCase):
                 parse(document, "f.yaml").mapping(["port"])
             message = str(raised.exception)
             self.assertIn(shown, message)
-            self.assertTrue(message.endswith("did you mean port? Known: port"), message)
+            self.assertTrue(message.endswith("unknown key; Known: port"), message)
             self.assertLess(len(message), 1000)
             self.assertTrue(message.isprintable(), ascii(message))
 

@@ -36,11 +36,10 @@ def limits_from(field: Field | None) -> Limits:
     values: dict[str, Any] = {}
     for name, entry in field.mapping(tuple(_RANGES)).items():
         least, most = _RANGES[name]
-        value = entry.value()
-        if type(value) is not int and not (type(value) is float and name.endswith("_seconds")):
-            raise entry.error(f"a number from {least} to {most} is expected, not {value!r:.60}")
-        if not least <= value <= most:
-            raise entry.error(f"a number from {least} to {most} is expected, not {value}")
+        value = entry.number()
+        whole = name.endswith("_seconds") or isinstance(value, int)
+        if not whole or not least <= value <= most:
+            raise entry.error(f"a number from {least} to {most} is expected, not {entry.written}")
         values[name] = value
     limits = Limits(**values)
     if limits.connections_per_peer > limits.connections and "connections_per_peer" in values:

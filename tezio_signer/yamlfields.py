@@ -1,5 +1,10 @@
-"""YAML read field by field, so that every error names its file, line and key."""
+"""YAML read field by field, so that every error names its file, line and key.
 
+YAML 1.1 takes `010` for 8, `1:30` for 90 and `1_0` for 10. Nobody who writes a level or a
+user means that: numbers are written in one way here, and errors show them as they stand.
+"""
+
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +16,13 @@ from attrs import evolve, frozen
 _Value = TypeVar("_Value", bool, int, str)
 _LONGEST = 400
 """Characters of a path or a sentence in an error: more than any of ours, less than any text."""
+_SHOWN = 60
+"""Characters of a value in an error."""
+_NEAR = 0.6
+"""How alike two names are (difflib) when one may be the other with a typing error."""
 _NAMES = {bool: "True or False", int: "a number", str: "a text in quotes"}
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*|0x[0-9a-fA-F]+)")
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
 class ConfigError(Exception):
@@ -54,8 +65,9 @@ class Field:
         entries = self.entries()
         for name, field in entries.items():
             if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0)
-                raise field.error(f"unknown key; did you mean {near[0]}? Known: {', '.join(known)}")
+                near = _nearest(name, known)
+                meant = f"did you mean {near}? " if near else ""
+                raise field.error(f"unknown key; {meant}Known: {', '.join(known)}")
         for name in required:
             if name not in entries:
                 raise self.error(f"{name} is missing")
@@ -76,7 +88,16 @@ class Field:
 
     def integer(self) -> int:
         """A number, decimal or 0x…"""
+        self._check_notation()
         return self._scalar(int)
+
+    def number(self) -> int | float:
+        """A number that may have decimals."""
+        self._check_notation()
+        value = self.value()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(f"{_NAMES[int]} is expected here, not {self.written}")
+        return value
 
     def text(self) -> str:
         """A text."""
@@ -85,8 +106,30 @@ class Field:
     def _scalar(self, kind: type[_Value]) -> _Value:
         value = self.value()
         if type(value) is not kind:
-            raise self.error(f"{_NAMES[kind]} is expected here, not {value!r:.60}")
+            raise self.error(f"{_NAMES[kind]} is expected here, not {self.written}")
         return value
+
+    def _check_notation(self) -> None:
+        """Raises ConfigError for a number that YAML reads otherwise than people do."""
+        value = self.value()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        text = str(self.node.value)
+        if not (_INTEGER if isinstance(value, int) else _DECIMAL).fullmatch(text):
+            raise self.error(
+                f"{self.written} is {str(value)[:_SHOWN]} for YAML, and may be meant otherwise; "
+                "write numbers as 5001000, 0x11 or 1.5, with no zero in front and no colon or _"
+            )
+
+    @property
+    def written(self) -> str:
+        """A value as it stands in the file, in the quotes that it has there; for errors."""
+        if not isinstance(self.node, yaml.ScalarNode):
+            return "a list" if isinstance(self.node, yaml.SequenceNode) else "a mapping"
+        text = str(self.node.value)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        quote = self.node.style if self.node.style in ("'", '"') else ""
+        return f"{quote}{shown}{quote}" or "nothing"
 
     def value(self) -> object:
         """A single value of whatever type YAML takes it for."""
@@ -96,8 +139,15 @@ class Field:
             value = scalar(self.node)
             str(value)  # what has no text, a number of thousands of digits, fits no error either
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise self.error(f"{self.node.value!r:.60} is no value of its type") from error
+            raise self.error(f"{self.written} is no value of its type") from error
         return value
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that was probably meant; None if there is none like it."""
+    near = get_close_matches(name, known, n=1, cutoff=_NEAR)
+    begun = [other for other in known if len(name) > 2 and other.startswith(name)]
+    return next(iter([*near, *begun]), None)
 
 
 def _legible(text: str) -> str:
