@@ -49,7 +49,8 @@ FIRST = 6
 KEY = " " * 12
 KEYS = " " * 8
 POLICY = " " * 4
-EDPK = OCTEZ["keys"][1]["pk"]
+EDPK, SPPK = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][2]["pk"]
+MAINNET = "NetXdQprcVkpaWU"
 BAKING = {Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION}
 
 
@@ -112,7 +113,10 @@ class ShippedTests(SynchronousTestCase):
             },
         )
         self.assertEqual(settings.auth_key, AUTH)
-        self.assertEqual({policy.chains for policy in settings.signing_keys.values()}, {None})
+        self.assertEqual(
+            [settings.signing_keys[key].chains for key in (TZ1, TZ2, TZ3)],
+            [None, None, {MAINNET}],
+        )
         self.assertIsNone(settings.authorized)
         self.assertEqual(settings.security, Security(True, True, True, True))
         self.assertEqual(settings.allowed_ips, (ip_network("127.0.0.1"), ip_network("::1")))
@@ -125,7 +129,6 @@ class ShippedTests(SynchronousTestCase):
         """The options that stand there as comments can be switched on."""
         text = SHIPPED.read_text("utf-8")
         for comment in (
-            "# chains: ",
             "# max_level_jump: ",
             '# authorized_keys: ["edpk…"]',
             "# hsms:",
@@ -140,7 +143,6 @@ class ShippedTests(SynchronousTestCase):
             self.assertIn(comment, text)
         settings = settings_of(text.replace("edpk…", EDPK))
         self.assertEqual(settings.limits, Limits(signatures_per_minute=60))
-        self.assertEqual(settings.signing_keys[TZ3].chains, {"NetXdQprcVkpaWU"})
         self.assertEqual(list(map(str, settings.authorized_keys)), [EDPK])
         self.assertEqual(
             settings.hsms,
@@ -202,6 +204,23 @@ class OptionTests(SynchronousTestCase):
                 f"{asked}auth_req: True}}\nsecurity: {{auth_check: False}}",
                 lambda s: s.authorized,
                 None,
+            ),
+            (
+                f"{asked}authorized_keys: [{EDPK}]}}",
+                lambda s: (s.authorized, s.authorized_for(TZ1), s.authorized_for(TZ3)),
+                ((edpk.hash,), (edpk.hash,), None),
+            ),
+            (
+                f"{asked}authorized_keys: [{EDPK}]}}\n{POLICY}auth_key: {{pkh: {AUTH}}}\n"
+                f"authorized_keys: [{SPPK}]",
+                lambda s: s.authorized,
+                (edpk.hash,),
+            ),
+            (
+                f"{asked}authorized_keys: [{EDPK}, {SPPK}]}}\n{KEYS}{TZ2}: {{allowed_ops: []}}\n"
+                f"{POLICY}auth_key: {{pkh: {AUTH}}}\nauthorized_keys: [{EDPK}]",
+                lambda s: (s.authorized, s.authorized_for(TZ2)),
+                ((edpk.hash, PublicKey.parse(SPPK).hash, AUTH), (AUTH, edpk.hash)),
             ),
             (f"{POLICY}auth_key: {{pkh: {AUTH}}}", lambda s: s.auth_key, AUTH),
             (f"{POLICY}auth_key: {{pkh: {AUTH}, curve_alias: 0}}", lambda s: s.auth_key, AUTH),
@@ -357,7 +376,7 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     # values of another type
     ("verbose: 1", 6, "verbose", ("True or False", "not 1")),
     ("verbose: [True]", 6, "verbose", ("single value",)),
-    ("list_known_keys: maybe", 6, "list_known_keys", ("True or False", "'maybe'")),
+    ("list_known_keys: maybe", 6, "list_known_keys", ("True or False", "not maybe")),
     ("security: off", 6, "security", ("mapping",)),
     ("security:", 6, "security", ("mapping",)),
     ("security:\n    auth_check: 'no'", 7, "security.auth_check", ("True or False", "'no'")),
@@ -393,9 +412,14 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         f"{OTHER}\n{KEY}allowed_ops:\n{KEY}- generic\n{KEY}- blok",
         9,
         f"{TZ1_PATH}.allowed_ops[1]",
-        ("'blok'", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
+        ("blok is no operation", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
     ),
-    (f"{OTHER}{{allowed_ops: [0x14]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("20", "block (0x11)")),
+    (
+        f"{OTHER}{{allowed_ops: [0x14]}}",
+        6,
+        f"{TZ1_PATH}.allowed_ops[0]",
+        ("0x14 is", "block (0x11)"),
+    ),
     (f"{OTHER}{{allowed_ops: [True]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("True", "(0x03)")),
     (f"{OTHER}{{allowed_ops: [3.0]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("3.0", "(0x03)")),
     (f"{OTHER}{{allowed_ops: [[3]]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("single value",)),
@@ -414,10 +438,28 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     (f"{KEY}max_level_jump: 0", 6, f"{KEY_PATH}.max_level_jump", ("1 is the least",)),
     (f"{KEY}max_level_jump: -1", 6, f"{KEY_PATH}.max_level_jump", ("0 to 2147483647", "-1")),
     (f"{KEY}max_level_jump: False", 6, f"{KEY_PATH}.max_level_jump", ("a number", "False")),
-    (f"{KEY}max_level_jump: 1e6", 6, f"{KEY_PATH}.max_level_jump", ("a number", "'1e6'")),
+    (f"{KEY}max_level_jump: 1e6", 6, f"{KEY_PATH}.max_level_jump", ("a number", "not 1e6")),
     (f"{KEY}max_level_jumps: 5", 6, f"{KEY_PATH}.max_level_jumps", ("mean max_level_jump?",)),
     # who authenticates
-    (f"{OTHER}{{allowed_ops: []}}", 2, "policy.signing_keys", ("auth_key", "authorized_keys")),
+    (f"{OTHER}{{allowed_ops: []}}", 6, TZ1_PATH, ("auth_key", "authorized_keys")),
+    (
+        f"{OTHER}{{allowed_ops: [], authorized_keys: []}}",
+        6,
+        f"{TZ1_PATH}.authorized_keys",
+        ("nobody could authenticate",),
+    ),
+    (
+        f"{KEY}authorized_keys: [{EDPK}]",
+        6,
+        f"{KEY_PATH}.authorized_keys",
+        ("asks for no authentication", "auth_req is False"),
+    ),
+    (
+        f"{OTHER}{{allowed_ops: [], authorized_keys: [{TZ1}]}}",
+        6,
+        f"{TZ1_PATH}.authorized_keys[0]",
+        ("edpk…, sppk…, p2pk…",),
+    ),
     (f"{POLICY}auth_key: {AUTH}", 6, "policy.auth_key", ("mapping",)),
     (f"{POLICY}auth_key: {{}}", 6, "policy.auth_key", ("pkh is missing",)),
     (f"{POLICY}auth_key: {{pkh: {TZ1}}}", 6, "policy.auth_key.pkh", ("tz3",)),
@@ -457,8 +499,48 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     ("hsms: [{serial_number: 12}]", 6, "hsms[0].serial_number", ("text in quotes", "12")),
     ("hsm_wait_seconds: -1", 6, "hsm_wait_seconds", ("0 to 60", "-1")),
     ("hsm_wait_seconds: 60.1", 6, "hsm_wait_seconds", ("0 to 60", "60.1")),
-    ("hsm_wait_seconds: .nan", 6, "hsm_wait_seconds", ("0 to 60", "nan")),
-    ("hsm_wait_seconds: True", 6, "hsm_wait_seconds", ("0 to 60", "True")),
+    ("hsm_wait_seconds: .nan", 6, "hsm_wait_seconds", (".nan is nan for YAML",)),
+    ("hsm_wait_seconds: True", 6, "hsm_wait_seconds", ("a number", "True")),
+    ("hsm_wait_seconds: '2'", 6, "hsm_wait_seconds", ("a number", "'2'")),
+    ("hsm_wait_seconds: 0x99", 6, "hsm_wait_seconds", ("0 to 60", "not 0x99")),
+    # what YAML 1.1 reads otherwise than it looks
+    (
+        "high_water_marks:\n    level: {block: 0300000}",
+        7,
+        "high_water_marks.level.block",
+        ("0300000 is 98304 for YAML", "no zero in front"),
+    ),
+    (
+        "high_water_marks: {level: {block: 05001000}}",
+        6,
+        "high_water_marks.level.block",
+        ("1311232",),
+    ),
+    (
+        "high_water_marks: {level: {block: 50:01:00}}",
+        6,
+        "high_water_marks.level.block",
+        ("180060",),
+    ),
+    ("high_water_marks: {round: {block: 0b11}}", 6, "high_water_marks.round.block", ("0b11 is 3",)),
+    ("high_water_marks: {round: {0x12: 00}}", 6, "high_water_marks.round.0x12", ("00 is 0",)),
+    ("high_water_marks: {level: {block: !!int '010'}}", 6, "high_water_marks.level.block", ("8",)),
+    ("high_water_marks: {level: {021: 5}}", 6, "high_water_marks.level.021", ("no watermark",)),
+    ("allowed_uids:\n- 1000\n- 01000", 8, "allowed_uids[1]", ("01000 is 512 for YAML",)),
+    ("allowed_uids: [0o17]", 6, "allowed_uids[0]", ("a number", "not 0o17")),
+    ("allowed_uids: [089]", 6, "allowed_uids[0]", ("a number", "not 089")),
+    ("allowed_uids: [~]", 6, "allowed_uids[0]", ("a number", "not ~")),
+    ("allowed_uids: [on]", 6, "allowed_uids[0]", ("a number", "not on")),
+    ("allowed_uids: [2026-11-28]", 6, "allowed_uids[0]", ("a number", "not 2026-11-28")),
+    (f"{KEY}max_level_jump: 1_000", 6, f"{KEY_PATH}.max_level_jump", ("1_000 is 1000",)),
+    (f"{KEY}max_level_jump: 1.5e+3", 6, f"{KEY_PATH}.max_level_jump", ("1.5e+3 is 1500.0",)),
+    (f"{KEY}curve_alias: 03", 6, f"{KEY_PATH}.curve_alias", ("03 is 3 for YAML",)),
+    (f"{OTHER}{{allowed_ops: [021]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("021 is 17",)),
+    (f"{OTHER}{{allowed_ops: [0:17]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("0:17 is no operation",)),
+    ("hsm_wait_seconds: 0:30", 6, "hsm_wait_seconds", ("a number", "not 0:30")),
+    ("hsm_wait_seconds: .5", 6, "hsm_wait_seconds", (".5 is 0.5 for YAML",)),
+    ("hsms: [{serial_number: 0123}]", 6, "hsms[0].serial_number", ("text in quotes", "not 0123")),
+    ("hsms: [{serial_number: 1:2:3}]", 6, "hsms[0].serial_number", ("text in quotes", "1:2:3")),
     ("listen: tcp:6732", 6, "listen", ("mapping",)),
     ("listen: {http: tcp:6732}", 6, "listen.http", ("list",)),
     ("listen: {http: []}", 6, "listen.http", ("no endpoint", "tcp:6732:interface=127.0.0.1")),

@@ -297,6 +297,31 @@ class RuleTests(SynchronousTestCase):
         self._decide(evolve(settings, security=Security(auth_check=False)), request_for())
         self.assertEqual(self.asked_for, [AUTH])
 
+    def test_own_authorized_keys(self) -> None:
+        """A key with authorized_keys of its own takes those and neither the general nor slot 0.
+
+        Who is authorized for another key only is told so: octez-client takes the first of its
+        wallet that is authorized for any.
+        """
+        general, own = (PublicKey.parse(key.public_key) for key in WALLET[:2])
+        settings = settings_with(auth_req=True, auth_key=AUTH, authorized_keys=(general,))
+        policy = evolve(settings.signing_keys[TZ3], authorized_keys=(own,))
+        beside = SigningKey(TZ1, frozenset(Operation))
+        settings = evolve(settings, signing_keys={TZ3: policy, TZ1: beside})
+        self._decide(settings, signed_by(WALLET[1], request_for()))
+        self._decide(settings, signed_by(WALLET[0], request_for(key=TZ1)))
+        self._decide(settings, signed_by(HSM_AUTH_KEY, request_for(key=TZ1)))
+        asked_for = list(self.asked_for)
+        says = f"invalid authentication signature: {general.hash} is not among the authorized_keys"
+        self._refused(Unauthenticated, says, settings, signed_by(WALLET[0], request_for()))
+        for stranger in (HSM_AUTH_KEY, WALLET[2]):
+            request = signed_by(stranger, request_for())
+            self._refused(Unauthenticated, "invalid authentication signature", settings, request)
+        self.assertEqual(self.asked_for, asked_for)
+        says = f"{own.hash} is not among the authorized_keys of {TZ1}"
+        request = signed_by(WALLET[1], request_for(key=TZ1))
+        self._refused(Unauthenticated, says, settings, request)
+
     def test_nobody_else_is_authorized(self) -> None:
         """Without an auth key the authorized keys alone count; without any key nobody's does."""
         own = PublicKey.parse(WALLET[0].public_key)

@@ -21,6 +21,7 @@ from tezio_signer.settings import (
     DEFAULT_LEVEL_JUMP,
     DEFAULT_PATIENCE,
     EXAMPLE_SOCKET,
+    SIGNED_OPERATIONS,
     Security,
     Settings,
     SigningKey,
@@ -32,7 +33,6 @@ from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
 from tezio_signer.yamlfields import Field, read
 
-SIGNED_OPERATIONS = (Operation.GENERIC, *BAKING_OPERATIONS)
 _LOOPBACK = (ip_network("127.0.0.1"), ip_network("::1"))
 _TOP = (
     "security",
@@ -101,11 +101,12 @@ def settings_from(root: Field, directory: Path) -> Settings:
     )
     if auth_key in signing_keys:
         raise policy["auth_key"].error("the auth key of the HSM cannot be a signing key too")
-    if settings.authorized == ():
-        raise policy["signing_keys"].error(
-            "a key asks for authentication (auth_req, True unless it says False), "
-            "but there is neither policy.auth_key nor authorized_keys"
-        )
+    for name, entry in policy["signing_keys"].entries().items():
+        if settings.authorized_for(_hash(name, entry)) == ():
+            raise entry.error(
+                "this key asks for authentication (auth_req, True unless it says False), "
+                "but there is neither policy.auth_key nor authorized_keys"
+            )
     return settings
 
 
@@ -146,7 +147,7 @@ def _signing_keys(field: Field) -> tuple[dict[PublicKeyHash, SigningKey], list[s
         keys[key] = _signing_key(key, entry)
         warnings += [
             f"{name}: {operation} is among allowed_ops, but is never signed"
-            for operation in sorted(keys[key].allowed_ops - set(SIGNED_OPERATIONS), key=str)
+            for operation in sorted(keys[key].allowed_ops - SIGNED_OPERATIONS, key=str)
         ]
     if not keys:
         raise field.error("no signing key")
@@ -158,7 +159,15 @@ def _signing_key(key: PublicKeyHash, field: Field) -> SigningKey:
     if key.curve not in slots:
         raise field.error("a Tezio HSM holds tz1, tz2 and tz3 keys only")
     entries = field.mapping(
-        ("curve_alias", "allowed_ops", "auth_req", "auth_prefix", "chains", "max_level_jump"),
+        (
+            "curve_alias",
+            "allowed_ops",
+            "auth_req",
+            "auth_prefix",
+            "chains",
+            "max_level_jump",
+            "authorized_keys",
+        ),
         required=["allowed_ops"],
     )
     _check_alias(entries, slots[key.curve])
@@ -173,7 +182,23 @@ def _signing_key(key: PublicKeyHash, field: Field) -> SigningKey:
         _level_jump(entries["max_level_jump"])
         if "max_level_jump" in entries
         else DEFAULT_LEVEL_JUMP,
+        _own_authorized_keys(entries),
     )
+
+
+def _own_authorized_keys(entries: dict[str, Field]) -> tuple[PublicKey, ...] | None:
+    field = entries.get("authorized_keys")
+    if field is None:
+        return None
+    if "auth_req" in entries and not entries["auth_req"].boolean():
+        raise field.error("this key asks for no authentication: auth_req is False")
+    keys = tuple(map(_public_key, field.items()))
+    if not keys:
+        raise field.error(
+            "nobody could authenticate; leave authorized_keys out for the general ones and "
+            "policy.auth_key"
+        )
+    return keys
 
 
 def _level_jump(field: Field) -> int:
@@ -190,11 +215,13 @@ def _check_alias(entries: dict[str, Field], slot: Slot) -> None:
 
 def _operation(field: Field, allowed: Collection[Operation]) -> Operation:
     value = field.value()
+    if type(value) is int:
+        value = field.integer()
     for operation in allowed:
         if type(value) in (int, str) and value in (operation.value, str(operation)):
             return operation
     names = ", ".join(f"{operation} (0x{operation.value:02x})" for operation in allowed)
-    raise field.error(f"{value!r} is no operation here; allowed: {names}")
+    raise field.error(f"{field.written} is no operation here; allowed: {names}")
 
 
 def _hash(text: str, field: Field) -> PublicKeyHash:
@@ -260,7 +287,7 @@ def _operation_named(name: str, field: Field) -> Operation:
 def _natural(field: Field) -> int:
     value = field.integer()
     if not 0 <= value < 2**31:
-        raise field.error(f"a number from 0 to {2**31 - 1} is expected, not {value}")
+        raise field.error(f"a number from 0 to {2**31 - 1} is expected, not {field.written}")
     return value
 
 
@@ -277,16 +304,16 @@ def _hsms(field: Field) -> tuple[BoardSelector, ...]:
 
 
 def _seconds(field: Field) -> float:
-    value = field.value()
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 60:
-        raise field.error(f"seconds from 0 to 60 are expected, not {value!r:.60}")
+    value = field.number()
+    if not 0 <= value <= 60:
+        raise field.error(f"seconds from 0 to 60 are expected, not {field.written}")
     return float(value)
 
 
 def _uid(field: Field) -> int:
     value = field.integer()
     if not 0 <= value < 2**32 - 1:
-        raise field.error(f"the number of a user is expected, not {value}")
+        raise field.error(f"the number of a user is expected, not {field.written}")
     return value
 
 

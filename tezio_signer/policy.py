@@ -7,6 +7,7 @@ one, write a function and name it in `rules_for`.
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import chain
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
@@ -187,21 +188,30 @@ def known_key(settings: Settings) -> Rule:
 
 def authenticated(settings: Settings, public_key: FindKey) -> Rule:
     """Only with the authentication signature of an authorized key, if the key asks for it."""
+    all_lists = [key.authorized_keys or () for key in settings.signing_keys.values()]
+    others = tuple(dict.fromkeys(chain(settings.authorized_keys, *all_lists)))
 
-    async def candidates() -> AsyncIterator[PublicKey]:
-        for key in settings.authorized_keys:
+    async def candidates(own: tuple[PublicKey, ...] | None) -> AsyncIterator[PublicKey]:
+        for key in settings.authorized_keys if own is None else own:
             yield key
-        if settings.auth_key is not None:
+        if own is None and settings.auth_key is not None:
             yield await public_key(settings.auth_key)
 
     async def check(request: SigningRequest) -> SigningRequest:
-        if not settings.signing_keys[request.key].auth_req:
+        policy = settings.signing_keys[request.key]
+        if not policy.auth_req:
             return request
         if request.authentication is None:
             raise Unauthenticated("missing authentication signature field")
-        async for key in candidates():
+        async for key in candidates(policy.authorized_keys):
             if key.verifies(request.authenticated_bytes, request.authentication):
                 return request
+        for key in others:  # octez-client takes the first of its wallet that is for any key
+            if key.verifies(request.authenticated_bytes, request.authentication):
+                raise Unauthenticated(
+                    f"invalid authentication signature: {key.hash} is not among the "
+                    f"authorized_keys of {request.key}"
+                )
         raise Unauthenticated("invalid authentication signature")
 
     return lambda request: Deferred.fromCoroutine(check(request))

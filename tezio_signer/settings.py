@@ -16,6 +16,15 @@ DEFAULT_LEVEL_JUMP = 500_000
 DEFAULT_WAITING = 64
 """At 150 ms each, the last of them waits for ten seconds."""
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
+SIGNED_OPERATIONS = frozenset(
+    {
+        Operation.GENERIC,
+        Operation.BLOCK,
+        Operation.PREATTESTATION,
+        Operation.ATTESTATION,
+    }
+)
+"""All others are decoded, but never signed."""
 EXAMPLE_SOCKET = "tcp:7732:interface=127.0.0.1"
 
 
@@ -35,6 +44,8 @@ class SigningKey:
 
     :ivar chains: chain ids, or None for any.
     :ivar max_level_jump: how many levels a watermark may move at once.
+    :ivar authorized_keys: who may authenticate for this key, in the place of the general
+        ones and of the HSM's auth key; None for those.
     """
 
     key: PublicKeyHash
@@ -42,6 +53,7 @@ class SigningKey:
     auth_req: bool = True
     chains: frozenset[str] | None = None
     max_level_jump: int = DEFAULT_LEVEL_JUMP
+    authorized_keys: tuple[PublicKey, ...] | None = None
 
 
 @frozen
@@ -147,10 +159,32 @@ class Settings:
         """The keys that the HSMs are expected to hold."""
         return (*self.signing_keys, *([self.auth_key] if self.auth_key else []))
 
-    @property
-    def authorized(self) -> tuple[PublicKeyHash, ...] | None:
-        """The hashes of the keys that may authenticate; None if no key asks for it."""
-        if not self.security.auth_check or not any(k.auth_req for k in self.signing_keys.values()):
+    def asks(self, key: SigningKey) -> bool:
+        """Whether a signing key asks for authentication."""
+        return self.security.auth_check and key.auth_req
+
+    def signed_with(self, key: SigningKey) -> frozenset[Operation]:
+        """The operations that a key signs: all, if nobody looks at `allowed_ops`."""
+        allowed = key.allowed_ops if self.security.signing_policy_check else SIGNED_OPERATIONS
+        return allowed & SIGNED_OPERATIONS
+
+    def authorized_for(self, key: PublicKeyHash) -> tuple[PublicKeyHash, ...] | None:
+        """The hashes of the keys that may authenticate for a key; None if it asks for none."""
+        policy = self.signing_keys[key]
+        if not self.asks(policy):
             return None
+        if policy.authorized_keys is not None:
+            return tuple(key.hash for key in policy.authorized_keys)
         own = () if self.auth_key is None else (self.auth_key,)
         return own + tuple(key.hash for key in self.authorized_keys)
+
+    @property
+    def authorized(self) -> tuple[PublicKeyHash, ...] | None:
+        """The hashes of the keys that may authenticate for any key, each once.
+
+        None if no key asks for it. Octez asks for these before each signature, and not for
+        those of the key that is to sign.
+        """
+        lists = [self.authorized_for(key) for key in self.signing_keys]
+        asked = [keys for keys in lists if keys is not None]
+        return tuple(dict.fromkeys(key for keys in asked for key in keys)) if asked else None
