@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 from pathlib import Path
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import TZ1, TZ2, TZ3
@@ -43,7 +44,13 @@ class BuiltInSettingsTests(SynchronousTestCase):
         self.assertEqual(self.settings.security, Security(True, True, True, True))
 
     def test_as_the_shipped_configuration(self) -> None:
-        """The shipped `config.yaml` allows the same."""
+        """The shipped `config.yaml` allows the same, and bakes on mainnet only."""
         shipped = config.load(Path(__file__).parent.parent / "config.yaml")
-        for name in ("signing_keys", "security", "allowed_ips", "list_known_keys", "http"):
+        named = {
+            key: evolve(policy, chains=shipped.signing_keys[key].chains)
+            for key, policy in self.settings.signing_keys.items()
+        }
+        self.assertEqual(named, shipped.signing_keys)
+        self.assertEqual(shipped.signing_keys[TZ3].chains, {"NetXdQprcVkpaWU"})
+        for name in ("security", "allowed_ips", "list_known_keys", "http"):
             self.assertEqual(getattr(self.settings, name), getattr(shipped, name), name)
