@@ -1,0 +1,129 @@
+"""All that an operator is warned of before the daemon listens: for its log, and for `check`.
+
+What start-up refuses is refused here too, by the same code. Nothing is opened for good: no
+port, no device, no store.
+"""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+from tezio_signer.doorconfig import unprotected_by_token
+from tezio_signer.endpoints import Endpoint, check_endpoints
+from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.rule import BAKING_OPERATIONS
+
+MAINNET = "NetXdQprcVkpaWU"
+
+
+def warnings_of(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> tuple[str, ...]:
+    """What to warn of; raises StartupError for what must not be.
+
+    :param http: the endpoints of the HTTP API, wherever they were given.
+    :param sockets: those of the socket protocol.
+    """
+    return (
+        *settings.warnings,
+        *baking_anywhere(settings),
+        *asked_of_octez(settings),
+        *check_endpoints([*http, *sockets], settings.client_ca),
+        *unprotected_by_token(settings.request_token, sockets),
+        *open_to_many(settings, http, sockets),
+    )
+
+
+def baking_anywhere(settings: Settings) -> list[str]:
+    """Keys that bake on whatever chain is named; none if the HSM is a simulated one."""
+    if settings.store is None:
+        return []
+    return [
+        f"{key.key} signs blocks and attestations of any chain, also of one that is made up, with "
+        "levels that the HSM, which knows no chains, then holds against the real one: name its "
+        f"chains, such as chains: [{MAINNET}] for mainnet"
+        for key in settings.signing_keys.values()
+        if key.chains is None and settings.signed_with(key).intersection(BAKING_OPERATIONS)
+    ]
+
+
+def asked_of_octez(settings: Settings) -> list[str]:
+    """What follows from Octez' asking for the authorized keys of all signing keys at once."""
+    asking = [key for key in settings.signing_keys.values() if settings.asks(key)]
+    if not asking:
+        return []
+    warnings = [
+        f"auth_req: False of {key.key} has no effect for octez-client and octez-baker: since "
+        f"{asking[0].key} asks for authentication, they authenticate every request, and send none "
+        "without the secret key of one of the authorized keys"
+        for key in settings.signing_keys.values()
+        if not key.auth_req
+    ]
+    if len({settings.authorized_for(key.key) for key in asking}) > 1:
+        warnings.append(
+            "the keys have different authorized_keys: octez-client and octez-baker authenticate "
+            "with the first key of their wallet that is authorized for any key, whichever is to "
+            "sign; give the wallet of a client the secret key of one of them only"
+        )
+    return warnings
+
+
+def open_to_many(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> list[str]:
+    """Who can have signed what without showing anything, at each endpoint.
+
+    One address that is allowed is a client, and may be trusted; a network is more than that.
+    """
+    unasked = [key for key in settings.signing_keys.values() if not settings.asks(key)]
+    warnings = []
+    for text, is_http in [*((at, True) for at in http), *((at, False) for at in sockets)]:
+        endpoint = Endpoint.parse(text)
+        with_token = is_http and settings.request_token is not None
+        with_certificate = endpoint.is_tls and settings.client_ca is not None
+        who = _strangers(settings, endpoint)
+        if who is None or with_token or with_certificate:
+            continue
+        warnings += [
+            f"{who} can have {key.key} sign {_what(settings, key)}: close it by allowed_ips, "
+            "auth_req: True or, for HTTP, request_token"
+            for key in unasked
+            if settings.signed_with(key)
+        ]
+    return warnings
+
+
+def _strangers(settings: Settings, endpoint: Endpoint) -> str | None:
+    """Those who may ask at an endpoint and are more than single machines; None without them."""
+    if endpoint.kind == "unix":
+        mode = endpoint.arguments.get("mode", "600")
+        if settings.allowed_uids is None and mode[-1:] in ("2", "3", "6", "7"):
+            return f"EVERY USER of this machine, by {endpoint.text},"
+        return None
+    if endpoint.is_private:
+        return None
+    if endpoint.proxied or not settings.security.remote_ip_check:
+        return f"ANYBODY who reaches {endpoint.text}"
+    networks = _wide(settings.allowed_ips)
+    if any(network.prefixlen == 0 for network in networks):
+        return f"ANYBODY who reaches {endpoint.text}"
+    if not networks:
+        return None
+    return f"every machine of {', '.join(map(str, networks))} that reaches {endpoint.text}"
+
+
+def _wide(
+    networks: Sequence[IPv4Network | IPv6Network],
+) -> list[IPv4Network | IPv6Network]:
+    """Networks of several machines; halves that lie side by side are one."""
+    of_4 = [network for network in networks if isinstance(network, IPv4Network)]
+    of_6 = [network for network in networks if isinstance(network, IPv6Network)]
+    together: list[IPv4Network | IPv6Network] = []
+    together += collapse_addresses(of_4)
+    together += collapse_addresses(of_6)
+    return [n for n in together if n.num_addresses > 1 and not n.is_loopback]
+
+
+def _what(settings: Settings, key: SigningKey) -> str:
+    signed = settings.signed_with(key)
+    spends = "any operation, also one that empties the account"
+    bakes = "blocks and attestations, of levels with which yours are refused"
+    if Operation.GENERIC not in signed:
+        return bakes
+    return f"{spends}, and {bakes}" if len(signed) > 1 else spends
