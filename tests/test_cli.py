@@ -16,6 +16,7 @@ from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer import __version__, cli, commands
+from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
@@ -244,7 +245,14 @@ class InProcessTests(CommandTestCase):
     def test_no_board(self) -> None:
         """Without any board `keys` says so."""
         self.patch(cli, "find_boards", lambda _: [])
-        self.assertEqual(self.refused("keys"), "no Tezio HSM found")
+        self.patch(boards, "comports", list)
+        outcome = self.run_command("keys")
+        self.assertEqual((outcome.code, outcome.out), (1, ""))
+        self.assertEqual(
+            outcome.err,
+            "tezio-signer: no Tezio board is plugged in; plugged in: no USB serial port\n"
+            "tezio-signer: no Tezio HSM found\n",
+        )
         outcome = self.run_command("keys", "--json")
         self.assertEqual((outcome.code, outcome.out), (1, "[]\n"))
 
@@ -257,7 +265,7 @@ class InProcessTests(CommandTestCase):
         self.assertEqual((outcome.code, outcome.out), (1, ""))
         reason, end = outcome.err.splitlines()
         self.assertIn(str(port), reason)
-        self.assertIn("No such file or directory", reason)
+        self.assertIn("there is no such port; is the board plugged in?", reason)
         self.assertEqual(end, "tezio-signer: no HSM could be read")
 
     def test_faults_are_shown(self) -> None:
@@ -354,14 +362,14 @@ class ReactorTests(TestCase):
         simulator = Simulator(reactor, Firmware(), 0)
         simulator.startService()
         self.addCleanup(simulator.stopService)
-        boards = [Board("/dev/none"), *simulator.boards()]
-        self.patch(cli, "find_boards", lambda _: boards)
+        found = [Board("/dev/none"), *simulator.boards()]
+        self.patch(cli, "find_boards", lambda _: found)
         out, err = StringIO(), StringIO()
         self.patch(sys, "stdout", out)
         self.patch(sys, "stderr", err)
         await cli._list_keys(reactor, built_in_settings(), as_json=True)
         self.assertEqual(len(json.loads(out.getvalue())), 4)
-        self.assertRegex(err.getvalue(), r"\Atezio-signer: /dev/none: [^\n]+\n\Z")
+        self.assertRegex(err.getvalue(), r"\Atezio-signer: HSM /dev/none: cannot be [^\n]+\n\Z")
 
     async def test_simulated_in_this_process(self) -> None:
         """The simulated HSM is gone when its keys are listed."""

@@ -217,8 +217,8 @@ class ConnectingTests(DeviceTestCase):
             [line.partition(": ")[2] for line in self.logged(events)],
             [
                 "cannot be opened: Permission denied",
-                "cannot be opened: [Errno 16] Device or resource busy",
-                "cannot be opened: (5, 'Input/output error')",
+                "cannot be opened: another program has it; as root, fuser -v port names it",
+                "cannot be opened: Input/output error; pull the board out, and plug it in again",
                 "was unplugged",
                 "cannot be opened: Permission denied",
             ],

@@ -5,7 +5,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import TZ3
-from tezio_signer import config
+from tezio_signer import config, filesystems
+from tezio_signer.filesystems import Mount
 from tezio_signer.settings import EtcdAddress, Settings
 from tezio_signer.yamlfields import ConfigError
 
@@ -56,7 +57,21 @@ class SqliteTests(StoreConfigTestCase):
         ):
             settings = self.settings(f'watermarks: {{store: "sqlite:{path}"}}')
             self.assertEqual(settings.store, expected)
-            self.assertEqual(settings.warnings, ())
+
+    def test_file_system(self) -> None:
+        """A place that keeps nothing is warned of; the store need not be there."""
+        on = {
+            Path("/run"): "tmpfs",
+            Path("/data"): "overlay",
+            Path("/srv"): "nfs4",
+            Path("/"): "xfs",
+        }
+        self.patch(filesystems, "mounts", lambda: [Mount(*mount) for mount in on.items()])
+        for path, kind in (("/run/a", "tmpfs"), ("/data/a/b", "overlay"), ("/srv/a", "nfs4")):
+            (warning,) = self.settings(f'watermarks: {{store: "sqlite:{path}"}}').warnings
+            self.assertIn(f"watermarks.store: {path} is on a ", warning)
+            self.assertIn(kind, warning)
+        self.assertEqual(self.settings("").warnings, ())
 
     def test_options(self) -> None:
         """What is for etcd has no place beside it."""

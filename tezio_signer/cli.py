@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from attrs import asdict
 from twisted.internet.defer import Deferred
 
 from tezio_signer import __version__, watermarkcli
+from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.commands import (
     CommandError,
     command,
@@ -21,13 +21,11 @@ from tezio_signer.commands import (
 )
 from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.endpoints import check_endpoints
-from tezio_signer.errors import StartupError, Unavailable
-from tezio_signer.hsm.boards import Board, find_boards
+from tezio_signer.errors import StartupError
+from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmdevice import HsmDevice
 from tezio_signer.reactors import Reactor
-from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.tap import load_settings
 from tezio_signer.watermarks.store import StoreError
@@ -143,50 +141,36 @@ def _keys(options: argparse.Namespace) -> None:
 
 
 async def _list_keys(reactor: Reactor, settings: Settings | None, as_json: bool) -> None:
-    simulator = Simulator(reactor, Firmware())
     if settings is None:
+        simulator = Simulator(reactor, Firmware())
         simulator.startService()
-        boards = simulator.boards()
-    else:
-        boards = find_boards(settings.hsms)
-    rows, troubles = [], []
-    for board in boards:
-        try:
-            rows += _rows(await _read_device(reactor, board))
-        except Unavailable as error:
-            troubles.append(f"{board}: {error}")
-    if settings is None:
+        found = await check_boards(reactor, (), find=lambda _: simulator.boards())
         simulator.stopService()
+    else:
+        found = await check_boards(
+            reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+        )
+    rows = _rows(found)
     print_rows(rows, as_json)
-    for trouble in troubles:
-        print(f"tezio-signer: {trouble}", file=sys.stderr)
+    problems = [*found.problems]
+    if rows:
+        problems += [f"{key.key}: {key.sentence}" for key in found.keys if not key.held_by]
+    for problem in problems:
+        print(f"tezio-signer: {problem}", file=sys.stderr)
     if not rows:
-        raise CommandError("no Tezio HSM found" if not troubles else "no HSM could be read")
+        raise CommandError("no HSM could be read" if found.boards else "no Tezio HSM found")
 
 
-async def _read_device(reactor: Reactor, board: Board) -> HsmDevice:
-    """A device that has said its keys and is closed again; raises Unavailable."""
-    changed: Deferred[None] = Deferred()
-    device = HsmDevice(reactor, board, partial(open_port, reactor), lambda: changed.callback(None))
-    device.plugged_in(board)
-    if device.connection is not None:
-        await changed
-    changed = Deferred()  # closing it is a change too
-    device.close()
-    if not device.keys:
-        raise Unavailable(device.trouble)
-    return device
-
-
-def _rows(device: HsmDevice) -> list[dict[str, Any]]:
+def _rows(found: BoardCheck) -> list[dict[str, Any]]:
     return [
         {
-            "device": str(device.board),
+            "device": str(board.board),
             "slot": int(slot),
             "key_hash": str(key.hash),
             "public_key": str(key),
         }
-        for slot, key in device.keys.items()
+        for board in found.boards
+        for slot, key in board.keys
     ]
 
 

@@ -19,6 +19,7 @@ from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
+from tezio_signer.portaccess import why_not_opened
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
@@ -96,6 +97,7 @@ class HsmDevice:
         self._failures = 0
         self._rest_until = 0.0
         self._leaving = False
+        self._refusal = ""
         self.trouble = ""
 
     @property
@@ -219,10 +221,17 @@ class HsmDevice:
         try:
             self._port = self._open_port(connection, self.board.port)
         except (SerialException, OSError, termios.error) as error:
-            self._report(f"cannot be opened: {error}")
+            self._not_opened(error)
             return
+        self._refusal = ""
         self.connection = connection
         self._get_into_step(connection)
+
+    def _not_opened(self, error: Exception) -> None:
+        refusal = repr(error)
+        if refusal != self._refusal:  # it is tried again and again, and looked into once
+            self._refusal = refusal
+            self._report(why_not_opened(self.board.port, error))
 
     def _get_into_step(self, connection: HsmProtocol) -> None:
         self.ready = False

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tezio_signer.filesystems import keeping_warnings
 from tezio_signer.settings import EtcdAddress, StoreAddress
 from tezio_signer.yamlfields import Field
 
@@ -67,9 +68,9 @@ def _members(field: Field, urls: str) -> tuple[str, ...]:
 
 
 def store_warnings(address: StoreAddress) -> list[str]:
-    """What an operator should know of where his watermarks go."""
+    """What an operator should know of where his watermarks go; the store need not exist."""
     if not isinstance(address, EtcdAddress):
-        return []
+        return keeping_warnings(address, "watermarks.store")
     return [
         f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
         for url in address.endpoints

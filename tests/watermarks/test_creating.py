@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import creating, sqlite
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
@@ -61,8 +61,8 @@ class CreatingTests(CreatingTestCase):
             self.path.write_text("mine")
             make(path)
 
-        make = sqlite._make
-        self.patch(sqlite, "_make", meanwhile)
+        make = creating._make
+        self.patch(creating, "_make", meanwhile)
         self.assertIn("exists already", self.create_refused(self.path))
         self.assertEqual(self.path.read_text(), "mine")
         self.assertEqual(self.names, {self.path.name})
@@ -124,8 +124,8 @@ class CreatingTests(CreatingTestCase):
             shutil.copy(made, copy)
             put(made, path)
 
-        put = sqlite._put
-        self.patch(sqlite, "_put", looked_at)
+        put = creating._put
+        self.patch(creating, "_put", looked_at)
         sqlite.create(self.path)
         self.assertEqual(self.open(copy).load(), {})
 
@@ -135,17 +135,16 @@ class CreatingTests(CreatingTestCase):
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        Path(f"{self.path}.lock").touch()
         (self.directory / f"{self.path.name}.abc").mkdir()
         with self.assertRaises(KeyboardInterrupt):
-            self.patch(sqlite, "_make", interrupted)
+            self.patch(creating, "_make", interrupted)
             sqlite.create(self.path)
-        self.patch(sqlite, "_make", make)
+        self.patch(creating, "_make", make)
         sqlite.create(self.path)
         self.assertEqual(self.open().load(), {})
 
 
-make = sqlite._make
+make = creating._make
 
 
 def failing_behind(steps: int) -> Callable[..., sqlite3.Connection]:

@@ -6,12 +6,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tezio_signer.watermarks.lockfile import LockFile, Progress, noted_beside
+from tezio_signer.watermarks.lockfile import LockFile, Progress, make, noted_beside, take
 from tezio_signer.watermarks.store import StoreError
 
 FAR = Progress("0123456789abcdef" * 2, 2**63 - 1)
+NEW = Progress("a", 0)
+
+
+def taken(store: Path) -> LockFile:
+    """The lock that is there, or a new one."""
+    return take(store) or make(store, NEW)
 
 
 class LockFileTests(SynchronousTestCase):
@@ -19,13 +25,13 @@ class LockFileTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = Path(self.mktemp())
-        self.lock = LockFile(self.store)
+        self.lock = taken(self.store)
         self.addCleanup(lambda: self.lock.close())
 
     def again(self) -> LockFile:
         """The file of the next daemon."""
         self.lock.close()
-        self.lock = LockFile(self.store)
+        self.lock = taken(self.store)
         return self.lock
 
     def failing(self, number: int) -> None:
@@ -38,22 +44,45 @@ class LockFileTests(SynchronousTestCase):
 
     def test_locks(self) -> None:
         """Nobody else gets it until it is closed."""
-        error = self.assertRaises(StoreError, LockFile, self.store)
+        error = self.assertRaises(StoreError, take, self.store)
         self.assertIn("in use by another daemon", str(error))
         self.again()
 
     def test_note(self) -> None:
         """What was noted last is read again."""
-        self.assertIsNone(self.lock.noted())
+        self.assertEqual(self.lock.noted(), NEW)
         for progress in (Progress("a", 0), FAR, Progress("b", 7)):
             self.lock.note(progress)
             self.assertEqual(self.again().noted(), progress)
+            self.lock.note_for_certain(NEW)
+            self.assertEqual(self.lock.noted(), NEW)
+
+    def test_older_form(self) -> None:
+        """A note of the version before, without what fills it up, is read."""
+        for rest in (b"", bytes(100)):
+            self.lock.path.write_bytes(b"a 00000000000000000007\n" + rest)
+            self.assertEqual(self.lock.noted(), Progress("a", 7))
+            self.assertEqual(noted_beside(self.store), Progress("a", 7))
 
     def test_unreadable(self) -> None:
-        """What is no note is none."""
-        for data in (b"\0", b"\0" * 128, b"\xff\xfe 1\n", b"store\n", b"store many\n", b"a b 1\n"):
+        """What is no note is not taken for none; what to do is told."""
+        for data, what in [
+            (b"", "is empty"),
+            (b"\0", "holds only zeros"),
+            (bytes(128), "holds only zeros"),
+            (b"\xff\xfe 1\n", "holds no note"),
+            (b"store\n", "holds no note"),
+            (b"store many\n", "holds no note"),
+            (b"a b 1\n", "holds no note"),
+            (b"a 0000000000000000000\n", "holds no note"),
+            (b"a 00000000000000000007", "holds no note"),
+        ]:
             self.lock.path.write_bytes(data)
-            self.assertIsNone(self.lock.noted(), data)
+            for read in (self.lock.noted, lambda: noted_beside(self.store)):
+                sentence = str(self.assertRaises(StoreError, read))
+                for words in (what, f"delete {self.lock.path}", "raise high_water_marks"):
+                    self.assertIn(words, sentence)
+                self.assertNotIn("\n", sentence)
 
     def test_note_stays(self) -> None:
         """Trying out whether the disk can be written leaves the note, and takes no more room."""
@@ -73,12 +102,22 @@ class LockFileTests(SynchronousTestCase):
 
     def test_noted_beside(self) -> None:
         """Others can read what is noted while the file is locked, and leave it locked."""
-        self.assertIsNone(noted_beside(self.store))
+        self.assertEqual(noted_beside(self.store), NEW)
         self.lock.note(FAR)
         self.assertEqual(noted_beside(self.store), FAR)
-        self.assertRaises(StoreError, LockFile, self.store)
+        self.assertRaises(StoreError, take, self.store)
         self.lock.path.unlink()
         self.assertIsNone(noted_beside(self.store))
+
+    def test_is_there(self) -> None:
+        """Whether the file was removed or replaced is known."""
+        self.assertTrue(self.lock.is_there())
+        self.lock.path.rename(f"{self.lock.path}.old")
+        self.assertFalse(self.lock.is_there())
+        self.lock.path.touch()
+        self.assertFalse(self.lock.is_there())
+        Path(f"{self.lock.path}.old").rename(self.lock.path)
+        self.assertTrue(self.lock.is_there())
 
 
 class TakingTests(SynchronousTestCase):
@@ -90,7 +129,7 @@ class TakingTests(SynchronousTestCase):
 
     def take(self) -> LockFile:
         """The lock, given free when the test ends."""
-        lock = LockFile(self.store)
+        lock = taken(self.store)
         self.addCleanup(lock.close)
         return lock
 
@@ -105,54 +144,84 @@ class TakingTests(SynchronousTestCase):
 
         self.patch(fcntl, "flock", locked)
 
-    def test_new(self) -> None:
-        """Whether the file was there before is known."""
-        lock = LockFile(self.store)
-        self.assertTrue(lock.is_new)
-        lock.close()
-        lock = self.take()
-        self.assertFalse(lock.is_new)
-        lock.remove()
+    def test_none(self) -> None:
+        """Taking makes no file."""
+        self.assertIsNone(take(self.store))
         self.assertFalse(self.path.exists())
+
+    def test_never_without_a_note(self) -> None:
+        """A new file gets its name when its note is on the disk, and then the name is synced."""
+        done: list[object] = []
+        fsync, rename = os.fsync, Path.rename
+
+        def synced(file: int) -> None:
+            done.append(os.readlink(f"/proc/self/fd/{file}"))
+            fsync(file)
+
+        def renamed(made: Path, path: Path) -> Path:
+            self.assertEqual(noted_beside(Path(str(made).removesuffix(".lock"))), None)
+            self.assertEqual(len(made.read_bytes()), 128)
+            done.append("renamed")
+            return rename(made, path)
+
+        self.patch(os, "fsync", synced)
+        self.patch(Path, "rename", renamed)
+        self.take()
+        self.assertEqual(done[1:], ["renamed", str(self.path.parent)])
+        self.assertIn(f"{self.path}.", str(done[0]))
+        self.assertEqual(list(self.path.parent.glob(f"{self.path.name}*")), [self.path])
+
+    def test_cannot_be_made(self) -> None:
+        """Whichever step fails, there is no file then, not half of one either."""
+        for name in ("pwrite", "fsync"):
+
+            def full(*_: object) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            before = getattr(os, name)
+            self.patch(os, name, full)
+            error = self.assertRaises(StoreError, make, self.store, NEW)
+            self.assertIn("No space left on device", str(error))
+            self.assertEqual(list(self.path.parent.glob(f"{self.path.name}*")), [])
+            self.patch(os, name, before)
 
     def test_owner(self) -> None:
         """A new file belongs to whom the store belongs, if that may be; root may have made it."""
-        owners: list[tuple[int, int]] = []
-        self.patch(os, "fchown", lambda _, user, group: owners.append((user, group)))
+        if os.geteuid() != 0:
+            raise SkipTest("only root can do this")
         self.store.touch()
-        owner = self.store.stat()
-        for _ in range(2):
-            LockFile(self.store).close()
-        self.assertEqual(owners, [(owner.st_uid, owner.st_gid)])
+        os.chown(self.store, 65534, 65533)
+        self.take()
+        made = self.path.stat()
+        self.assertEqual((made.st_uid, made.st_gid), (65534, 65533))
 
     def test_owner_not_permitted(self) -> None:
         """That the owner cannot be changed is no error, nor that there is no store yet."""
 
-        def fchown(*_: object) -> None:
+        def chown(*_: object, **__: object) -> None:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-        LockFile(self.store).remove()
-        self.patch(os, "fchown", fchown)
+        self.patch(os, "chown", chown)
+        self.patch(os, "geteuid", lambda: 12345)
         self.store.touch()
-        self.assertTrue(LockFile(self.store).is_new)
+        self.assertEqual(self.take().noted(), NEW)
 
     def test_link(self) -> None:
         """A link in the place of the file is not followed, and what it leads to stays."""
         target = Path(f"{self.store}.target")
         self.path.symlink_to(target)
-        for make in (lambda: None, target.touch):
-            make()
+        for prepare in (lambda: None, target.touch):
+            prepare()
             before = target.exists()
-            error = self.assertRaises(StoreError, LockFile, self.store)
+            error = self.assertRaises(StoreError, take, self.store)
             self.assertIn(f"{self.path}: Too many levels of symbolic links", str(error))
             self.assertEqual(target.exists(), before)
 
     def test_taken_away(self) -> None:
-        """A file that is deleted ahead of the lock on it is made again, so that it keeps out."""
-        self.path.touch()
+        """A file that is deleted ahead of the lock on it keeps nobody out, and is not taken."""
+        make(self.store, NEW).close()
         self.ahead_of_the_lock(self.path.unlink)
-        self.take()
-        self.assertIn("in use", str(self.assertRaises(StoreError, LockFile, self.store)))
+        self.assertIsNone(take(self.store))
 
     def test_replaced(self) -> None:
         """A file in whose place another one comes ahead of the lock on it is not taken for it."""
@@ -164,22 +233,18 @@ class TakingTests(SynchronousTestCase):
         self.path.touch()
         self.ahead_of_the_lock(replace)
         self.assertEqual(self.take().noted(), Progress("a", 7))
-        self.assertIn("in use", str(self.assertRaises(StoreError, LockFile, self.store)))
+        self.assertIn("in use", str(self.assertRaises(StoreError, take, self.store)))
 
     def test_replaced_for_ever(self) -> None:
         """A file that is never the same twice ends in a refusal."""
+        self.path.touch()
         self.patch(os.path, "samestat", lambda *_: False)
-        error = self.assertRaises(StoreError, LockFile, self.store)
+        error = self.assertRaises(StoreError, take, self.store)
         self.assertIn(f"{self.path} is replaced again and again", str(error))
 
     def test_made_by_another(self) -> None:
-        """Who finds no file, and then one that another has made, takes that one."""
-        open_ = os.open
-
-        def opened(path: Path, flags: int, mode: int = 0o777) -> int:
-            if flags & os.O_EXCL:
-                self.path.touch()
-            return open_(path, flags, mode)
-
-        self.patch(os, "open", opened)
-        self.assertFalse(self.take().is_new)
+        """Who finds one that another has made meanwhile leaves it alone."""
+        self.ahead_of_the_lock(self.path.touch)
+        error = self.assertRaises(StoreError, make, self.store, NEW)
+        self.assertIn("in use by another daemon", str(error))
+        self.assertEqual(self.path.read_bytes(), b"")

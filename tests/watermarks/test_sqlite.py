@@ -174,6 +174,7 @@ class DurabilityTests(StoreTestCase):
         copy = self.directory / "after-the-crash"
         for suffix in ("", "-wal"):
             shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        store.close()
         self.assertEqual(self.open(copy).load(), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
 
@@ -246,7 +247,7 @@ class OpeningTests(StoreTestCase):
     def test_directory(self) -> None:
         """A directory is no store."""
         self.path.mkdir()
-        self.assertIn("unable to open", self.refused(self.path))
+        self.assertIn("Is a directory", self.refused(self.path))
 
     def test_damaged(self) -> None:
         """A store whose pages, or whose contents, make no sense is refused as damaged."""
@@ -274,7 +275,6 @@ class OpeningTests(StoreTestCase):
             self.execute(self.path, f"UPDATE marks SET {column} = {value}")  # noqa: S608
             watermarks = watermarks_on(lambda: SqliteStore(self.path))
             sentence = str(self.assertRaises(StartupError, watermarks.startService))
-            self.successResultOf(watermarks.stopService())
             self.assertIn(f"{self.path} is damaged: ", sentence)
             self.assertIn(words, sentence)
             self.assertIn("high_water_marks", sentence)

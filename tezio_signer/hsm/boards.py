@@ -1,14 +1,17 @@
 """Where the Tezio boards are plugged in."""
 
 import os
+from collections.abc import Collection, Iterable
 
 from attrs import frozen
 from serial.tools.list_ports import comports
+from serial.tools.list_ports_common import ListPortInfo
 
 ARDUINO_VENDOR = 0x2341
 # MKR WiFi 1010 and Nano 33 IoT while they run a sketch (Arduino SAMD boards.txt);
 # in their boot loader they have other product ids, and are left alone.
 BOARD_PRODUCTS = frozenset({0x8054, 0x8057})
+_BOOT_LOADERS = frozenset({0x0054, 0x0057})
 
 
 @frozen
@@ -34,18 +37,72 @@ class BoardSelector:
     port: str | None = None
     serial_number: str | None = None
 
+    def __str__(self) -> str:
+        if self.port is not None:
+            return f"port {self.port}"
+        if self.serial_number is not None:
+            return f"serial number {self.serial_number}"
+        return "every board"
+
 
 def find_boards(selectors: tuple[BoardSelector, ...]) -> list[Board]:
-    """The boards to open: ports of the configuration as they are, others if plugged in."""
-    ports = {selector.port for selector in selectors if selector.port is not None}
-    chosen = {port: Board(port, None, _node(port)) for port in ports}
+    """The boards to open, each once: ports of the configuration as they are, others if plugged in.
+
+    Two boards may say one serial number, and are then both found.
+    """
+    ports = [selector.port for selector in selectors if selector.port is not None]
+    # A port may have several names: /dev/serial/by-id/… is a link to /dev/ttyACM….
+    chosen = {os.path.realpath(port): Board(port, None, _node(port)) for port in ports}
     searched = [selector for selector in selectors if selector.port is None]
     for found in comports() if searched else ():
         is_board = found.vid == ARDUINO_VENDOR and found.pid in BOARD_PRODUCTS
         for selector in searched:
             if is_board and selector.serial_number in (None, found.serial_number):
-                chosen[found.device] = Board(found.device, found.serial_number, _node(found.device))
+                board = Board(found.device, found.serial_number, _node(found.device))
+                chosen.setdefault(os.path.realpath(found.device), board)
     return sorted(chosen.values(), key=lambda board: board.port)
+
+
+def unmatched(
+    selectors: Iterable[BoardSelector], boards: Collection[Board]
+) -> tuple[BoardSelector, ...]:
+    """The serial numbers of the configuration that no board says.
+
+    A port that is not there is tried all the same, and so named when it is.
+    """
+    said = {board.serial_number for board in boards}
+    return tuple(
+        selector
+        for selector in dict.fromkeys(selectors)
+        if selector.serial_number is not None and selector.serial_number not in said
+    )
+
+
+def plugged_in() -> str:
+    """The USB serial ports of this machine in words, as `A1 at /dev/ttyACM0`."""
+    ports = sorted((port for port in comports() if port.vid is not None), key=_device)
+    return ", ".join(map(_described, ports)) or "no USB serial port"
+
+
+def not_plugged_in(selector: BoardSelector) -> str:
+    """A sentence about a board of the configuration that is not there."""
+    return (
+        f"no Tezio board with the {selector} of the configuration (hsms) is plugged in; "
+        f"plugged in: {plugged_in()}"
+    )
+
+
+def _device(port: ListPortInfo) -> str:
+    return str(port.device)
+
+
+def _described(port: ListPortInfo) -> str:
+    name = f"{port.serial_number or 'a board without serial number'} at {port.device}"
+    if port.vid == ARDUINO_VENDOR and port.pid in BOARD_PRODUCTS:
+        return name
+    if port.vid == ARDUINO_VENDOR and port.pid in _BOOT_LOADERS:
+        return f"{name} (in its boot loader: press its reset button once)"
+    return f"{port.device} (no Tezio board: {port.vid:04x}:{port.pid or 0:04x})"
 
 
 def _node(port: str) -> tuple[int, int] | None:

@@ -13,12 +13,14 @@ from twisted.python.failure import Failure
 
 from tezio_signer.reactors import cancel
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept, StoreError
+from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 STOP_PATIENCE = 2.0
 """Seconds that a disk gets for what was given to it when the daemon stops."""
 REST = 1.0
 """Seconds without a commit after which the store tidies up."""
+LOOK_INTERVAL = 1.0
+"""Seconds after which a store is looked at that nobody asks for anything."""
 _Result = TypeVar("_Result")
 _Waiting = tuple[MarkId, Mark, Deferred[Kept]]
 
@@ -95,13 +97,19 @@ class GroupedStore:
     time for a sync is asked for one sync, not for one after the other.
 
     :param clock: tells when the store has had a rest and may tidy up; None: it never does.
+    :param look: looks at the store, and raises StoreLostError if it is lost; called every now
+        and then, so that this is said at once, and also when it is there again.
     """
 
     shared = False
     _log = Logger()
 
     def __init__(
-        self, store: BlockingStore, writer: Writer, clock: IReactorTime | None = None
+        self,
+        store: BlockingStore,
+        writer: Writer,
+        clock: IReactorTime | None = None,
+        look: Callable[[], None] | None = None,
     ) -> None:
         self._store = store
         self._writer = writer
@@ -111,6 +119,10 @@ class GroupedStore:
         self._gathered: list[_Waiting] = []
         self._writing = False
         self._closed = False
+        self._lost = False
+        self._look = look
+        self._looking: IDelayedCall | None = None
+        self._look_later()
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """All marks of the store, read at once."""
@@ -145,6 +157,7 @@ class GroupedStore:
             self._writer.run(partial(self._store.keep, marks)).addBoth(self._written, group)
 
     def _written(self, result: list[Kept] | Failure, group: list[_Waiting]) -> None:
+        self._notice(result)
         self._write()
         self._tidy_later()
         for number, (_, _, kept) in enumerate(group):
@@ -166,7 +179,39 @@ class GroupedStore:
 
     def _not_tidied(self, failure: Failure) -> None:
         failure.trap(StoreError)
-        self._log.warn("{sentence}; no mark is lost", sentence=failure.value)
+        self._notice(failure)
+        if not failure.check(StoreLostError):
+            self._log.warn("{sentence}; no mark is lost", sentence=failure.value)
+
+    def _look_later(self) -> None:
+        if self._look is not None and self._clock is not None and not self._closed:
+            self._looking = self._clock.callLater(LOOK_INTERVAL, self._look_now, self._look)
+
+    def _look_now(self, look: Callable[[], None]) -> None:
+        if self._writing:  # and looked at by who writes
+            self._look_later()
+            return
+        looked = self._writer.run(look)
+        looked.addBoth(self._looked)
+
+    def _looked(self, result: Failure | None) -> None:
+        self._notice(result)
+        if isinstance(result, Failure) and not result.check(StoreError):
+            self._log.failure("the watermark store cannot be looked at", result)
+        self._look_later()
+
+    def _notice(self, result: object) -> None:
+        """Say once that the store is lost, and that it is there again."""
+        if isinstance(result, Failure):
+            if result.check(StoreLostError) and not self._lost:
+                self._lost = True
+                self._log.critical(
+                    "{sentence}. Until then nothing that needs a watermark is signed",
+                    sentence=result.value,
+                )
+        elif self._lost:
+            self._lost = False
+            self._log.info("the watermark store is there again, and marks are written to it")
 
     def close(self) -> Deferred[None]:
         """Write what has gathered, and close the store.
@@ -176,6 +221,7 @@ class GroupedStore:
         """
         self._closed = True
         cancel(self._tidying)
+        cancel(self._looking)
         self._write()
         if self._writer.stop():
             self._store.close()

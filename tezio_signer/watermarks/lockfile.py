@@ -1,19 +1,26 @@
-"""The file beside an SQLite store: keeps others out, and knows how far the store had come."""
+"""The file beside an SQLite store: keeps others out, and knows how far the store had come.
+
+It is never there without a whole note: it gets its name when the note is on the disk. So what
+cannot be read was damaged, and says nothing of whether the store is the newest.
+"""
 
 import fcntl
 import os
+import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from attrs import frozen
 
+from tezio_signer.watermarks.access import give_to_owner, sync_directory
 from tezio_signer.watermarks.store import StoreError
 
 _TRIAL_AT = 4096
 """Where writing is tried out: in another block than what is noted."""
 _NOTE = 128
-"""More bytes than a note has, fewer than a sector has: a power cut leaves no half of one."""
-
+"""Bytes of a note, fewer than a sector has: a power cut leaves no half of one."""
+_FORM = re.compile(rb"([!-~]{1,64}) ([0-9]{20})\n")
 _TRIES = 10
 """To lock a file that others delete and make at the same time."""
 
@@ -30,34 +37,46 @@ class Progress:
     writes: int
 
 
+class UnreadableNoteError(StoreError):
+    """There is a note, but not what it says."""
+
+
 def lock_beside(store: Path) -> Path:
     """Where the lock of a store is: one, whatever links lead to the store."""
-    real = store.resolve()
+    real = Path(os.path.realpath(store))
     return real.with_name(f"{real.name}.lock")
 
 
 def noted_beside(store: Path) -> Progress | None:
-    """What was noted last about a store, also while a daemon has it; raises StoreError.
+    """What was noted last about a store, also while a daemon has it; None without a file.
 
     The store itself is at least as far when it is read after this.
+
+    :raises StoreError: if there is a file, but no note that can be read.
     """
     path = lock_beside(store)
     try:
         with path.open("rb") as file:
-            return _progress(file.read(_NOTE))
+            return _progress(file.read(_NOTE), store, path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unusable(store, path, error) from error
 
 
-def _progress(note: bytes) -> Progress | None:
-    line = note.partition(b"\n")[0]
-    try:
-        store, writes = line.decode("ascii").split()
-        return Progress(store, int(writes))
-    except ValueError:
-        return None
+def _progress(note: bytes, store: Path, path: Path) -> Progress:
+    if form := _FORM.match(note):
+        return Progress(form[1].decode("ascii"), int(form[2]))
+    what = "is empty" if not note else "holds only zeros" if not any(note) else "holds no note"
+    raise UnreadableNoteError(
+        f"watermark store {store}: {path} {what}, as after a power cut, so that nobody knows "
+        "whether this store is the newest; if it was not restored or replaced since, delete "
+        f"{path}; if that is not certain, raise high_water_marks above all that was signed first"
+    )
+
+
+def _note(progress: Progress) -> bytes:
+    return f"{progress.store} {progress.writes:020}\n".encode("ascii").ljust(_NOTE)
 
 
 def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
@@ -65,44 +84,16 @@ def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
 
 
 class LockFile:
-    """A lock on a store; SQLite's own locks would go with any descriptor that is closed.
+    """A lock on a store, held until it is closed; made by `take` or `make`."""
 
-    :ivar is_new: whether the file was not there before.
-    :raises StoreError: if it cannot be had, or another daemon has it.
-    """
+    def __init__(self, store: Path, path: Path, file: int) -> None:
+        self.path = path
+        self._store = store
+        self._file = file
 
-    def __init__(self, store: Path) -> None:
-        self.path = lock_beside(store)
-        try:
-            if any(self._taken(store) for _ in range(_TRIES)):
-                return
-        except BlockingIOError as error:
-            raise StoreError(
-                f"watermark store {store} is in use by another daemon; stop it first"
-            ) from error
-        except OSError as error:
-            raise _unusable(store, self.path, error) from error
-        raise StoreError(f"watermark store {store}: {self.path} is replaced again and again")
-
-    def _taken(self, store: Path) -> bool:
-        """Open the file and lock it; False if it was taken away or put there meanwhile."""
-        try:
-            self._file, self.is_new = _open(self.path, store)
-        except FileExistsError:
-            return False
-        with ExitStack() as undoing:
-            undoing.callback(self.close)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A lock on a file that is no longer there keeps nobody out.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(self.path), os.fstat(self._file)):
-                    undoing.pop_all()
-                    return True
-        return False
-
-    def noted(self) -> Progress | None:
-        """What was noted last; None if nothing was, or nothing that can be read."""
-        return _progress(os.pread(self._file, _NOTE, 0))
+    def noted(self) -> Progress:
+        """What was noted last; raises UnreadableNoteError."""
+        return _progress(os.pread(self._file, _NOTE, 0), self._store, self.path)
 
     def note(self, progress: Progress) -> None:
         """Note how far the store has come for certain.
@@ -110,7 +101,19 @@ class LockFile:
         It is not synced, and no error if the disk is full: an older note is true as well.
         """
         with suppress(OSError):
-            os.pwrite(self._file, f"{progress.store} {progress.writes:020}\n".encode("ascii"), 0)
+            os.pwrite(self._file, _note(progress), 0)
+
+    def note_for_certain(self, progress: Progress) -> None:
+        """Note it in the place of whatever is there, and have it on the disk; raises OSError."""
+        os.pwrite(self._file, _note(progress), 0)
+        os.fsync(self._file)
+
+    def is_there(self) -> bool:
+        """Whether its path still leads to this file; raises OSError if nobody can tell."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     def why_not_written(self) -> str:
         """What keeps this disk from being written, in the system's words; "" if nothing does."""
@@ -122,27 +125,72 @@ class LockFile:
             return str(error.strerror)
         return ""
 
-    def remove(self) -> None:
-        """Take the file away; what was noted is forgotten."""
-        self.path.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Let others have the store."""
         os.close(self._file)
 
 
-def _open(path: Path, store: Path) -> tuple[int, bool]:
-    """The file, and whether it is new; it then belongs to whom the store belongs.
+def take(store: Path) -> LockFile | None:
+    """The lock that is there, taken; None if there is none.
 
-    It may be root who made it: the daemon has to open it too. Links are not followed, so that
-    nobody is given what is none of his.
+    :raises StoreError: if it cannot be had, or another daemon has it.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = lock_beside(store)
     try:
-        return os.open(path, flags), False
+        for _ in range(_TRIES):
+            if (lock := _taken(store, path)) is not None:
+                return lock
+            if not os.path.lexists(path):
+                return None
+    except BlockingIOError as error:
+        raise StoreError(
+            f"watermark store {store} is in use by another daemon; stop it first"
+        ) from error
+    except OSError as error:
+        raise _unusable(store, path, error) from error
+    raise StoreError(f"watermark store {store}: {path} is replaced again and again")
+
+
+def _taken(store: Path, path: Path) -> LockFile | None:
+    """Open the file and lock it; None if it is not there, or was taken away meanwhile."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-    with suppress(OSError):
-        owner = store.stat()
-        os.fchown(file, owner.st_uid, owner.st_gid)
-    return file, True
+        return None
+    lock = LockFile(store, path, file)
+    with ExitStack() as undoing:
+        undoing.callback(lock.close)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock.is_there():  # a lock on a file that is no longer there keeps nobody out
+            undoing.pop_all()
+            return lock
+    return None
+
+
+def make(store: Path, progress: Progress) -> LockFile:
+    """A new lock for a store that has none, with a note that is on the disk.
+
+    It belongs to whom the store belongs: it may be root who makes it, and the daemon has to
+    open it too.
+
+    :raises StoreError: if it cannot be made, or another daemon has made one meanwhile.
+    """
+    path = lock_beside(store)
+    made = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with ExitStack() as undoing:
+            lock = LockFile(store, path, os.open(made, flags, 0o600))
+            undoing.callback(lock.close)
+            undoing.callback(made.unlink, missing_ok=True)
+            give_to_owner(made, store)
+            fcntl.flock(lock._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.note_for_certain(progress)
+            if os.path.lexists(path):
+                raise StoreError(f"watermark store {store} is in use by another daemon")
+            made.rename(path)
+            sync_directory(path.parent)
+            undoing.pop_all()
+            return lock
+    except OSError as error:
+        raise _unusable(store, path, error) from error

@@ -39,7 +39,8 @@ def open_store(address: StoreAddress | None, reactor: Reactor) -> WatermarkStore
     """The store of a daemon; None for one in memory. Raises StoreError."""
     if isinstance(address, EtcdAddress):
         return etcd_store(address, reactor)
-    return GroupedStore(SqliteStore(address), ThreadWriter(reactor), reactor)
+    store = SqliteStore(address)
+    return GroupedStore(store, ThreadWriter(reactor), reactor, store.look)
 
 
 def etcd_store(address: EtcdAddress, reactor: Reactor) -> EtcdStore:

@@ -1,36 +1,32 @@
 """Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 from attrs import evolve
+from twisted.logger import Logger
 
 from tezio_signer.tezos.keys import Signature
+from tezio_signer.watermarks import lockfile
+from tezio_signer.watermarks.creating import create as create
 from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
-from tezio_signer.watermarks.store import Kept, StoreError
+from tezio_signer.watermarks.sqliteschema import (
+    INIT,
+    check,
+    check_filled,
+    connect,
+    damaged,
+    errors,
+    lay_out,
+    use_log,
+)
+from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
+from tezio_signer.watermarks.storefile import StoreFile, check_name
 
-APPLICATION_ID = 0x54455A49
-"""Written into the file's header, so that no other program's database is taken for ours."""
-SCHEMA_VERSION = 2
-_MARKS = """CREATE TABLE marks (
-    chain_id TEXT NOT NULL,
-    key TEXT NOT NULL,
-    operation TEXT NOT NULL,
-    level INTEGER NOT NULL,
-    round INTEGER NOT NULL,
-    payload_hash BLOB NOT NULL,
-    signature TEXT,
-    written INTEGER NOT NULL,
-    PRIMARY KEY (chain_id, key, operation)
-) STRICT, WITHOUT ROWID"""
-_STORE = "CREATE TABLE store (id TEXT NOT NULL) STRICT"
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
 _FIND = (
@@ -38,275 +34,160 @@ _FIND = (
     "WHERE chain_id = ? AND key = ? AND operation = ?"
 )
 _PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
+_ID = set("0123456789abcdef")
 
 _Row = tuple[int, int, bytes, str | None]
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_INIT = "tezio-signer watermarks init"
-_RESCUE = (
-    "; set high_water_marks to a level above the last that was signed, move the file away, "
-    f"with the -wal and .lock beside it, and run: {_INIT}"
-)
-
-
-@contextmanager
-def _errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]:
-    """Make what fails a StoreError.
-
-    :param beside: a file on the same disk, which tells why SQLite cannot write.
-    """
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        more = _RESCUE if code in _DAMAGE else ""
-        # The system's word for it: SQLite calls all but a full disk `disk I/O error`.
-        if code & 0xFF == sqlite3.SQLITE_IOERR and beside and (why := beside.why_not_written()):
-            more = f": {why}"
-        raise StoreError(f"watermark store {path or 'in memory'}: {error}{more}") from error
-
-
-def create(path: Path) -> None:
-    """Make an empty store in a new file.
-
-    :raises StoreError: if there is a file already or was a store before, or if it cannot be
-        made; nothing is left of it then.
-    """
-    if os.path.lexists(path):
-        _check_filled(path)
-        raise _exists_already(path)
-    lock = LockFile(path)  # a daemon may have it, whose file was moved away
-    try:
-        _check_new(path, lock)
-        with (
-            _errors(path, lock),
-            TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
-        ):
-            made = Path(directory) / path.name
-            _make(made)
-            _put(made, path)
-    finally:
-        if lock.is_new:
-            lock.remove()  # the daemon, which may be another user, makes its own
-        lock.close()
-
-
-def _exists_already(path: Path) -> StoreError:
-    return StoreError(f"watermark store {path} exists already, and is left as it is")
-
-
-def _check_filled(path: Path) -> None:
-    if path.is_file() and path.stat().st_size == 0:
-        raise StoreError(
-            f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
-            "if anything was signed with it, set high_water_marks above that; then delete it and "
-            f"run: {_INIT}"
-        )
-
-
-def _check_new(path: Path, lock: LockFile) -> None:
-    """Raises StoreError if a store was here: its successor would know nothing of its marks.
-
-    SQLite, too, would take what is left of it for a part of the new one.
-    """
-    left = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
-    left = [file for file in left if file.exists() and file.stat().st_size]
-    if lock.noted() is not None:
-        left.append(lock.path)
-    if left:
-        names = " and ".join(map(str, left))
-        raise StoreError(
-            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
-            "included; if it is lost, set high_water_marks above all that was signed, delete "
-            f"{names}, and run: {_INIT}"
-        )
-
-
-def _make(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    with closing(_connect(path)) as connection:
-        _lay_out(connection)
-        connection.execute("PRAGMA journal_mode = WAL")  # last: all is in the file itself
-
-
-def _put(made: Path, path: Path) -> None:
-    """Give a complete file its name, which is never that of a part of it."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError as error:
-        raise _exists_already(path) from error
-    with ExitStack() as undoing:
-        undoing.callback(path.unlink)
-        made.rename(path)
-        _sync(path.parent)
-        undoing.pop_all()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,  # opened in one thread, used by one writer thread
-    )
-    connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def _lay_out(connection: sqlite3.Connection) -> None:
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(_MARKS)
-    connection.execute(_STORE)
-    connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.execute("COMMIT")
-
-
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application_id != APPLICATION_ID:
-        raise StoreError(
-            f"{path} is not a watermark store of Tezio Signer; name another in watermarks.store"
-        )
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}; "
-            "use the version of Tezio Signer that wrote it"
-        )
-    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
-        found = "it is cut off"
-    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "store": _STORE}:
-        found = f"its tables are not those of schema version {SCHEMA_VERSION}"
-    if found != "ok":
-        raise _damaged(path, found)
-
-
-def _tables(connection: sqlite3.Connection) -> dict[str, str]:
-    """The SQL of all that is in a store, as it was written, by name."""
-    return {
-        name: sql
-        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema")
-        if not name.startswith("sqlite_")
-    }
-
-
-def _damaged(path: Path | None, found: object) -> StoreError:
-    return StoreError(f"watermark store {path} is damaged: {' '.join(str(found).split())}{_RESCUE}")
 
 
 def read(path: Path) -> dict[MarkId, Mark]:
     """The marks of a store, also of one that a daemon is using; raises StoreError."""
-    store = SqliteStore(path, shared=True)
+    _check_there(path)
+    with errors(path):
+        check_name(path)
+        before = noted_beside(path)  # ahead of the store, which a daemon may be writing
+        with closing(connect(path)) as connection:
+            check(connection, path)
+            _check_progress(path, before, _progress_in(connection, path))
+            return _marks_in(connection, path)
+
+
+def _check_there(path: Path) -> None:
+    with errors(path):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"watermark store {path} does not exist; create it with: {INIT}"
+            ) from None
+        check_filled(path)  # SQLite would delete the log beside it
+
+
+def _check_progress(path: Path, before: Progress | None, now: Progress) -> None:
+    """Raises StoreError for a store that was further when it was used last."""
+    if before is not None and before.store == now.store and before.writes > now.writes:
+        raise StoreError(
+            f"watermark store {path} is an older copy: {now.writes} marks were written "
+            f"in it, and {before.writes} when it was used here before; put its newest files "
+            "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
+            f"above all that was signed, and delete {lock_beside(path)}"
+        )
+
+
+def _progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
+    rows = connection.execute(_PROGRESS).fetchall()
+    if len(rows) != 1:
+        raise damaged(path, f"it has {len(rows)} ids, not 1")
+    progress = Progress(*rows[0])
+    if len(progress.store) != 32 or not _ID.issuperset(progress.store):
+        raise damaged(path, "its id is none")
+    return progress
+
+
+def _marks_in(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
     try:
-        return store.load()
-    finally:
-        store.close()
+        return dict(_checked(*row) for row in connection.execute(_ALL))
+    except (ValueError, TransferError) as error:
+        raise damaged(path, error) from error
 
 
 class SqliteStore:
     """An open store, locked against a second daemon.
 
+    Before a mark is written, and before it is told that it is, the file at the path is looked
+    at: it has to be the one that was opened, and nobody else may have written into it.
+
     :param path: an existing file; None for a store in memory that is gone when closed.
-    :param shared: take no lock; for reading only.
     :raises StoreError: if it is missing, in use, damaged or something else.
     """
 
-    def __init__(self, path: Path | None, shared: bool = False) -> None:
+    _log = Logger()
+    _file: StoreFile | None = None
+    _lock: LockFile | None = None
+
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._lock: LockFile | None = None
         self._written: dict[MarkId, tuple[_Row, Mark]] = {}
+        self._open = True
         if path is None:
             self._connection = sqlite3.connect(
                 ":memory:", isolation_level=None, check_same_thread=False
             )
-            _lay_out(self._connection)
-            self._progress = self._read_progress()
+            lay_out(self._connection)
+            self._take(self._connection)
             return
-        with _errors(path):
-            if not path.exists():
-                raise StoreError(f"watermark store {path} does not exist; create it with: {_INIT}")
-            _check_filled(path)  # SQLite would delete the log beside it
-        self._lock = None if shared else LockFile(path)
-        with ExitStack() as undoing, _errors(path, self._lock):
-            if self._lock is not None:
-                undoing.callback(self._lock.close)
-            before = noted_beside(path)  # ahead of the store, which a daemon may be writing
-            self._connection = _connect(path)
+        _check_there(path)
+        with errors(path), ExitStack() as undoing:
+            file = StoreFile(path)
+            undoing.callback(file.close)
+            lock = lockfile.take(path)
+            if lock is not None:
+                undoing.callback(lock.close)
+            before = None if lock is None else lock.noted()
+            self._connection = connect(path)
             undoing.callback(self._connection.close)
-            _check(self._connection, path)
-            self._progress = self._read_progress()
-            self._check_progress(before)
-            if self._lock is not None:
-                self._lock.note(self._progress)
-                self._connection.execute("PRAGMA journal_mode = WAL")  # not before it proved ours
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            check(self._connection, path)
+            self._take(self._connection)
+            _check_progress(path, before, self._progress)
+            file.hold_copies(self._progress.store)
+            if lock is None:
+                lock = lockfile.make(path, self._progress)
+                undoing.callback(lock.close)
+            lock.note(self._progress)
+            self._file, self._lock = file, lock
+            self._begin_log(file, path)
             undoing.pop_all()
 
-    def _check_progress(self, before: Progress | None) -> None:
-        """Raises StoreError for a store that was further when it was used last."""
-        now = self._progress
-        if self._path is None or before is None:
-            return
-        if before.store == now.store and before.writes > now.writes:
-            raise StoreError(
-                f"watermark store {self._path} is an older copy: {now.writes} marks were written "
-                f"in it, and {before.writes} when it was used here before; put its newest files "
-                "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
-                f"above all that was signed, and delete {lock_beside(self._path)}"
-            )
+    def _begin_log(self, file: StoreFile, path: Path) -> None:
+        """Have an empty log; not before the file proved ours."""
+        use_log(self._connection, path)
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        file.remember_logs()
+        file.remember()
 
-    def _read_progress(self) -> Progress:
-        rows = self._connection.execute(_PROGRESS).fetchall()
-        if len(rows) != 1:
-            raise _damaged(self._path, f"it has {len(rows)} ids, not 1")
-        return Progress(*rows[0])
+    def _take(self, connection: sqlite3.Connection) -> None:
+        """Take what a database says for what is known of the store."""
+        self._progress = _progress_in(connection, self._path)
+        self._known = _marks_in(connection, self._path)
+        self._version = _data_version(connection)
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
-        with self._reading():
-            return dict(_checked(*row) for row in self._connection.execute(_ALL))
+        with errors(self._path):
+            return _marks_in(self._connection, self._path)
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write marks where they are no step back, together; on the disk on return."""
-        with self._transaction():
-            return [self._settle(mark_id, mark) for mark_id, mark in marks]
+        with self._transaction() as written:
+            return [self._settle(mark_id, mark, written) for mark_id, mark in marks]
 
-    def _settle(self, mark_id: MarkId, mark: Mark) -> Kept:
+    def _settle(self, mark_id: MarkId, mark: Mark, written: dict[MarkId, Mark]) -> Kept:
         before = self._standing(mark_id)
         now = settle(before, mark)
         if now != before:
             self._write(mark_id, now)
+            written[mark_id] = now
         return Kept(before, now)
 
     def _standing(self, mark_id: MarkId) -> Mark | None:
-        with self._reading():
-            row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
-            written, mark = self._written.get(mark_id, (None, None))
-            # Mostly it is what was written last, which need not be decoded once more.
-            if row is None:
-                return None
+        row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
+        written, mark = self._written.get(mark_id, (None, None))
+        # Mostly it is what was written last, which need not be decoded once more.
+        if row is None:
+            return None
+        try:
             return mark if row == written else _mark(*row)
+        except ValueError as error:
+            raise damaged(self._path, error) from error
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> None:
         """Put these in the place of what stands, all or none; it is on the disk on return.
 
         This may lower a mark: it is for an operator who knows why, not for signing.
         """
-        with self._transaction():
+        with self._transaction() as written:
             for mark_id, mark in marks.items():
                 self._write(mark_id, mark)
+                written[mark_id] = mark
 
     def _write(self, mark_id: MarkId, mark: Mark) -> None:
         # Each has its number, so that a commit changes no other page than that of its mark.
@@ -320,39 +201,186 @@ class SqliteStore:
 
         Left alone, SQLite does so within one commit in many, which then takes longer.
         """
-        with _errors(self._path, self._lock):
+        with errors(self._path, self._lock):
+            self._guard()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if self._file is not None:
+                self._file.remember()
+
+    def look(self) -> None:
+        """Raises StoreLostError unless the store is as it was left here."""
+        with errors(self._path, self._lock):
+            self._guard()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _errors(self._path, self._lock):
+    def _transaction(self) -> Iterator[dict[MarkId, Mark]]:
+        """Commit what is written meanwhile, and noted in the mapping."""
+        written: dict[MarkId, Mark] = {}
+        with errors(self._path, self._lock):
+            self._guard()
             before = self._progress
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                if _data_version(self._connection) != self._version:
+                    self._compare(self._connection)
+                yield written
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._progress = before
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            self._known.update(written)
             if self._lock is not None:
                 self._lock.note(self._progress)
+            if self._file is not None:
+                # It may have been taken away since, and with it what was just written.
+                self._file.remember()
+                if self._file.log_is_gone():
+                    raise StoreLostError(f"{_log_removed(self._path)}, and is made anew")
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with _errors(self._path):
+    def _guard(self) -> None:
+        """Raises StoreLostError unless the next daemon would read what is written here.
+
+        What can be put in order without losing a mark is: a log or a lock without a name.
+        """
+        file, path = self._file, self._path
+        if file is None or path is None:
+            return
+        try:
+            file.look()
+        except StoreLostError:
+            self._save()
+            raise
+        if not self._open or file.log_is_gone():
+            self._open_anew(file, path)
+        if file.was_written:
+            self._read_anew(file, path)
+        self._mind_lock(path)
+
+    def _save(self) -> None:
+        """Bring all marks into the file that is open, wherever it is now."""
+        with suppress(sqlite3.Error):
+            if self._open:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _open_anew(self, file: StoreFile, path: Path) -> None:
+        """Write into a log that has a name again; what is in the old one comes into the file."""
+        try:
+            if self._open:
+                (busy, _, _) = self._connection.execute(
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                ).fetchone()
+                if busy:
+                    raise StoreLostError(_log_removed(path))
+                self._open = False
+                self._connection.close()
+            connection = connect(path)
+        except sqlite3.Error as error:
+            raise StoreLostError(f"{_log_removed(path)}: {error}") from error
+        self._adopt(connection, path)
+        self._open = True
+        self._begin_log(file, path)
+        self._log.warn("{sentence}, and is made anew; no mark is lost", sentence=_log_removed(path))
+
+    def _read_anew(self, file: StoreFile, path: Path) -> None:
+        """See what others have written into the file, past all that SQLite remembers of it."""
+        before = self._connection
+        try:
+            self._adopt(connect(path), path)
+        except sqlite3.Error as error:
+            raise StoreLostError(_overwritten(path, error)) from error
+        before.close()
+        file.remember()
+
+    def _adopt(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Use a new connection, if it sees what is known; raises StoreLostError."""
+        with ExitStack() as undoing:
+            undoing.callback(connection.close)
             try:
-                yield
-            except (ValueError, TransferError) as error:
-                raise _damaged(self._path, error) from error
+                check(connection, path)
+                self._compare(connection)
+            except StoreLostError:
+                raise
+            except (StoreError, sqlite3.Error) as error:
+                raise StoreLostError(_overwritten(path, error)) from error
+            undoing.pop_all()
+        self._connection = connection
+
+    def _compare(self, connection: sqlite3.Connection) -> None:
+        """Raises StoreLostError for a database that holds less than is known here."""
+        progress = _progress_in(connection, self._path)
+        marks = _marks_in(connection, self._path)
+        what = None
+        if progress.store != self._progress.store:
+            what = "it is another store now"
+        elif progress.writes < self._progress.writes:
+            what = f"{progress.writes} marks were written in it, and {self._progress.writes} before"
+        for mark_id, known in self._known.items():
+            found = marks.get(mark_id)
+            if found is None or settle(known, found) != found:  # nobody moves a mark like this
+                what = what or f"the mark of {mark_id.key} for {mark_id.operation} went back"
+        if what is not None:
+            raise StoreLostError(_overwritten(self._path, what))
+        self._progress, self._known = progress, marks
+        self._version = _data_version(connection)
+
+    def _mind_lock(self, path: Path) -> None:
+        """Have the lock beside the file again, if it was removed or replaced."""
+        lock = self._lock
+        if lock is None or lock.is_there():
+            return
+        try:
+            there = lockfile.take(path)
+            if there is None:
+                there = lockfile.make(path, self._progress)
+            else:
+                there.note_for_certain(self._progress)
+        except StoreError as error:
+            raise StoreLostError(f"{lock.path} was removed or replaced: {error}") from error
+        lock.close()
+        self._lock = there
+        self._log.warn(
+            "{path} was removed or replaced, and is made anew: it keeps others out, and tells "
+            "older copies of the store",
+            path=lock.path,
+        )
 
     def close(self) -> None:
         """Close the file and give up the lock."""
+        if self._file is not None:
+            try:
+                self._file.look()
+                self._file.log_is_gone()
+            except StoreLostError:
+                self._save()
+                with suppress(OSError):
+                    self._file.keep_logs()
         self._connection.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """A number that is another one when another connection has committed something."""
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
+
+
+def _log_removed(path: Path | None) -> str:
+    return f"the log of watermark store {path} (-wal, -shm) was removed under this signer"
+
+
+def _overwritten(path: Path | None, what: object) -> str:
+    return (
+        f"watermark store {path} was written by another program: {what}; put its newest content "
+        "back, and signing goes on; if that is lost, stop the signer, and raise high_water_marks "
+        "above all that was signed before it is started again"
+    )
 
 
 def _checked(

@@ -16,6 +16,13 @@ class StoreAwayError(StoreError):
     """The store does not answer for the time being; trying again may help."""
 
 
+class StoreLostError(StoreError):
+    """What lies at the store's path is not what was opened, or was written by others.
+
+    It may come back as it was; until then nothing that is kept can be told to anybody.
+    """
+
+
 @frozen
 class Kept:
     """What became of a mark that was brought to a store.

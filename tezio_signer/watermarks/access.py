@@ -1,0 +1,77 @@
+"""Whose the files of a store are, and what to do about those that are somebody else's."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from grp import getgrgid
+from pathlib import Path
+from pwd import getpwuid
+
+BESIDE = ("", "-wal", "-shm", ".lock")
+"""What is behind the path of a store in the names of its files."""
+_DIRECTORY, _FILE = os.W_OK | os.X_OK, os.R_OK | os.W_OK
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number without a name."""
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def what_is_denied(store: Path) -> str:
+    """What of a store this process may not use, whose that is and what to do; "" for nothing.
+
+    It begins with a semicolon: it is for the end of a sentence.
+    """
+    for file, mode in _needed(Path(os.path.realpath(store))):
+        with suppress(OSError):
+            status = file.stat()
+            if os.access(file, mode, effective_ids=True):
+                continue
+            me, owner = user_name(os.geteuid()), user_name(status.st_uid)
+            facts = (
+                f"; {file} belongs to {owner}:{_group_name(status.st_gid)}, mode "
+                f"{status.st_mode & 0o7777:04o}, and this runs as {me}"
+            )
+            if status.st_uid == os.geteuid():
+                return f"{facts}: change its mode"
+            if status.st_uid:
+                return f"{facts}: run it as {owner} (runuser -u {owner} -- …), or change the owner"
+            return f"{facts}: give it to the user of the signer (chown USER: {file})"
+    return ""
+
+
+def _needed(real: Path) -> Iterator[tuple[Path, int]]:
+    for directory in reversed(real.parents):
+        yield directory, _DIRECTORY if directory == real.parent else os.X_OK
+    for suffix in BESIDE:
+        yield real.with_name(f"{real.name}{suffix}"), _FILE
+
+
+def give_to_owner(made: Path, of: Path) -> None:
+    """Let a new file belong to whom another one, or a directory, belongs, if that may be.
+
+    What is not a new file of ours is not followed to where it leads.
+    """
+    with suppress(OSError):
+        owner = of.stat()
+        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk; raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,83 @@
+"""Making an SQLite store, and never in the place of one that was there before."""
+
+import os
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tezio_signer.watermarks.access import give_to_owner, sync_directory
+from tezio_signer.watermarks.lockfile import lock_beside, take
+from tezio_signer.watermarks.sqliteschema import (
+    INIT,
+    check_filled,
+    connect,
+    errors,
+    lay_out,
+    use_log,
+)
+from tezio_signer.watermarks.store import StoreError
+
+
+def create(path: Path) -> None:
+    """Make an empty store in a new file, which belongs to whom its directory belongs.
+
+    :raises StoreError: if there is a file already or was a store before, or if it cannot be
+        made; nothing is left of it then.
+    """
+    if os.path.lexists(path):
+        check_filled(path)
+        raise _exists_already(path)
+    lock = take(path)  # a daemon may have it, whose file was moved away
+    if lock is not None:
+        lock.close()
+    _check_new(path)
+    with (
+        errors(path),
+        TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
+    ):
+        made = Path(directory) / path.name
+        _make(made)
+        give_to_owner(made, path.parent)
+        _put(made, path)
+
+
+def _exists_already(path: Path) -> StoreError:
+    return StoreError(f"watermark store {path} exists already, and is left as it is")
+
+
+def _check_new(path: Path) -> None:
+    """Raises StoreError if a store was here: its successor would know nothing of its marks.
+
+    SQLite, too, would take what is left of it for a part of the new one.
+    """
+    left = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
+    left = [file for file in left if file.exists() and file.stat().st_size]
+    if os.path.lexists(lock_beside(path)):  # whatever is in it
+        left.append(lock_beside(path))
+    if left:
+        names = " and ".join(map(str, left))
+        raise StoreError(
+            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
+            "included; if it is lost, set high_water_marks above all that was signed, delete "
+            f"{names}, and run: {INIT}"
+        )
+
+
+def _make(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(connect(path)) as connection:
+        lay_out(connection)
+        use_log(connection, path)  # last: all is in the file itself
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a complete file its name, which is never that of a part of it."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError as error:
+        raise _exists_already(path) from error
+    with ExitStack() as undoing:
+        undoing.callback(path.unlink)
+        made.rename(path)
+        sync_directory(path.parent)
+        undoing.pop_all()

@@ -1,0 +1,148 @@
+"""What is in the file of an SQLite store: its tables, and how it is connected to and checked."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from tezio_signer.filesystems import file_system
+from tezio_signer.watermarks.access import what_is_denied
+from tezio_signer.watermarks.lockfile import LockFile
+from tezio_signer.watermarks.store import StoreError
+
+APPLICATION_ID = 0x54455A49
+"""Written into the file's header, so that no other program's database is taken for ours."""
+SCHEMA_VERSION = 2
+INIT = "tezio-signer watermarks init"
+RESCUE = (
+    "; set high_water_marks to a level above the last that was signed, move the file away, "
+    f"with the -wal and .lock beside it, and run: {INIT}"
+)
+_MARKS = """CREATE TABLE marks (
+    chain_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    level INTEGER NOT NULL,
+    round INTEGER NOT NULL,
+    payload_hash BLOB NOT NULL,
+    signature TEXT,
+    written INTEGER NOT NULL,
+    PRIMARY KEY (chain_id, key, operation)
+) STRICT, WITHOUT ROWID"""
+_STORE = "CREATE TABLE store (id TEXT NOT NULL) STRICT"
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+_FULL = 2
+"""What `PRAGMA synchronous` answers for FULL."""
+
+
+@contextmanager
+def errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]:
+    """Make what fails a StoreError.
+
+    :param beside: a file on the same disk, which tells why SQLite cannot write.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        more = RESCUE if code in _DAMAGE else ""
+        # The system's word for it: SQLite calls all but a full disk `disk I/O error`.
+        if code & 0xFF == sqlite3.SQLITE_IOERR and beside and (why := beside.why_not_written()):
+            more = f": {why}"
+        if path and (code & 0xFF in _DENIED or isinstance(error, PermissionError)):
+            more = what_is_denied(path)
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StoreError(f"watermark store {path or 'in memory'}: {said}{more}") from error
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there, whose every commit is synced."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,  # opened in one thread, used by one writer thread
+    )
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
+    connection.execute("PRAGMA synchronous = FULL")
+    (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+    if synchronous != _FULL:
+        connection.close()
+        raise StoreError(
+            f"watermark store {path}: SQLite syncs less than it was told to (synchronous is "
+            f"{synchronous!r}, not {_FULL}): use another build of SQLite"
+        )
+    return connection
+
+
+def use_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Have SQLite write ahead into a log beside the file; raises StoreError if it does not."""
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        kind = file_system(path)
+        where = f" on this file system ({kind})" if kind else " here"
+        raise StoreError(
+            f"watermark store {path}: SQLite keeps no log{where} (journal_mode is {mode!r}, not "
+            "'wal'), without which marks are not safe: name a path on a disk of this machine, such "
+            "as one with ext4"
+        )
+
+
+def lay_out(connection: sqlite3.Connection) -> None:
+    """Make the tables of an empty store."""
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_MARKS)
+    connection.execute(_STORE)
+    connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def check_filled(path: Path) -> None:
+    """Raises StoreError for an empty file."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise StoreError(
+            f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
+            "if anything was signed with it, set high_water_marks above that; then delete it and "
+            f"run: {INIT}"
+        )
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises StoreError unless this is a whole store, of this version."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != APPLICATION_ID:
+        raise StoreError(
+            f"{path} is not a watermark store of Tezio Signer; name another in watermarks.store"
+        )
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}; "
+            "use the version of Tezio Signer that wrote it"
+        )
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
+        found = "it is cut off"
+    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "store": _STORE}:
+        found = f"its tables are not those of schema version {SCHEMA_VERSION}"
+    if found != "ok":
+        raise damaged(path, found)
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    """The SQL of all that is in a store, as it was written, by name."""
+    return {
+        name: sql
+        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema")
+        if not name.startswith("sqlite_")
+    }
+
+
+def damaged(path: Path | None, found: object) -> StoreError:
+    """What is said of a store in which something makes no sense."""
+    return StoreError(f"watermark store {path} is damaged: {' '.join(str(found).split())}{RESCUE}")

@@ -1,0 +1,194 @@
+"""The file of an open SQLite store: nobody else's, and still the one that was opened.
+
+A store is a file, not a name. Its path may come to lead to another file while a daemon has it:
+the file, or a directory above it, is moved, removed, replaced or mounted over. What is then
+written into the file that is open is not what the next daemon reads. And one file may have
+several names, by links and mounts, each with a `-wal` and a `.lock` of its own beside it.
+"""
+
+import fcntl
+import os
+import struct
+from contextlib import ExitStack
+from errno import EADDRINUSE
+from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, socket
+
+from tezio_signer.filesystems import is_mount_point
+from tezio_signer.watermarks.store import StoreError, StoreLostError
+
+LOGS = ("-wal", "-shm")
+"""What SQLite has beside the file, behind the name of the file."""
+_LOCKED_AT = 2**62
+"""A byte that no file has, far from those that SQLite locks (its file format, 2.3.2)."""
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+"""The bytes that who reads a database has locked."""
+_FLOCK = struct.Struct("hhqqi0q")
+_COPIES = "\0tezio-signer-store-"
+
+
+def check_name(path: Path) -> None:
+    """Raises StoreError for a file that has, or easily gets, other names than this path."""
+    links = path.stat().st_nlink
+    if links > 1:
+        raise StoreError(_linked(path, links))
+    if is_mount_point(path):
+        raise StoreError(
+            f"watermark store {path} is mounted as a single file, so that the -wal and the .lock "
+            "that belong to it would stay behind: mount the directory that it is in"
+        )
+
+
+def _linked(path: Path, links: int) -> str:
+    return (
+        f"watermark store {path} has {links} names (hard links), and by another one a second "
+        f"daemon could use it without what lies beside it: delete all but one (`find / -xdev "
+        f"-samefile {path}` finds them), and name that one in watermarks.store"
+    )
+
+
+class StoreFile:
+    """The file at a path, held against every other opener of it until it is closed.
+
+    SQLite's own locks go with any descriptor of the file that this process closes; those of
+    this descriptor (of an "open file description") do not, and hold whatever the name is.
+
+    :raises StoreError: if somebody has it, or if it has other names.
+    :raises OSError: if it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._real = Path(os.path.realpath(path))
+        self._logs: dict[str, tuple[int, int]] = {}
+        self._content = (0, 0)
+        self._copies: socket | None = None
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with ExitStack() as undoing:
+            undoing.callback(self.close)
+            status = os.fstat(self._file)
+            self._identity = _identity(status)
+            try:
+                self._lock(fcntl.F_WRLCK, _LOCKED_AT, 1)
+            except (BlockingIOError, PermissionError) as error:
+                raise StoreError(
+                    f"watermark store {path} is in use by another daemon, it may be under "
+                    "another name; stop it first"
+                ) from error
+            check_name(path)
+            self.look()
+            undoing.pop_all()
+
+    def _lock(self, kind: int, start: int, length: int) -> None:
+        asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, asked)
+
+    def hold_copies(self, store: str) -> None:
+        """Keep out daemons that are started on a copy, on this machine; raises StoreError.
+
+        An abstract Unix socket is a name that one process of a network namespace has, and that
+        goes with the process. Where there are none, nothing is held.
+
+        :param store: the id, which a copy has too.
+        """
+        try:
+            held = socket(AF_UNIX, SOCK_STREAM)
+        except OSError:
+            return
+        try:
+            held.bind(f"{_COPIES}{store}")
+        except OSError as error:
+            held.close()
+            if error.errno != EADDRINUSE:
+                return
+            raise StoreError(
+                f"watermark store {self._path}: a daemon on this machine uses this store in "
+                "another place, of which this is a copy, or from which it was moved; stop that one "
+                "first. For other keys make a store of its own with: tezio-signer watermarks init"
+            ) from error
+        self._copies = held
+
+    def look(self) -> None:
+        """Raises StoreLostError unless the path leads to this file, and this is its only name."""
+        try:
+            found = os.lstat(self._real)  # beside it is the log, wherever a link would lead
+            named = found if self._real == self._path else os.stat(self._path)
+        except FileNotFoundError as error:
+            raise StoreLostError(
+                f"watermark store {self._path} was removed or moved away under this signer: put "
+                "the very file back, with -wal and .lock, and signing goes on; if it is gone for "
+                "good, stop the signer, and raise high_water_marks above all that was signed "
+                "before a new one is made"
+            ) from error
+        except OSError as error:
+            raise StoreLostError(
+                f"watermark store {self._path} cannot be looked at any more: {error.strerror}"
+            ) from error
+        if not _identity(found) == _identity(named) == self._identity:
+            raise StoreLostError(
+                f"watermark store {self._path} is another file than the one that this signer has "
+                "opened: put that one back, with -wal and .lock, and signing goes on; or restart "
+                "the signer if it is certain that this one knows all that was signed"
+            )
+        if found.st_nlink > 1:
+            raise StoreLostError(_linked(self._path, found.st_nlink))
+        self._found = (found.st_size, found.st_mtime_ns)
+
+    def remember(self) -> None:
+        """Take what lies there now for what SQLite has written; raises StoreLostError."""
+        self.look()
+        self._content = self._found
+
+    def remember_logs(self) -> None:
+        """Take the files beside it for those that SQLite has open; raises OSError."""
+        self._logs = {suffix: _identity(os.stat(f"{self._real}{suffix}")) for suffix in LOGS}
+
+    @property
+    def was_written(self) -> bool:
+        """Whether others have written into the file, as it was looked at last."""
+        return self._found != self._content
+
+    def log_is_gone(self) -> bool:
+        """Whether what SQLite writes into has no name any more.
+
+        :raises StoreLostError: if the name is that of another file by now, one with content.
+        """
+        gone = False
+        for suffix, identity in self._logs.items():
+            path = f"{self._real}{suffix}"
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                gone = True
+                continue
+            except OSError as error:
+                raise StoreLostError(
+                    f"watermark store {self._path}: {path}: {error.strerror}"
+                ) from error
+            if _identity(status) == identity:
+                continue
+            if status.st_size:
+                raise StoreLostError(
+                    f"watermark store {self._path}: {path} is another file than the one that "
+                    "this signer writes into: move it away, and signing goes on"
+                )
+            gone = True
+        return gone
+
+    def keep_logs(self) -> None:
+        """From now on, closing the database deletes nothing beside it.
+
+        SQLite deletes the log by its name, which may be that of another daemon's by now. It does
+        not while somebody is reading, as it seems with this lock.
+        """
+        self._lock(fcntl.F_RDLCK, _SHARED_FIRST, _SHARED_SIZE)
+
+    def close(self) -> None:
+        """Let others have the file. The database has to be closed before."""
+        os.close(self._file)
+        if self._copies is not None:
+            self._copies.close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
