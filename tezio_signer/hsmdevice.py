@@ -19,7 +19,7 @@ from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.portaccess import why_not_opened
+from tezio_signer.portaccess import is_absent, why_not_opened
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
@@ -66,7 +66,9 @@ class HsmDevice:
     :param most_waiting: how many commands of one priority may wait.
     :ivar keys: the public keys that the device said it holds when it was asked last.
     :ivar connection: the present connection; another object after each re-plugging.
-    :ivar trouble: what keeps the device from being used, if it is known.
+    :ivar present: whether a board is plugged in there, as far as is known.
+    :ivar trouble: what keeps the device from being used, if it is known; a sentence
+        without its subject.
     """
 
     _log = Logger()
@@ -98,6 +100,7 @@ class HsmDevice:
         self._rest_until = 0.0
         self._leaving = False
         self._refusal = ""
+        self.present = False
         self.trouble = ""
 
     @property
@@ -165,6 +168,7 @@ class HsmDevice:
             return
         assert self.connection is not None
         if not self.connection.in_step:  # something came unasked
+            self._out_of_step("sent bytes unasked")
             self._get_into_step(self.connection)
             return
         job = next(filter(None, self._waiting.values())).popleft()
@@ -177,10 +181,17 @@ class HsmDevice:
         self._busy = None
         if connection is self.connection and not connection.in_step:
             self.ready = False  # before others are told to look for a device that is
+            self._out_of_step(
+                answer.getErrorMessage() if isinstance(answer, Failure) else "sent bytes unasked"
+            )
             self._give_back(f"the HSM {self.board} has to be brought into step")
             self._get_into_step(connection)
         self._send_next()
         job.result.callback(answer)
+
+    def _out_of_step(self, why: str) -> None:
+        """It is not used until it has proved itself; the conversation has said so in the log."""
+        self.trouble = self._of_itself(why)
 
     # -- connections -------------------------------------------------------------------
 
@@ -196,6 +207,8 @@ class HsmDevice:
 
     def unplugged(self) -> None:
         """The board is not there any more."""
+        self.present = False
+        self._report("was unplugged")
         self.close()
         self._forget_failures()
 
@@ -224,11 +237,13 @@ class HsmDevice:
             self._not_opened(error)
             return
         self._refusal = ""
+        self.present = True
         self.connection = connection
         self._get_into_step(connection)
 
     def _not_opened(self, error: Exception) -> None:
         refusal = repr(error)
+        self.present = self.present and not is_absent(error)
         if refusal != self._refusal:  # it is tried again and again, and looked into once
             self._refusal = refusal
             self._report(why_not_opened(self.board.port, error))
@@ -274,7 +289,9 @@ class HsmDevice:
                 )
             except StatusReply as status:
                 if slot in self.keys:  # it was there before, and may be again
-                    raise NoAnswer(f"slot {slot:d} of the HSM {self.board}: {status}") from status
+                    raise NoAnswer(
+                        f"the HSM {self.board} does not say the key of slot {slot:d}: {status}"
+                    ) from status
                 self._log.warn(
                     "HSM {board}, slot {slot}: {why}", board=self.board, slot=slot, why=status
                 )
@@ -308,7 +325,7 @@ class HsmDevice:
     def _gave_up(self, failure: Failure, connection: HsmProtocol) -> None:
         if not failure.check(Unavailable):
             self._log.failure("HSM {board} cannot be used", failure, board=self.board)
-        self._report(failure.getErrorMessage())
+        self._report(self._of_itself(failure.getErrorMessage()))
         if connection.gone:  # not its fault: it may be used as soon as it is back
             return
         # Left alone for a while, then tried again: it may come to itself.
@@ -320,8 +337,10 @@ class HsmDevice:
     def _lost(self, connection: HsmProtocol) -> None:
         was_ready, self.ready = self.ready, False
         self.connection = self._port = None
-        if was_ready and not self._leaving:
-            self._report("was unplugged")
+        if not self._leaving:
+            self.present = False
+            if was_ready:
+                self._report("was unplugged")
         self._leaving = False
         self._give_back(f"the HSM {self.board} was unplugged")
         self._changed()
@@ -333,6 +352,10 @@ class HsmDevice:
             jobs.clear()
         for job in waiting:
             job.result.errback(NotSent(why))
+
+    def _of_itself(self, sentence: str) -> str:
+        """What a sentence says of this device, without its name."""
+        return sentence.removeprefix(f"the HSM {self.board} ")
 
     def _report(self, trouble: str) -> None:
         """Say what keeps the device from being used, once until it changes."""

@@ -1,62 +1,38 @@
 """All connected HSMs: found, kept in use, and chosen for each signature."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from tezio_signer.errors import Forbidden, Unavailable
-from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.framing import StatusReply
-from tezio_signer.hsmdevice import HsmDevice, Job, NotSent, OpenPort, Priority
-from tezio_signer.serialhsm import HsmProtocol, NoAnswer, Timing, WrongAnswer
+from tezio_signer.errors import Forbidden, Refused, Unavailable
+from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatched
+from tezio_signer.hsm.framing import Status, StatusReply
+from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
+from tezio_signer.hsm.nonces import Nonces
+from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
+from tezio_signer.hsmsigning import Payload, Signing
+from tezio_signer.serialhsm import (
+    FRAME_REFUSALS,
+    HsmProtocol,
+    NoAnswer,
+    Timing,
+    WrongAnswer,
+)
 from tezio_signer.settings import DEFAULT_PATIENCE, DEFAULT_WAITING
-from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 
 FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5
 """Seconds between two looks for a board that is missing, first and at most."""
 CALM_LOOK = 2.0
 """Seconds between two looks while every known board is in use."""
-_REMEMBERED_NONCES = 4096
 _REMEMBERED_UNCLEAR = 64
 _TIMING = Timing()
-
-
-@define(eq=False)
-class Signing:
-    """A signature that was asked for.
-
-    :ivar result: the signature; fails with `StatusReply` or a `Refused`.
-    """
-
-    key: PublicKeyHash
-    message: bytes
-    priority: Priority
-    late: Callable[[Signature], object]
-    result: Deferred[Signature] = field(init=False)
-    withdrawn: bool = False
-    tried: bool = False
-    sent: bool = False
-    used: set[HsmProtocol] = field(factory=set)
-    device: HsmDevice | None = None
-    job: Job | None = None
-
-    @property
-    def may_be_refused(self) -> bool:
-        """Whether a device that has signed it refuses to do so again (its own watermark)."""
-        return self.priority is not Priority.OTHER
-
-    def withdraw(self) -> bool:
-        """Nobody wants it any more: drop it, unless it has reached a device."""
-        self.withdrawn = not self.sent
-        if self.device is not None and self.job is not None:
-            self.withdrawn = self.device.withdraw(self.job) and not self.sent
-        return self.withdrawn
 
 
 class HsmPool(Service):
@@ -68,6 +44,8 @@ class HsmPool(Service):
     :param find: the boards that are plugged in now.
     :param open_port: opens a port; raises SerialException, OSError or termios.error.
     :param wanted: the keys that the connected boards should hold; those missing are named.
+    :param selectors: the boards of the configuration; those that are absent are named.
+    :param auth_key: which of `wanted` belongs into slot 0.
     :param patience: seconds that a request waits for an HSM to be plugged in again.
     :param most_waiting: how many requests of one priority may wait for one board.
     :param watch: calls back whenever `find` may have something new to say; returns
@@ -87,8 +65,13 @@ class HsmPool(Service):
         timing: Timing = _TIMING,
         verbose: bool = False,
         most_waiting: int = DEFAULT_WAITING,
+        selectors: Iterable[BoardSelector] = (),
+        auth_key: PublicKeyHash | None = None,
     ) -> None:
         self._reactor = reactor
+        self._selectors = tuple(selectors)
+        self._auth_key = auth_key
+        self._absent: tuple[BoardSelector, ...] = ()
         self._patience = patience
         self._wanted = tuple(wanted)
         self._missing: tuple[PublicKeyHash, ...] = ()
@@ -102,11 +85,9 @@ class HsmPool(Service):
         self._delay = FIRST_LOOK
         self._changes: list[Deferred[None]] = []
         self._public_keys: dict[PublicKeyHash, PublicKey] = {}
-        self._nonces: dict[PublicKeyHash, OrderedDict[int, bytes]] = {}
-        self._unclear: OrderedDict[
-            tuple[PublicKeyHash, bytes], tuple[set[HsmProtocol], Exception]
-        ] = OrderedDict()
-        self._exposed: set[PublicKeyHash] = set()
+        self._nonces = Nonces()
+        self._under_way: dict[Payload, list[Signing]] = {}
+        self._unclear: OrderedDict[Payload, set[HsmProtocol]] = OrderedDict()
         self.devices: dict[str, HsmDevice] = {}
 
     def startService(self) -> None:
@@ -136,7 +117,8 @@ class HsmPool(Service):
             self._look_again()
 
     def _use_boards(self) -> None:
-        boards = {board.serial_number or board.port: board for board in self._find()}
+        found = self._find()
+        boards = self._named(found)
         for name, board in boards.items():
             if name not in self.devices:
                 self.devices[name] = HsmDevice(
@@ -151,6 +133,45 @@ class HsmPool(Service):
             self.devices[name].plugged_in(board)
         for name in self.devices.keys() - boards.keys():
             self.devices[name].unplugged()
+        self._name_absent(found)
+
+    def _named(self, boards: Iterable[Board]) -> dict[str, Board]:
+        """The boards by the names of their devices: a serial number, or else a port.
+
+        A board keeps its device when it is plugged in elsewhere. Clones may say one serial
+        number: those that are where they were are told from those that moved or came.
+        """
+        named: dict[str, Board] = {}
+        others: list[Board] = []
+        for board in boards:
+            places = ((d.board.serial_number, d.board.port) for d in self.devices.values())
+            name = dict(zip(places, self.devices, strict=True)).get(
+                (board.serial_number, board.port)
+            )
+            if name is None:
+                others.append(board)
+            else:
+                named[name] = board
+        for board in others:
+            moved = [
+                name
+                for name, device in self.devices.items()
+                if board.serial_number is not None
+                and device.board.serial_number == board.serial_number
+                and name not in named
+            ]
+            name = board.serial_number or board.port
+            new = name if name not in named else f"{name} at {board.port}"
+            named[moved[0] if moved else new] = board
+        return named
+
+    def _name_absent(self, boards: Collection[Board]) -> None:
+        """Say which boards of the configuration are not there, at first and when one is lost."""
+        absent = unmatched(self._selectors, boards)
+        known, self._absent = self._absent, absent
+        for selector in absent:
+            if selector not in known:
+                self._log.error("{sentence}", sentence=not_plugged_in(selector))
 
     def _look_again(self) -> None:
         self._name_missing()
@@ -184,18 +205,24 @@ class HsmPool(Service):
         for change in changes:
             change.callback(None)
 
+    def _held(self) -> Held:
+        return {str(d.board): d.keys for d in self.devices.values() if d.ready}
+
     def _name_missing(self) -> None:
         """Say which keys no board holds, when all boards have said theirs."""
-        devices = self.devices.values()
-        held = {key.hash for device in devices if device.ready for key in device.keys.values()}
-        missing = tuple(key for key in self._wanted if key not in held)
-        if missing != self._missing and all(device.ready for device in devices):
+        held = self._held()
+        missing = tuple(key for key in self._wanted if not is_held(key, held, self._auth_key))
+        if missing != self._missing and all(device.ready for device in self.devices.values()):
             self._missing = missing
             if missing:
                 self._log.error(
                     "keys of the configuration that no connected HSM holds: {keys}",
-                    keys=", ".join(map(str, missing)),
+                    keys=", ".join(map(self._missing_key, missing)),
                 )
+
+    def _missing_key(self, key: PublicKeyHash) -> str:
+        why = misplaced(key, self._held(), self._auth_key)
+        return f"{key} ({why})" if why else str(key)
 
     async def _change(self, until: float) -> bool:
         left = until - self._reactor.seconds()
@@ -225,8 +252,19 @@ class HsmPool(Service):
         return self._public_keys[key]
 
     def _nobody_holds(self, key: PublicKeyHash) -> Unavailable:
+        silent = [
+            device
+            for device in self.devices.values()
+            if device.present and not device.ready and holders(key, {"": device.keys})
+        ]
+        if silent:
+            sentences = (f"the HSM {d.board}, which holds {key}, {d.trouble}" for d in silent)
+            return Unavailable("; ".join(sentences))
+        why = misplaced(key, self._held(), self._auth_key)
         troubles = [f"HSM {d.board}: {d.trouble}" for d in self.devices.values() if d.trouble]
-        return Unavailable("; ".join([f"no connected HSM holds {key}", *troubles]))
+        absent = [f"the board with the {selector} is not plugged in" for selector in self._absent]
+        nobody = f"no connected HSM holds {key}" + (f": {why}" if why else "")
+        return Unavailable("; ".join([nobody, *troubles, *absent]))
 
     def sign(
         self,
@@ -240,18 +278,27 @@ class HsmPool(Service):
         :param late: called with the signature when it comes after the result has failed.
         """
         signing = Signing(key, message, priority, late)
-        signing.result = Deferred.fromCoroutine(self._sign(signing))
+        self._under_way.setdefault(signing.payload, []).append(signing)
+        Deferred.fromCoroutine(self._sign(signing)).addBoth(self._signed, signing)
         return signing
 
+    def _signed(self, result: Signature | Failure, signing: Signing) -> None:
+        same = self._under_way[signing.payload]
+        same.remove(signing)
+        if not same:
+            del self._under_way[signing.payload]
+        if (
+            signing.result.called
+            and isinstance(result, Failure)
+            and not result.check(Refused, StatusReply)
+        ):
+            self._log.failure("fault while signing for {key}", result, key=signing.key)
+        signing.end(result)
+
     async def _sign(self, signing: Signing) -> Signature:
-        key, until = signing.key, self._reactor.seconds() + self._patience
-        unclear = key, digest(signing.message)
-        failure: Exception | None = None
-        if signing.may_be_refused and unclear in self._unclear:
-            # These devices may have signed it: they would refuse, or have not answered yet.
-            signing.used, failure = self._unclear[unclear]
-        while not signing.withdrawn:
-            self._check_exposed(key)
+        until = self._reactor.seconds() + self._patience
+        while not signing.over:
+            self._nonces.check_key(signing.key)
             device = self._device_for(signing)
             if device is None:
                 if not self._may_come(signing) or not await self._change(until):
@@ -259,33 +306,25 @@ class HsmPool(Service):
                 continue
             try:
                 return await self._sign_with(device, signing)
-            except NotSent as error:
-                failure = error
+            except (NotSent, NoAnswer, StatusReply) as error:
+                signing.failure = error
                 until = self._reactor.seconds() + self._patience
-            except (StatusReply, NoAnswer) as error:
-                failure = error
-                until = self._reactor.seconds() + self._patience
-                if signing.may_be_refused and isinstance(error, NoAnswer):
-                    self._unclear[unclear] = signing.used, error
-                    if len(self._unclear) > _REMEMBERED_UNCLEAR:
-                        self._unclear.popitem(last=False)
-        raise failure or self._nobody_holds(key)
+        raise signing.failure or self._nobody_holds(signing.key)
 
     def _device_for(self, signing: Signing) -> HsmDevice | None:
-        """The least busy of the devices that may be asked."""
+        """Of the devices that may be asked, one not asked before, and the least busy of these."""
+        unclear = self._unclear.get(signing.payload, set())
         able = [
             device
             for device in self.devices.values()
-            if device.ready
-            and device.slot_of(signing.key)
-            and device.connection not in signing.used
+            if device.ready and device.slot_of(signing.key) and signing.may_ask(device.connection)
         ]
-        return min(able, key=lambda device: device.load, default=None)
+        return min(able, key=lambda d: (d.connection in unclear, d.load), default=None)
 
     def _may_come(self, signing: Signing) -> bool:
         """Whether waiting may help: a device that was asked already is as it was."""
         known = [device for device in self.devices.values() if device.slot_of(signing.key)]
-        return not known or any(device.connection not in signing.used for device in known)
+        return not known or any(signing.may_ask(device.connection) for device in known)
 
     async def _sign_with(self, device: HsmDevice, signing: Signing) -> Signature:
         slot = device.slot_of(signing.key)
@@ -293,6 +332,7 @@ class HsmPool(Service):
         connection = device.connection
         assert connection is not None
         signing.device = device
+        signing.asked_before = signing.payload in self._unclear
         signing.job = device.sign(
             slot,
             signing.message,
@@ -301,50 +341,43 @@ class HsmPool(Service):
         )
         try:
             signature: Signature = await signing.job.result
-        except NotSent:
-            raise
         except WrongAnswer as error:
             self._log.critical("{error}", error=error)
-            signing.used.add(connection)
+            signing.was_refused(connection)
+            self._remember(signing, connection)
             raise
-        except (StatusReply, NoAnswer) as error:
-            # The device would refuse a baking operation that it may have signed already;
-            # anything else is asked for once more, unless it said no.
-            if isinstance(error, StatusReply) or signing.may_be_refused or signing.tried:
-                signing.used.add(connection)
-            signing.tried = True
+        except NoAnswer:
+            signing.was_unclear(connection)
+            self._remember(signing, connection)
+            raise
+        except StatusReply as status:
+            if status.status in FRAME_REFUSALS:  # it came to harm on the way
+                signing.was_unclear(connection)
+            else:
+                signing.was_refused(connection)
+            if status.status is not Status.WATERMARK:  # its mark may have moved all the same
+                self._remember(signing, connection)
             raise
         finally:
             signing.sent = signing.sent or signing.job.sent
             signing.job = None
-        self._check_nonce(signing.key, signing.message, signature)
+        self._nonces.check(signing.key, signing.message, signature)
         return signature
 
+    def _remember(self, signing: Signing, connection: HsmProtocol) -> None:
+        """A device was asked, and gave no signature: others are better, and it may say D4."""
+        self._unclear.setdefault(signing.payload, set()).add(connection)
+        if len(self._unclear) > _REMEMBERED_UNCLEAR:
+            self._unclear.popitem(last=False)
+
     def _late(self, signing: Signing, signature: Signature) -> None:
+        """A signature has come after its command was given up: who still waits, gets it."""
         try:
-            self._check_nonce(signing.key, signing.message, signature)
+            self._nonces.check(signing.key, signing.message, signature)
         except Forbidden:
             return
-        signing.late(signature)
-
-    def _check_exposed(self, key: PublicKeyHash) -> None:
-        if key in self._exposed:
-            raise Forbidden(
-                f"{key} signs no more: its HSM repeated a nonce, which exposes the secret key; "
-                "replace the key"
-            )
-
-    def _check_nonce(self, key: PublicKeyHash, message: bytes, signature: Signature) -> None:
-        """Two messages with one r give the secret key away to whoever sees both signatures."""
-        seen = self._nonces.setdefault(key, OrderedDict())
-        hashed = digest(message)
-        if seen.setdefault(signature.r, hashed) != hashed:
-            self._exposed.add(key)
-            self._log.critical(
-                "the HSM signed two messages of {key} with one nonce: its secret key is exposed, "
-                "and it signs no more until the daemon is restarted",
-                key=key,
-            )
-            self._check_exposed(key)
-        if len(seen) > _REMEMBERED_NONCES:
-            seen.popitem(last=False)
+        had_ended = signing.result.called
+        for waiting in list(self._under_way.get(signing.payload, ())):
+            waiting.end(signature)
+        if had_ended:
+            signing.late(signature)

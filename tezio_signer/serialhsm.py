@@ -32,7 +32,8 @@ from tezio_signer.reactors import cancel
 BAUD_RATE = 57600
 """Of the sketch. Never 1200: that makes an Arduino enter its boot loader."""
 _REMEMBERED = 8  # earlier commands, by which a late answer is recognised
-_FRAME_REFUSALS = {Status.FRAME_TOO_SHORT, Status.WRONG_CRC, Status.WRONG_LENGTH}
+FRAME_REFUSALS = frozenset({Status.FRAME_TOO_SHORT, Status.WRONG_CRC, Status.WRONG_LENGTH})
+"""What the device says of a frame that came to harm on the way: it has done nothing."""
 _PSEUDO_TERMINALS = "/dev/pts/"
 
 _Answer = TypeVar("_Answer")
@@ -218,7 +219,7 @@ class HsmProtocol(Protocol):
         try:
             answer: object = self._current.read(body)
         except StatusReply as status:
-            if status.status in _FRAME_REFUSALS:
+            if status.status in FRAME_REFUSALS:
                 self._out_of_step(str(status))
             answer = Failure(status)
         except WrongAnswer as wrong:

@@ -21,7 +21,8 @@ from tezio_signer.errors import (
 )
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsmdevice import Priority
-from tezio_signer.hsmpool import HsmPool, Signing
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsmsigning import Signing
 from tezio_signer.policy import (
     Peer,
     SigningRequest,
@@ -248,6 +249,8 @@ class Signer:
         if flight is not None:
             if claim is not None:  # the first request waits for its own claim, which is the same
                 claim.durable.addErrback(lambda _: None)
+            if flight.signing is not None:
+                flight.signing.want()
             return flight.board(self._clock)
         flight = self._flights[asked] = _Flight()
         flight.forget = partial(self._forget, asked, flight)
@@ -288,6 +291,9 @@ class Signer:
             if not flight.signing.withdraw():
                 signing.addCallback(lambda done: late(done[0][1]) if done[0][0] else None)
             raise
+        except Exception:  # another payload stands there: nobody may have this signature
+            flight.signing.withdraw()
+            raise
         ((signed, result),) = await signing
         if not signed and claim is not None:
             # A late answer to an earlier request for it may have come meanwhile.
@@ -296,7 +302,7 @@ class Signer:
             if isinstance(result, Failure):
                 result.raiseException()
         except StatusReply as status:
-            raise _refusal(status) from status
+            raise _refusal(status, request, flight.signing.asked_before) from status
         signature: Signature = result
         await self._verify(request, signature)
         if claim is None:
@@ -321,15 +327,35 @@ class Signer:
             raise Unavailable("the signature does not verify and is not released")
 
 
-def _refusal(reply: StatusReply) -> Refused:
+def _refusal(reply: StatusReply, request: SigningRequest, asked_before: bool) -> Refused:
     """What a status of the device means for the client."""
     match reply.status:
         case Status.WATERMARK:
-            return Conflict(str(reply))
+            return Conflict(f"{reply}; {_device_mark(request, asked_before)}")
         case Status.NOT_ENABLED | Status.OPERATION_DISABLED:
             return Forbidden(str(reply))
         case _:
             return Unavailable(str(reply))
+
+
+def _device_mark(request: SigningRequest, asked_before: bool) -> str:
+    """What the mark of the device itself is, which refuses what our watermarks allow."""
+    payload = request.payload
+    if isinstance(payload, Generic):  # has none, as far as is known
+        return "which is not known to happen for what has no level"
+    if (payload.level, payload.round) == (0, 0):
+        return "it signs nothing at level 0 round 0"
+    why = (
+        "it was asked for this before and may have signed it, but its signature was lost"
+        if asked_before
+        else "that mark is kept for each key and operation since the board was plugged in, and "
+        "knows no chain: another chain, or another program, may have moved it"
+    )
+    return (
+        f"{why}; if {payload.operation} at level {payload.level} round {payload.round} is right "
+        f"for {payload.chain_id}, unplug the board and plug it in again, which clears its mark and "
+        "leaves the watermarks of this signer as they are"
+    )
 
 
 def _described(submission: Submission, request: SigningRequest | None) -> str:

@@ -34,7 +34,8 @@ from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.hsmdevice import Priority
-from tezio_signer.hsmpool import HsmPool, Signing
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsmsigning import Signing
 from tezio_signer.settings import Limits, Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
