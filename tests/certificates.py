@@ -71,6 +71,7 @@ class Authority:
         )
         files = Certified(self._directory / f"{name}.pem", self._directory / f"{name}-key.pem")
         self._write(files.certificate, certificate)
+        files.key.touch(0o600)
         files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
 

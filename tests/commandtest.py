@@ -2,13 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer import cli
+from tests.stand import reactor
+from tezio_signer import cli, commands, locate
 
 SHIPPED = Path(__file__).parent.parent / "config.yaml"
 
@@ -20,6 +24,28 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+class OwnReactor:
+    """Stands in for the reactor of a command, which would have to be started."""
+
+    def __init__(self) -> None:
+        self.triggers: list[Callable[[], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def addSystemEventTrigger(self, phase: str, event: str, function: Callable[[], object]) -> None:
+        """Remember what is to be done before the shutdown."""
+        assert (phase, event) == ("before", "shutdown")
+        self.triggers.append(function)
+
+    def react(self, main: Callable[[Any], Deferred[None]]) -> None:
+        """Run a command until it waits, and end as it does."""
+        done = main(self)
+        failed: list[object] = []
+        done.addErrback(failed.append)
+        raise SystemExit(1 if failed else 0)
 
 
 class CommandTestCase(SynchronousTestCase):
@@ -35,9 +61,12 @@ class CommandTestCase(SynchronousTestCase):
         self.patch(
             os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
         )
+        self.patch(locate, "SYSTEM_CONFIG", str(self.directory / "etc" / "config.yaml"))
+        self.reactor = OwnReactor()
+        self.patch(commands, "react", self.reactor.react)
 
     def run_command(self, *arguments: str) -> Outcome:
-        """Run a command that needs no reactor."""
+        """Run a command, as far as it goes until it waits for its reactor."""
         out, err = StringIO(), StringIO()
         self.patch(sys, "stdout", out)
         self.patch(sys, "stderr", err)

@@ -3,19 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from tests.commandtest import SHIPPED, CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
-from tezio_signer import __version__, cli, commands
+from tezio_signer import __version__, cli
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
@@ -30,12 +27,6 @@ HELD = [
     (2, TZ2, "sppk7ck4y4RnCoX32fAZwoKQxrgjGKR9Efb5VzaqUfkHacbAPr1ifG4"),
     (3, TZ3, "p2pk66e7HovJkSsM2LdS5pn8DfxG53qRWifpn92PbbcLkD1YwYbaJ7a"),
 ]
-
-
-LIMITS = (
-    "limits: connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, "
-    "body_bytes 131072, header_bytes 16384, headers 100, requests_waiting 64"
-)
 
 
 class UsageTests(CommandTestCase):
@@ -85,162 +76,8 @@ class UsageTests(CommandTestCase):
         self.assertEqual(self.assertRaises(SystemExit, cli.main, ["check"]).code, 1)
 
 
-class CheckTests(CommandTestCase):
-    """`tezio-signer check`."""
-
-    def test_shipped(self) -> None:
-        """It says per key what is signed, for whom and for which chains."""
-        outcome = self.run_command("check")
-        self.assertEqual(
-            outcome.out,
-            f"""\
-key                                   signs                                     authenticated  chains
-{TZ1}  generic                                   no             any
-{TZ2}  generic                                   no             any
-{TZ3}  attestation,block,generic,preattestation  no             any
-
-from: 127.0.0.1/32, ::1/128
-authenticated by: nobody
-watermarks: {self.directory}/watermarks.sqlite
-HTTP: tcp:6732:interface=127.0.0.1
-Octez socket: nowhere
-request token: none
-client certificates: not asked for
-{LIMITS}
-""",  # noqa: E501
-        )
-        self.assertEqual((outcome.code, outcome.err), (0, ""))
-
-    def test_everything_else(self) -> None:
-        """It says who authenticates, what is switched off, and what is not signed at all."""
-        self.config.write_text(f"""\
-policy:
-    signing_keys:
-        {TZ1}: {{allowed_ops: []}}
-        {TZ3}: {{allowed_ops: [block, 0x05], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp]}}
-    auth_key: {{pkh: {AUTH}}}
-authorized_keys: [{EDPK}]
-allowed_ips: []
-allowed_uids: [1001, 0]
-listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:/run/x"]}}
-""")
-        lines = self.run_command("check").out.splitlines()
-        self.assertEqual(lines[1].split(), [str(TZ1), "nothing", "yes", "any"])
-        self.assertEqual(
-            lines[2].split(),
-            [str(TZ3), "block,michelson", "yes", "NetXdQprcVkpaWU,NetXnHfVqm9iesp"],
-        )
-        self.assertEqual(
-            lines[4:],
-            [
-                "from: nowhere",
-                "users at Unix sockets: 0, 1001",
-                f"authenticated by: {AUTH}, {EDPK_HASH}",
-                f"watermarks: {self.directory}/watermarks.sqlite",
-                "HTTP: tcp:1, tcp:2",
-                "Octez socket: tcp:3, unix:/run/x",
-                "request token: none",
-                "client certificates: not asked for",
-                LIMITS,
-                f"warning: {TZ3}: michelson is among allowed_ops, but is never signed",
-            ],
-        )
-
-    def test_switched_off(self) -> None:
-        """What a switched-off protection means is said where it matters, and as a warning."""
-        with self.config.open("a") as config:
-            config.write("\n")
-        text = self.config.read_text().replace("check: True", "check: False")
-        self.config.write_text(text)
-        lines = self.run_command("check").out.splitlines()
-        self.assertEqual(lines[1].split(), [str(TZ1), "everything", "no", "any"])
-        self.assertIn("from: everywhere", lines)
-        self.assertEqual(sum(line.startswith("warning: security.") for line in lines), 4)
-
-    def test_json(self) -> None:
-        """The same as JSON."""
-        outcome = self.run_command("check", "--json")
-        self.assertEqual(
-            json.loads(outcome.out),
-            {
-                "keys": [
-                    {
-                        "key": str(key),
-                        "signs": operations.split(),
-                        "authenticated": False,
-                        "chains": ["any"],
-                    }
-                    for key, operations in [
-                        (TZ1, "generic"),
-                        (TZ2, "generic"),
-                        (TZ3, "attestation block generic preattestation"),
-                    ]
-                ],
-                "http": ["tcp:6732:interface=127.0.0.1"],
-                "request_token": None,
-                "client_ca": None,
-                "limits": {
-                    "connections": 512,
-                    "connections_per_peer": 128,
-                    "request_seconds": 10,
-                    "idle_seconds": 60,
-                    "body_bytes": 131072,
-                    "header_bytes": 16384,
-                    "headers": 100,
-                    "requests_waiting": 64,
-                },
-                "warnings": [],
-            },
-        )
-        self.assertEqual((outcome.code, outcome.err), (0, ""))
-
-    def test_wrong_configuration(self) -> None:
-        """A mistake is one line with file, line and key, and exit code 1."""
-        self.config.write_text("policy:\n    signing_keis: {}\n")
-        self.assertIn("config.yaml:2: policy.signing_keis: ", self.refused("check"))
-        self.assertIn("config.yaml:2: ", self.refused("check", "--json"))
-
-    def test_which_configuration(self) -> None:
-        """`--config` goes before the environment, and that before config.yaml."""
-        other, third = self.directory / "other.yaml", self.directory / "third.yaml"
-        other.write_text("verbose: 1")
-        self.config.unlink()
-        self.assertIn("config.yaml: cannot be read: No such file", self.refused("check"))
-        os.environ["TEZIO_SIGNER_CONFIG"] = str(other)
-        self.assertIn(f"{other}:1: ", self.refused("check"))
-        self.assertIn(f"{third}: cannot be read", self.refused("check", "--config", str(third)))
-        self.assertIn(f"{third}: cannot be read", self.refused("check", "-c", str(third)))
-
-
-class OwnReactor:
-    """Stands in for the reactor of a command, which would have to be started."""
-
-    def __init__(self) -> None:
-        self.triggers: list[Callable[[], object]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(reactor, name)
-
-    def addSystemEventTrigger(self, phase: str, event: str, function: Callable[[], object]) -> None:
-        """Remember what is to be done before the shutdown."""
-        assert (phase, event) == ("before", "shutdown")
-        self.triggers.append(function)
-
-    def react(self, main: Callable[[Any], Deferred[None]]) -> None:
-        """Run a command until it waits, and end as it does."""
-        done = main(self)
-        failed: list[object] = []
-        done.addErrback(failed.append)
-        raise SystemExit(1 if failed else 0)
-
-
 class InProcessTests(CommandTestCase):
     """The commands that run a reactor, as far as they go without one."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.reactor = OwnReactor()
-        self.patch(commands, "react", self.reactor.react)
 
     def test_no_board(self) -> None:
         """Without any board `keys` says so."""

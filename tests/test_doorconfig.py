@@ -142,17 +142,6 @@ class RequestTokenTests(DoorConfigTestCase):
         directory = "request_token: {header: x-a, file: .}"
         self.assertIn("cannot be read: Is a directory", self.refused(directory))
 
-    def test_readable_by_all(self) -> None:
-        """A file that everybody on the machine can read is warned of."""
-        for mode, warned in ((0o640, 0), (0o604, 1), (0o644, 1)):
-            self.assertEqual(len(self.settings(self.token(mode=mode)).warnings), warned)
-        (warning,) = self.settings(self.token(mode=0o644)).warnings
-        self.assertEqual(
-            warning,
-            "everybody on this machine can read the request token: "
-            f"chmod o-r {self.directory}/token.txt",
-        )
-
     def test_other_doors(self) -> None:
         """A door that is not HTTP beside it is warned of."""
         token = RequestToken("x-tezio-token", WORDS.encode())

@@ -33,11 +33,13 @@ from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.simulation import built_in_settings
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks
 
-MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
+MINIMAL = (
+    f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False, "
+    "chains: [NetXdQprcVkpaWU]}}}\n"
+)
 
 
 def parsed(*arguments: str) -> tap.Options:
@@ -93,53 +95,6 @@ class OptionsTests(SynchronousTestCase):
         """An unknown option, a missing value or an argument is a usage error."""
         for arguments in (["--htp", "tcp:1"], ["--config"], ["--simulate=1"], ["extra"]):
             self.assertRaises(UsageError, parsed, *arguments)
-
-
-class SettingsTests(TapTestCase):
-    """Which settings it runs with."""
-
-    def refused(self, chosen: str | None, simulate: bool = False) -> str:
-        """Why there are no settings to run with."""
-        return str(self.assertRaises(StartupError, tap.load_settings, chosen, simulate))
-
-    def test_which_file(self) -> None:
-        """The option goes before the environment, that before config.yaml in this directory."""
-        self.assertEqual(tap.config_path(None), Path("config.yaml"))
-        os.environ["TEZIO_SIGNER_CONFIG"] = "/etc/other.yaml"
-        self.assertEqual(tap.config_path(None), Path("/etc/other.yaml"))
-        self.assertEqual(tap.config_path("mine.yaml"), Path("mine.yaml"))
-
-    def test_configuration(self) -> None:
-        """A configuration is read, and its store is used."""
-        path = self.write()
-        for chosen in (None, str(path), "config.yaml"):
-            settings = tap.load_settings(chosen, simulate=False)
-            self.assertEqual(list(settings.signing_keys), [TZ3])
-            self.assertEqual(settings.store, self.directory / "watermarks.sqlite")
-
-    def test_no_configuration(self) -> None:
-        """Without one there is nothing to run with."""
-        self.assertIn("config.yaml: cannot be read: No such file", self.refused(None))
-
-    def test_wrong_configuration(self) -> None:
-        """A mistake in it is the sentence with file and line, simulated or not."""
-        self.write(more="verbos: True")
-        for simulate in (False, True):
-            self.assertIn("config.yaml:2: verbos: unknown key", self.refused(None, simulate))
-
-    def test_simulated(self) -> None:
-        """Simulating needs no configuration, and takes one that is there without its store."""
-        self.assertEqual(tap.load_settings(None, simulate=True), built_in_settings())
-        self.write()
-        settings = tap.load_settings(None, simulate=True)
-        self.assertEqual(list(settings.signing_keys), [TZ3])
-        self.assertIsNone(settings.store)
-
-    def test_simulated_with_a_missing_configuration(self) -> None:
-        """A configuration that was asked for by name has to be there, simulated or not."""
-        self.assertIn("mine.yaml: cannot be read", self.refused("mine.yaml", simulate=True))
-        os.environ["TEZIO_SIGNER_CONFIG"] = "other.yaml"
-        self.assertIn("other.yaml: cannot be read", self.refused(None, simulate=True))
 
 
 def leaves(service: IService) -> list[IService]:
@@ -217,7 +172,7 @@ class MakeServiceTests(TapTestCase):
             ),
             (
                 ("--simulate",),
-                ["security.remote_ip_check", "security.auth_check", "SIMULATED HSM: public test"],
+                ["SIMULATED HSM: public test", "security.remote_ip_check", "security.auth_check"],
             ),
         ]:
             with capturedLogs() as events:
@@ -226,6 +181,12 @@ class MakeServiceTests(TapTestCase):
             self.assertEqual(len(warnings), len(expected))
             for event, words in zip(warnings, expected, strict=True):
                 self.assertIn(words, event.get("sentence") or event["log_format"])
+
+    def test_warnings_of_keys(self) -> None:
+        """What `check` warns of is warned of here: there is one list."""
+        self.write().write_text(MINIMAL.replace(", chains: [NetXdQprcVkpaWU]", ""))
+        (warning,) = self.warnings()
+        self.assertIn(f"{TZ3} signs blocks and attestations of any chain", warning)
 
     def warnings(self, *arguments: str) -> list[str]:
         """What is warned of, of its doors."""
@@ -251,6 +212,7 @@ class MakeServiceTests(TapTestCase):
                     proxy.format("haproxy:tcp:3"),
                     tokenless.format("tcp:2"),
                     tokenless.format("haproxy:tcp:3"),
+                    f"ANYBODY who reaches haproxy:tcp:3 can have {TZ3} sign blocks",
                 ],
             ),
             (("--octez-socket", "unix:x", "--http", "tcp:4"), [tokenless.format("unix:x")]),

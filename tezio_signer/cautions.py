@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.endpoints import Endpoint, check_endpoints
+from tezio_signer.filefacts import exposed, facts_of, named_files
 from tezio_signer.settings import Settings, SigningKey
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
@@ -28,6 +29,7 @@ def warnings_of(settings: Settings, http: Sequence[str], sockets: Sequence[str])
         *asked_of_octez(settings),
         *check_endpoints([*http, *sockets], settings.client_ca),
         *unprotected_by_token(settings.request_token, sockets),
+        *exposed(facts_of(named_files(settings, [*http, *sockets]))),
         *open_to_many(settings, http, sockets),
     )
 

@@ -1,15 +1,13 @@
 """The command `tezio-signer`: look at the configuration, the devices and the watermarks."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import asdict
 from twisted.internet.defer import Deferred
 
-from tezio_signer import __version__, watermarkcli
+from tezio_signer import __version__, checkcli, watermarkcli
 from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.commands import (
     CommandError,
@@ -19,15 +17,13 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
-from tezio_signer.doorconfig import unprotected_by_token
-from tezio_signer.endpoints import check_endpoints
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.locate import load_settings, with_config
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import Settings
-from tezio_signer.tap import load_settings
 from tezio_signer.watermarks.store import StoreError
 
 _MILLISECONDS = 1000
@@ -39,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.command(options)
     except (CommandError, StartupError, StoreError) as error:
-        sys.exit(f"tezio-signer: {error}")
+        sys.exit(f"tezio-signer: {with_config(str(error), getattr(options, 'config', None))}")
     except BrokenPipeError:
         sys.exit(1)
 
@@ -51,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"Tezio Signer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = command(commands, "check", _check, "read the configuration, say what it means")
-    config_option(check)
-    json_option(check)
+    checkcli.add_command(commands)
 
     keys = command(commands, "keys", _keys, "list the keys of every connected HSM")
     config_option(keys)
@@ -78,61 +72,6 @@ def _milliseconds(text: str) -> float:
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError("from 0 to 999999 are possible")
     return value
-
-
-def _check(options: argparse.Namespace) -> None:
-    settings = load_settings(options.config, simulate=False)
-    rows = _meaning(settings)
-    warnings = [
-        *settings.warnings,
-        *check_endpoints([*settings.http, *settings.octez_socket], settings.client_ca),
-        *unprotected_by_token(settings.request_token, settings.octez_socket),
-    ]
-    if options.json:
-        doors = {"http": list(settings.http), **_protections(settings)}
-        print(json.dumps({"keys": rows, **doors, "warnings": warnings}, indent=2))
-        return
-    print_rows(rows, as_json=False)
-    checked = settings.security.remote_ip_check
-    networks = ", ".join(map(str, settings.allowed_ips)) or "nowhere"
-    print(f"\nfrom: {networks if checked else 'everywhere'}")
-    if settings.allowed_uids is not None:
-        users = ", ".join(map(str, sorted(settings.allowed_uids)))
-        print(f"users at Unix sockets: {users or 'nobody'}")
-    print(f"authenticated by: {', '.join(map(str, settings.authorized or ())) or 'nobody'}")
-    print(f"watermarks: {settings.store}")
-    protections = _protections(settings)
-    print(f"HTTP: {', '.join(settings.http)}")
-    print(f"Octez socket: {', '.join(settings.octez_socket) or 'nowhere'}")
-    print(f"request token: {protections['request_token'] or 'none'}")
-    print(f"client certificates: {protections['client_ca'] or 'not asked for'}")
-    limits = (f"{name} {value}" for name, value in protections["limits"].items())
-    print(f"limits: {', '.join(limits)}")
-    for warning in warnings:
-        print(f"warning: {warning}")
-
-
-def _meaning(settings: Settings) -> list[dict[str, Any]]:
-    checked = settings.security.signing_policy_check
-    return [
-        {
-            "key": str(key.key),
-            "signs": sorted(map(str, key.allowed_ops)) if checked else ["everything"],
-            "authenticated": settings.security.auth_check and key.auth_req,
-            "chains": sorted(key.chains) if key.chains is not None else ["any"],
-        }
-        for key in settings.signing_keys.values()
-    ]
-
-
-def _protections(settings: Settings) -> dict[str, Any]:
-    token, client_ca = settings.request_token, settings.client_ca
-    limits = asdict(settings.limits)
-    return {
-        "request_token": token and token.header,
-        "client_ca": client_ca and f"of {client_ca.path}, on HTTPS",
-        "limits": {name: value for name, value in limits.items() if value is not None},
-    }
 
 
 def _keys(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
+from tezio_signer.locate import SEARCHED
 from tezio_signer.reactors import Reactor
 from tezio_signer.watermarks.store import StoreError
 
@@ -32,7 +33,7 @@ def config_option(parser: argparse.ArgumentParser) -> None:
         "--config",
         "-c",
         metavar="PATH",
-        help="configuration file [default: $TEZIO_SIGNER_CONFIG or config.yaml]",
+        help=f"configuration file [default: {SEARCHED}]",
     )
 
 

@@ -68,7 +68,6 @@ def settings_from(root: Field, directory: Path) -> Settings:
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
     listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
     store = store_address(top.get("watermarks"), directory)
-    token, token_warnings = request_token_from(top.get("request_token"), directory)
     sockets = _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
     settings = Settings(
         signing_keys=signing_keys,
@@ -88,14 +87,13 @@ def settings_from(root: Field, directory: Path) -> Settings:
         ),
         http=_endpoints(listen["http"], DEFAULT_HTTP) if "http" in listen else (DEFAULT_HTTP,),
         octez_socket=sockets,
-        request_token=token,
+        request_token=request_token_from(top.get("request_token"), directory),
         client_ca=client_ca_from(top.get("client_ca"), directory),
         limits=limits_from(top.get("limits")),
         store=store,
         warnings=(
             *_switched_off(security),
             *warnings,
-            *token_warnings,
             *store_warnings(store),
         ),
     )

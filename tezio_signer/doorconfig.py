@@ -1,7 +1,6 @@
 """What the configuration says of the doors: limits, request token, client certificates."""
 
 import re
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,10 @@ def limits_from(field: Field | None) -> Limits:
     return limits
 
 
-def request_token_from(
-    field: Field | None, directory: Path
-) -> tuple[RequestToken | None, tuple[str, ...]]:
-    """The section `request_token`, and what to warn of."""
+def request_token_from(field: Field | None, directory: Path) -> RequestToken | None:
+    """The section `request_token`."""
     if field is None:
-        return None, ()
+        return None
     entries = field.mapping(("header", "file"), required=["header", "file"])
     header = entries["header"].text().lower()
     if not _HEADER.fullmatch(header):
@@ -74,10 +71,7 @@ def request_token_from(
         raise at.error(
             f"{path} holds something else than one line of printable ASCII without blanks"
         )
-    warnings: tuple[str, ...] = ()
-    if _read(at, path, path.stat).st_mode & stat.S_IROTH:
-        warnings = (f"everybody on this machine can read the request token: chmod o-r {path}",)
-    return RequestToken(header, secret), warnings
+    return RequestToken(header, secret, path)
 
 
 def unprotected_by_token(token: RequestToken | None, sockets: Iterable[str]) -> tuple[str, ...]:

@@ -111,10 +111,12 @@ class RequestToken:
     """A secret that HTTP clients send with every request.
 
     :ivar header: in lower case.
+    :ivar path: the file that it is in, for `check`.
     """
 
     header: str
     secret: bytes = field(repr=False)
+    path: Path | None = field(default=None, eq=False)
 
 
 @frozen

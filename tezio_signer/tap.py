@@ -4,40 +4,32 @@ import atexit
 import os
 import sys
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from attrs import evolve
 from twisted.logger import Logger
 from twisted.python import usage
 
-from tezio_signer import config
+from tezio_signer.cautions import warnings_of
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
-from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.doors import check_open_files, door
-from tezio_signer.endpoints import check_endpoints
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.locate import SEARCHED, load_settings
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor, keep_time_steady
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
-from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer
-from tezio_signer.simulation import built_in_settings
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
-from tezio_signer.yamlfields import ConfigError
 
-CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
-DEFAULT_CONFIG = "config.yaml"
 _log = Logger()
 
 
@@ -51,7 +43,7 @@ class Options(usage.Options):
             "config",
             "c",
             None,
-            f"Configuration file [default: ${CONFIG_VARIABLE} or {DEFAULT_CONFIG}]",
+            f"Configuration file [default: {SEARCHED}]",
         ],
     ]
     optFlags = [
@@ -76,24 +68,6 @@ class Options(usage.Options):
         self["octez-socket"].append(endpoint)
 
 
-def config_path(chosen: str | None) -> Path:
-    """The configuration file to read: the chosen one, else of the environment, else here."""
-    return Path(chosen or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
-
-
-def load_settings(chosen: str | None, simulate: bool) -> Settings:
-    """The settings to run with; raises StartupError with one line that says what is wrong."""
-    path = config_path(chosen)
-    named = chosen is not None or CONFIG_VARIABLE in os.environ
-    try:
-        if simulate and not named and not path.exists():
-            return built_in_settings()
-        settings = config.load(path)
-    except ConfigError as error:
-        raise StartupError(str(error)) from error
-    return evolve(settings, store=None) if simulate else settings
-
-
 def makeService(options: Options) -> Daemon:
     """Compose the daemon; raises StartupError."""
     from twisted.internet import reactor as installed
@@ -102,8 +76,6 @@ def makeService(options: Options) -> Daemon:
     _say_startup_errors_in_one_line()
     keep_time_steady(reactor)
     settings = load_settings(options["config"], options["simulate"])
-    for warning in settings.warnings:
-        _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     simulator = Simulator(reactor, Firmware()) if options["simulate"] else None
     find = simulator.boards if simulator else partial(find_boards, settings.hsms)
     if simulator:
@@ -127,11 +99,8 @@ def makeService(options: Options) -> Daemon:
     signer = Signer(settings, hsms, watermarks, reactor)
     http_at = options["http"] or settings.http
     sockets_at = options["octez-socket"] or settings.octez_socket
-    for warning in (
-        *check_endpoints([*http_at, *sockets_at], settings.client_ca),
-        *unprotected_by_token(settings.request_token, sockets_at),
-    ):
-        _log.warn("{sentence}", sentence=warning)
+    for warning in warnings_of(settings, http_at, sockets_at):
+        _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     connections = Connections(settings.limits, reactor, signer.admits)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()

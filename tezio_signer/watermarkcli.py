@@ -17,8 +17,8 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
+from tezio_signer.locate import load_settings
 from tezio_signer.settings import EtcdAddress
-from tezio_signer.tap import load_settings
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks import transfer

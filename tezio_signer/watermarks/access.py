@@ -20,7 +20,8 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def _group_name(gid: int) -> str:
+def group_name(gid: int) -> str:
+    """The name of a group, or the number without a name."""
     try:
         return getgrgid(gid).gr_name
     except KeyError:
@@ -39,7 +40,7 @@ def what_is_denied(store: Path) -> str:
                 continue
             me, owner = user_name(os.geteuid()), user_name(status.st_uid)
             facts = (
-                f"; {file} belongs to {owner}:{_group_name(status.st_gid)}, mode "
+                f"; {file} belongs to {owner}:{group_name(status.st_gid)}, mode "
                 f"{status.st_mode & 0o7777:04o}, and this runs as {me}"
             )
             if status.st_uid == os.geteuid():

@@ -1,0 +1,458 @@
+"""`tezio-signer check`: what a configuration means, and what start-up would refuse."""
+
+import fcntl
+import json
+import os
+import resource
+import struct
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from twisted.trial.unittest import TestCase
+
+from tests.certificates import Authority
+from tests.commandtest import SHIPPED, CommandTestCase
+from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
+from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tezio_signer import checkcli
+from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
+from tezio_signer.hsm.boards import Board
+from tezio_signer.watermarks.etcd import EtcdStore
+from tezio_signer.watermarks.store import StoreAwayError
+
+EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
+BOARD = "0123ABCD at /dev/ttyACM0"
+
+
+def minimal(more: str = "", key: str = "allowed_ops: [generic], auth_req: False") -> str:
+    """A configuration of one key."""
+    return f"policy: {{signing_keys: {{{TZ3}: {{{key}}}}}}}\n{more}"
+
+
+class CheckTestCase(CommandTestCase):
+    """A configuration with its store, and boards that hold what they shall."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.missing: set[object] = set()
+        self.problems: tuple[str, ...] = ()
+
+        async def look(_: object, *about: Any) -> BoardCheck:
+            _, signing_keys, auth_key, _ = about
+            keys = [*signing_keys, *([auth_key] if auth_key else [])]
+            found = tuple(
+                KeyFound(key, (), "no board holds it")
+                if key in self.missing
+                else KeyFound(key, (BOARD,), f"held by board {BOARD}")
+                for key in keys
+            )
+            board = BoardFound(Board("/dev/ttyACM0", "0123ABCD"))
+            return BoardCheck((board,), found, self.problems)
+
+        self.patch(checkcli, "check_boards", look)
+        self.assertEqual(self.run_command("watermarks", "init").code, 0)
+
+    def write(self, text: str) -> None:
+        """Have this configuration."""
+        self.config.write_text(text)
+
+    def values(self) -> dict[str, Any]:
+        """What it says as JSON, which has to be the same as the text says."""
+        said: dict[str, Any] = json.loads(self.run_command("check", "--json").out)
+        return said
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of the text that begin with a word, without it."""
+        text = self.run_command("check").out.splitlines()
+        stripped = [line.strip() for line in text]
+        return [line[len(name) :].strip() for line in stripped if line.startswith(name)]
+
+    def errors(self) -> list[str]:
+        """What start-up would end with; the command ends with 1 if there is any, else with 0."""
+        outcome = self.run_command("check", "--json")
+        errors: list[str] = json.loads(outcome.out)["errors"]
+        self.assertEqual(outcome.code, 1 if errors else 0)
+        self.assertEqual(bool(outcome.err), bool(errors))
+        text = self.run_command("check").out.splitlines()
+        self.assertEqual(
+            [f"error: {error}" for error in errors], [t for t in text if t[:5] == "error"]
+        )
+        return errors
+
+
+class MeaningTests(CheckTestCase):
+    """What it says of a configuration that is in order."""
+
+    def test_shipped(self) -> None:
+        """General things come first, then a block for each key, then what lies around."""
+        outcome = self.run_command("check")
+        status = self.config.stat()
+        mode = f"{status.st_mode & 0o777:04o}"
+        text = outcome.out.replace(str(self.directory), "/d")
+        text = text.replace(
+            f"({self.config.owner()}:{self.config.group()}, mode {mode})", "(facts)"
+        )
+        self.assertEqual(
+            text,
+            f"""\
+configuration     /d/config.yaml (facts)
+watermarks        /d/watermarks.sqlite, with 0 marks
+asked from        127.0.0.1/32, ::1/128
+HTTP at           tcp:6732:interface=127.0.0.1
+Octez socket at   nowhere
+request token     none
+client certs      not asked for
+GET /known_keys   answered
+limits            connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, body_bytes 131072, header_bytes 16384, headers 100, requests_waiting 64, hsm_wait_seconds 2
+
+{TZ1}
+  signs           generic
+  authenticated   no
+  HSM             held by board {BOARD}
+
+{TZ2}
+  signs           generic
+  authenticated   no
+  HSM             held by board {BOARD}
+
+{TZ3}
+  signs           attestation, block, generic, preattestation
+  chains          NetXdQprcVkpaWU
+  floors          none
+  max_level_jump  500000
+  authenticated   no
+  HSM             held by board {BOARD}
+
+auth key          {AUTH}, held by board {BOARD}
+HSM               {BOARD}
+""",  # noqa: E501
+        )
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+
+    def test_everything_else(self) -> None:
+        """It says who authenticates, floors and jumps, users, and what is not signed at all."""
+        self.write(f"""\
+policy:
+    signing_keys:
+        {TZ1}: {{allowed_ops: [], authorized_keys: [{EDPK}]}}
+        {TZ3}: {{allowed_ops: [block, 0x05], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp],
+            max_level_jump: 99}}
+    auth_key: {{pkh: {AUTH}}}
+authorized_keys: [{EDPK}]
+allowed_ips: []
+allowed_uids: [1001, 0]
+high_water_marks: {{level: {{block: 0x10}}, round: {{block: 1, attestation: 7}}}}
+listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
+""")
+        lines = [line.split(maxsplit=1) for line in self.run_command("check").out.splitlines()]
+        for line in (
+            ["asked", "from        nowhere"],
+            ["at", "Unix sockets   user 0, user 1001"],
+            ["HTTP", "at           tcp:1, tcp:2"],
+            ["signs", "nothing"],
+            ["authenticated", f"by {EDPK_HASH}"],
+            ["signs", "block, michelson"],
+            ["chains", "NetXdQprcVkpaWU, NetXnHfVqm9iesp"],
+            ["floors", "block 16/1"],
+            ["max_level_jump", "99"],
+            ["authenticated", f"by {AUTH}, {EDPK_HASH}"],
+            ["warning:", f"{TZ3}: michelson is among allowed_ops, but is never signed"],
+        ):
+            self.assertIn(line, lines)
+
+    def test_switched_off(self) -> None:
+        """What a switched-off protection means is said where it matters, and as a warning."""
+        self.write(self.config.read_text().replace("check: True", "check: False"))
+        self.assertEqual(self.lines("signs"), ["everything"] * 3)
+        self.assertEqual(self.lines("asked from"), ["everywhere"])
+        self.assertEqual(self.lines("max_level_jump"), [])
+        switched = [w for w in self.values()["warnings"] if "is switched off" in w]
+        self.assertEqual(len(switched), 4)
+
+    def test_json(self) -> None:
+        """JSON has all that the text says."""
+        said = self.values()
+        mode = f"{self.config.stat().st_mode & 0o777:04o}"
+        held = {"boards": [BOARD], "board": f"held by board {BOARD}"}
+        simple: dict[str, Any] = {
+            "signs": ["generic"],
+            "authenticated": False,
+            "authorized_keys": [],
+            "chains": ["any"],
+            "max_level_jump": None,
+            "floors": {},
+            **held,
+        }
+        floor = {"level": 0, "round": 0}
+        self.assertEqual(
+            said,
+            {
+                "configuration": str(self.config),
+                "keys": [
+                    {"key": str(TZ1), **simple},
+                    {"key": str(TZ2), **simple},
+                    {
+                        "key": str(TZ3),
+                        **simple,
+                        "signs": ["attestation", "block", "generic", "preattestation"],
+                        "chains": ["NetXdQprcVkpaWU"],
+                        "max_level_jump": 500000,
+                        "floors": {
+                            "block": floor,
+                            "preattestation": floor,
+                            "attestation": floor,
+                        },
+                    },
+                ],
+                "auth_key": {"key": str(AUTH), **held},
+                "authorized_keys": None,
+                "security": {
+                    "remote_ip_check": True,
+                    "auth_check": True,
+                    "signing_policy_check": True,
+                    "high_water_mark_check": True,
+                },
+                "allowed_ips": ["127.0.0.1/32", "::1/128"],
+                "allowed_uids": None,
+                "watermarks": {
+                    "store": f"{self.directory}/watermarks.sqlite",
+                    "marks": 0,
+                    "in_use": False,
+                },
+                "http": ["tcp:6732:interface=127.0.0.1"],
+                "octez_socket": [],
+                "request_token": None,
+                "client_ca": None,
+                "list_known_keys": True,
+                "hsm_wait_seconds": 2.0,
+                "limits": {
+                    "connections": 512,
+                    "connections_per_peer": 128,
+                    "request_seconds": 10,
+                    "idle_seconds": 60,
+                    "body_bytes": 131072,
+                    "header_bytes": 16384,
+                    "headers": 100,
+                    "requests_waiting": 64,
+                },
+                "files": [
+                    {
+                        "what": "configuration",
+                        "path": str(self.config),
+                        "owner": self.config.owner(),
+                        "group": self.config.group(),
+                        "mode": mode,
+                    }
+                ],
+                "boards": [{"board": BOARD, "trouble": None}],
+                "warnings": [],
+                "errors": [],
+            },
+        )
+
+    def test_files(self) -> None:
+        """Whose the files with secrets are is told, and a warning if all can read them."""
+        token = self.directory / "token.txt"
+        token.write_text("0123456789abcdef")
+        token.chmod(0o604)
+        self.write(minimal("request_token: {header: x-a, file: token.txt}"))
+        (told,) = [line for line in self.lines("request token") if line.startswith("/")]
+        self.assertEqual(told, f"{token} ({token.owner()}:{token.group()}, mode 0604)")
+        (warning,) = self.values()["warnings"]
+        self.assertIn(f"can read the request token: chmod o-r {token}", warning)
+        token.chmod(0o600)
+        self.config.chmod(0o666)
+        (warning,) = self.values()["warnings"]
+        self.assertIn("everybody on this machine can change the configuration", warning)
+
+    def test_files_for_another_user(self) -> None:
+        """Root is told what the owner of the store could not read."""
+        self.patch(checkcli, "user_of", lambda _: 65534)
+        self.config.chmod(0o600)
+        warnings = self.values()["warnings"]
+        self.assertEqual(len([w for w in warnings if "cannot read the configuration" in w]), 1)
+
+    def test_open(self) -> None:
+        """Keys with which anybody can empty the account are warned of."""
+        self.write(
+            minimal('listen: {http: ["tcp:6732:interface=0.0.0.0"]}\nallowed_ips: ["0.0.0.0/0"]')
+        )
+        said = self.values()["warnings"]
+        opened = [warning for warning in said if warning.startswith("ANYBODY who reaches")]
+        self.assertEqual(len(opened), 1)
+        self.assertIn(f"can have {TZ3} sign any operation, also one that empties", opened[0])
+        self.assertIn(f"warning: {opened[0]}\n", self.run_command("check").out)
+        self.assertEqual(self.errors(), [])
+
+
+class WrongTests(CheckTestCase):
+    """What start-up refuses."""
+
+    def test_wrong_configuration(self) -> None:
+        """A mistake is one line with file, line and key, and exit code 1."""
+        self.config.write_text("policy:\n    signing_keis: {}\n")
+        self.assertIn("config.yaml:2: policy.signing_keis: ", self.refused("check"))
+        self.assertIn("config.yaml:2: ", self.refused("check", "--json"))
+
+    def test_which_configuration(self) -> None:
+        """`--config` goes before the environment, before config.yaml here, before that of /etc."""
+        other, third = self.directory / "other.yaml", self.directory / "third.yaml"
+        other.write_text("verbose: 1")
+        self.config.unlink()
+        self.assertIn("neither ", self.refused("check"))
+        (self.directory / "etc").mkdir()
+        (self.directory / "etc" / "config.yaml").write_bytes(SHIPPED.read_bytes())
+        self.assertEqual(self.values()["configuration"], f"{self.directory}/etc/config.yaml")
+        os.environ["TEZIO_SIGNER_CONFIG"] = str(other)
+        self.assertIn(f"{other}:1: ", self.refused("check"))
+        self.assertIn(f"{third}: cannot be read", self.refused("check", "--config", str(third)))
+        self.assertIn(f"{third}: cannot be read", self.refused("check", "-c", str(third)))
+
+    def test_endpoints(self) -> None:
+        """Endpoints on which the daemon could not listen are errors, as at its start."""
+        for endpoint in (
+            *("tcp:abc", "tcp:70000", "tcp", "http://127.0.0.1:6732", "127.0.0.1:6732", ""),
+            *("tcp:6732:interfac=127.0.0.1", "tcp:6732\\\\", "unix:x:mode=9", "unix:x:mode=rw"),
+            *(
+                "haproxy:haproxy:tcp:1",
+                "ssl:1:privateKey=none.pem:certKey=none.pem",
+                "tls:x:port=1",
+            ),
+        ):
+            for listen in (f"http: ['{endpoint}']", f"octez_socket: ['{endpoint}']"):
+                self.write(minimal(f"listen: {{{listen}}}"))
+                errors = self.errors()
+                self.assertEqual(len(errors), 1, endpoint)
+                self.assertNotIn("\n", errors[0])
+
+    def test_keys_of_endpoints(self) -> None:
+        """A foreign or an encrypted key is an error; nobody is asked for a password."""
+        directory = self.directory
+        authority = Authority(directory)
+        ours, foreign = (authority.certify(name, server=True) for name in ("cert", "foreign"))
+        ours.key.rename(directory / "key.pem")
+        foreign.key.rename(directory / "foreign-key.pem")
+        locked = load_pem_private_key((directory / "key.pem").read_bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+        )
+        (directory / "locked.pem").write_bytes(locked)
+        for key, wrong in (
+            ("key.pem", 0),
+            ("foreign-key.pem", 1),
+            ("locked.pem", 1),
+            ("cert.pem", 1),
+        ):
+            endpoint = f"ssl:6732:privateKey={directory}/{key}:certKey={directory}/cert.pem"
+            self.write(minimal(f"listen: {{http: ['{endpoint}:interface=127.0.0.1']}}"))
+            self.assertEqual(len(self.errors()), wrong, key)
+
+    def test_open_files(self) -> None:
+        """More connections than this process may open are an error."""
+        self.patch(resource, "getrlimit", lambda _: (512, 512))
+        (error,) = self.errors()
+        self.assertIn("ulimit -n", error)
+
+    def test_store(self) -> None:
+        """A store that is missing or something else is an error, with what to do."""
+        store = self.directory / "watermarks.sqlite"
+        content = store.read_bytes()
+        store.write_bytes(b"something else" * 1000)
+        self.assertIn("file is not a database", self.errors()[0])
+        store.unlink()
+        for file in self.directory.glob("watermarks.sqlite?*"):
+            file.unlink()
+        (error,) = self.errors()
+        self.assertIn("does not exist; create it with: tezio-signer watermarks init", error)
+        self.assertEqual(self.lines("watermarks"), [f"{store}, which cannot be read"])
+        self.assertEqual([f.name for f in self.directory.glob("watermarks*")], [])
+        store.write_bytes(content)
+        self.assertEqual(self.errors(), [])
+
+    def test_hint_repeats_the_configuration(self) -> None:
+        """What to type names the configuration that was named here."""
+        (self.directory / "watermarks.sqlite").unlink()
+        outcome = self.run_command("check", "--config", str(self.config))
+        self.assertIn(f"tezio-signer watermarks init --config {self.config}\n", outcome.out)
+
+    def test_store_of_another_user(self) -> None:
+        """A store that this user cannot write is an error: start-up would end there."""
+        self.patch(checkcli, "what_is_denied", lambda _: "; it belongs to root")
+        (error,) = self.errors()
+        self.assertIn("watermarks.sqlite cannot be written; it belongs to root", error)
+
+    def test_store_in_use(self) -> None:
+        """A store that a daemon has is read all the same, and it is said who has it."""
+        self.assertEqual(self.lines("watermarks")[0].partition(", ")[2], "with 0 marks")
+        file = os.open(self.directory / "watermarks.sqlite", os.O_RDWR)
+        self.addCleanup(os.close, file)
+        lock = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 2**62, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        self.assertEqual(self.errors(), [])
+        self.assertEqual(
+            self.lines("watermarks")[0].partition(", ")[2], "with 0 marks; a daemon has it"
+        )
+        self.assertIs(self.values()["watermarks"]["in_use"], True)
+
+    def test_store_away(self) -> None:
+        """A cluster that does not answer keeps the daemon from nothing but baking: a warning."""
+
+        async def away(_: EtcdStore) -> None:
+            raise StoreAwayError("etcd at http://localhost:1: did not answer in time")
+
+        self.patch(EtcdStore, "read", away)
+        self.write(minimal('watermarks: {store: "etcd:http://localhost:1"}'))
+        self.assertEqual(self.errors(), [])
+        self.assertIn("did not answer in time; until it answers", self.values()["warnings"][0])
+
+    def test_boards(self) -> None:
+        """Boards and keys that are not there are warnings: they may be plugged in later."""
+        self.missing, self.problems = {TZ1, AUTH}, ("no board has the serial number A1",)
+        said = self.values()
+        self.assertEqual(
+            said["warnings"],
+            [
+                "no board has the serial number A1",
+                f"{TZ1}: no board holds it",
+                f"{AUTH}: no board holds it",
+            ],
+        )
+        self.assertEqual([key["boards"] for key in said["keys"]], [[], [BOARD], [BOARD]])
+        self.assertEqual(self.errors(), [])
+        self.assertEqual(self.lines("auth key"), [f"{AUTH}, no board holds it"])
+
+
+class ProcessTests(TestCase):
+    """As it is run before the daemon, and beside it."""
+
+    timeout = 60
+
+    async def test_beside_a_daemon(self) -> None:
+        """With a board it is all in order; beside the daemon that has board and store, too."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        link = directory / "hsm"
+        simulator = start_command(self, directory, "simulate", "--link", str(link))
+        await simulator.says("simulated HSM at ")
+        config = directory / "config.yaml"
+        config.write_text(f"{SHIPPED.read_text('utf-8')}\nhsms: [{{port: {link}}}]\n", "utf-8")
+        await start_command(self, directory, "watermarks", "init").exits()
+        before = start_command(self, directory, "check", "--json")
+        self.assertEqual(await before.exits(), 0, before.log)
+        said = json.loads(before.out)
+        self.assertEqual((said["warnings"], said["errors"]), ([], []))
+        self.assertEqual({key["board"] for key in said["keys"]}, {f"held by board {link}"})
+        daemon = start_daemon(self, directory, "--http", FREE_PORT)
+        await serving(daemon)
+        beside = start_command(self, directory, "check", "--json")
+        self.assertEqual(await beside.exits(), 0, beside.log)
+        said = json.loads(beside.out)
+        self.assertEqual(said["errors"], [])
+        self.assertIs(said["watermarks"]["in_use"], True)
+        (warning,) = said["warnings"]
+        self.assertIn("another program has it", warning)

@@ -1,0 +1,185 @@
+"""`tezio-signer check`: all that start-up would refuse, and what the configuration means.
+
+It is the gate before the daemon: what would keep it from starting is an error, and ends the
+command with 1. What may change while the daemon runs is a warning: a board may be plugged in
+later, and etcd may come back. It may be run beside a daemon, and moves and takes nothing.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+
+from tezio_signer.boardcheck import BoardCheck, check_boards
+from tezio_signer.cautions import warnings_of
+from tezio_signer.commands import CommandError, command, config_option, json_option, run
+from tezio_signer.connections import Connections
+from tezio_signer.doors import check_open_files, door
+from tezio_signer.errors import StartupError
+from tezio_signer.filefacts import (
+    FileFacts,
+    NamedFile,
+    closed_to,
+    exposed,
+    facts_of,
+    named_files,
+    user_of,
+)
+from tezio_signer.hsm.boards import find_boards
+from tezio_signer.locate import config_path, load_settings, with_config
+from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
+from tezio_signer.reactors import Reactor
+from tezio_signer.settings import EtcdAddress, Settings
+from tezio_signer.watermarks.access import what_is_denied
+from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
+from tezio_signer.watermarks.store import StoreAwayError, StoreError
+from tezio_signer.watermarks.storefile import is_held
+
+
+def add_command(commands: Any) -> None:
+    """Add `check` to the commands of `tezio-signer`."""
+    check = command(commands, "check", _check, "say what the configuration means and what is amiss")
+    config_option(check)
+    json_option(check)
+
+
+@define
+class Findings:
+    """What was found.
+
+    :ivar meaning: what the configuration says, and what is there of it.
+    :ivar warnings: sentences; what is in the way of nothing that start-up does.
+    :ivar errors: sentences; start-up would end with each.
+    """
+
+    meaning: Meaning
+    warnings: list[str] = field(factory=list)
+    errors: list[str] = field(factory=list)
+
+
+def _check(options: argparse.Namespace) -> None:
+    path = config_path(options.config)
+    settings = load_settings(options.config, simulate=False)
+    found = Findings({"configuration": str(path.absolute())})
+    found.meaning |= meaning_of(settings, settings.http, settings.octez_socket)
+    run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found)))
+    found.warnings = [with_config(sentence, options.config) for sentence in found.warnings]
+    found.errors = [with_config(sentence, options.config) for sentence in found.errors]
+    if options.json:
+        said = {**found.meaning, "warnings": found.warnings, "errors": found.errors}
+        print(json.dumps(said, indent=2))
+    else:
+        print("\n".join(_text(found)))
+    if found.errors:
+        count = "1 error" if len(found.errors) == 1 else f"{len(found.errors)} errors"
+        raise CommandError(f"{count}: with this the signer does not start")
+
+
+async def look(reactor: Reactor, settings: Settings, found: Findings) -> None:
+    """Look at all that the daemon needs; fails with nothing that an operator can cause."""
+    endpoints = [*settings.http, *settings.octez_socket]
+    try:
+        found.warnings += warnings_of(settings, settings.http, settings.octez_socket)
+        connections = Connections(settings.limits, reactor)
+        check_open_files(connections)
+        for endpoint in endpoints:
+            door(endpoint, Factory(), reactor, connections, settings.client_ca)
+    except StartupError as error:
+        found.errors.append(str(error))
+    own = NamedFile("configuration", Path(found.meaning["configuration"]))
+    facts = facts_of([own, *named_files(settings, endpoints)])
+    found.meaning["files"] = list(map(_file, facts))
+    found.warnings += exposed(facts[:1])
+    found.warnings += closed_to(user_of(settings.store), facts)
+    await _look_at_store(reactor, settings, found)
+    boards = await check_boards(
+        reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+    )
+    _tell_boards(boards, found)
+
+
+async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:
+    about, address = found.meaning["watermarks"], settings.store
+    about["marks"] = None
+    try:
+        store: OperatedStore
+        if isinstance(address, EtcdAddress):
+            store = etcd_store(address, reactor)
+        else:
+            assert address is not None  # it is so with --simulate only
+            store = SqliteFile(address)
+        try:
+            about["marks"] = len(await store.read())
+        finally:
+            await store.close()
+    except StoreAwayError as error:
+        found.warnings.append(f"{error}; until it answers, no block and no attestation is signed")
+        return
+    except StoreError as error:
+        found.errors.append(str(error))
+        return
+    if not isinstance(address, EtcdAddress):
+        about["in_use"] = is_held(address)
+        if denied := what_is_denied(address):
+            found.errors.append(f"watermark store {address} cannot be written{denied}")
+
+
+def _tell_boards(boards: BoardCheck, found: Findings) -> None:
+    found.meaning["boards"] = [
+        {"board": str(each.board), "trouble": each.trouble or None} for each in boards.boards
+    ]
+    where = {str(key.key): key for key in boards.keys}
+    auth_key = found.meaning["auth_key"]
+    for key in (*found.meaning["keys"], *([auth_key] if auth_key else [])):
+        place = where[key["key"]]
+        key["boards"] = list(place.held_by)
+        key["board"] = place.sentence
+    found.warnings += boards.problems
+    if any(not each.trouble for each in boards.boards):  # else there is one reason for all
+        found.warnings += [f"{key.key}: {key.sentence}" for key in boards.keys if not key.held_by]
+
+
+def _file(facts: FileFacts) -> dict[str, Any]:
+    return {
+        "what": facts.file.what,
+        "path": str(facts.file.path),
+        "owner": facts.owner,
+        "group": facts.group,
+        "mode": f"{facts.mode:04o}",
+    }
+
+
+def _text(found: Findings) -> Iterator[str]:
+    meaning = found.meaning
+    own = [file for file in meaning["files"] if file["what"] == "configuration"]
+    whose = [f" ({file['owner']}:{file['group']}, mode {file['mode']})" for file in own]
+    yield line("configuration", "".join((meaning["configuration"], *whose)))
+    yield line("watermarks", _store(meaning["watermarks"]))
+    yield from lines_of(meaning)
+    yield ""
+    if auth_key := meaning["auth_key"]:
+        yield line("auth key", f"{auth_key['key']}, {auth_key['board']}")
+    for board in meaning["boards"]:
+        yield line("HSM", ": ".join(filter(None, (board["board"], board["trouble"]))))
+    for file in meaning["files"]:
+        if file["what"] == "configuration":
+            continue  # stands in the first line
+        facts = "{owner}:{group}, mode {mode}".format_map(file)
+        yield line(file["what"], f"{file['path']} ({facts})")
+    for warning in found.warnings:
+        yield f"warning: {warning}"
+    for error in found.errors:
+        yield f"error: {error}"
+
+
+def _store(store: Meaning) -> str:
+    if store["marks"] is None:
+        return f"{store['store']}, which cannot be read"
+    use = "; a daemon has it" if store.get("in_use") else ""
+    marks = "1 mark" if store["marks"] == 1 else f"{store['marks']} marks"
+    return f"{store['store']}, with {marks}{use}"

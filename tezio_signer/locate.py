@@ -1,0 +1,82 @@
+"""Where the configuration is, when nobody says so, and what is to be run with."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from attrs import evolve
+
+from tezio_signer import config
+from tezio_signer.errors import StartupError
+from tezio_signer.settings import Settings
+from tezio_signer.simulation import built_in_settings
+from tezio_signer.yamlfields import ConfigError
+
+CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
+DEFAULT_CONFIG = "config.yaml"
+SYSTEM_CONFIG = "/etc/tezio-signer/config.yaml"
+SEARCHED = f"${CONFIG_VARIABLE}, ./{DEFAULT_CONFIG}, {SYSTEM_CONFIG}"
+"""For the help of the commands."""
+_COMMAND = re.compile(r"\btezio-signer (?:watermarks \w+|check|keys)\b(?! --config)")
+
+
+def named_config(chosen: str | None) -> str | None:
+    """The configuration file that was asked for, by an option or the environment."""
+    return chosen or os.environ.get(CONFIG_VARIABLE) or None
+
+
+def config_path(chosen: str | None) -> Path:
+    """The configuration file to read: the one asked for, else one here, else the service's.
+
+    It need not exist.
+    """
+    named = named_config(chosen)
+    if named is not None:
+        return Path(named)
+    found = (path for path in (DEFAULT_CONFIG, SYSTEM_CONFIG) if _is_there(path))
+    return Path(next(found, DEFAULT_CONFIG))
+
+
+def load_settings(chosen: str | None, simulate: bool) -> Settings:
+    """The settings to run with; raises StartupError with one line that says what is wrong.
+
+    :param simulate: with a simulated HSM: without lasting watermarks, and with built-in
+        settings if no configuration file is asked for and none is here.
+    """
+    path = config_path(chosen)
+    if named_config(chosen) is None:
+        if simulate and not _is_there(DEFAULT_CONFIG):
+            return built_in_settings()
+        if not _is_there(path):
+            raise StartupError(
+                f"there is no configuration: neither {Path.cwd() / DEFAULT_CONFIG} nor "
+                f"{SYSTEM_CONFIG} exists; name one with --config or {CONFIG_VARIABLE}"
+            )
+    try:
+        settings = config.load(path)
+    except ConfigError as error:
+        raise StartupError(str(error)) from error
+    return evolve(settings, store=None) if simulate else settings
+
+
+def with_config(sentence: str, chosen: str | None) -> str:
+    """A sentence whose hints of what to type name the configuration that was named, if one was.
+
+    Without it they would be about another store.
+    """
+    if chosen is None:
+        return sentence
+    option = f" --config {shlex.quote(chosen)}"
+    return _COMMAND.sub(lambda hint: hint[0] + option, sentence)
+
+
+def _is_there(path: str | Path) -> bool:
+    """Whether there is a file, or something that only looking into it can tell."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
