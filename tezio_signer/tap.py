@@ -13,11 +13,12 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import config
+from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.doors import check_open_files, door
-from tezio_signer.endpoints import check_endpoints
+from tezio_signer.endpoints import Endpoint, check_endpoints, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -125,20 +126,25 @@ def makeService(options: Options) -> Daemon:
         partial(_give_up, reactor),
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    http_at = options["http"] or settings.http
-    sockets_at = options["octez-socket"] or settings.octez_socket
+    here = Path.cwd()
+    http_at = [resolved(at, here) for at in options["http"]] or settings.http
+    sockets_at = [resolved(at, here) for at in options["octez-socket"]] or settings.octez_socket
     for warning in (
         *check_endpoints([*http_at, *sockets_at], settings.client_ca),
         *unprotected_by_token(settings.request_token, sockets_at),
     ):
         _log.warn("{sentence}", sentence=warning)
-    connections = Connections(settings.limits, reactor, signer.admits)
+    connections = Connections(settings.limits, reactor, signer.admit)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()
     site = SignerSite(routes, settings.limits, reactor)
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
         connections,
+        CertificateWatch(
+            [Endpoint.parse(at).certificates(settings.client_ca) for at in (*http_at, *sockets_at)],
+            reactor,
+        ),
         *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
         *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
