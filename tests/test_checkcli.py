@@ -76,6 +76,8 @@ class CheckTestCase(CommandTestCase):
     def errors(self) -> list[str]:
         """What start-up would end with; the command ends with 1 if there is any, else with 0."""
         outcome = self.run_command("check", "--json")
+        if not outcome.out:  # it could not be read at all
+            return [self.refused("check")]
         errors: list[str] = json.loads(outcome.out)["errors"]
         self.assertEqual(outcome.code, 1 if errors else 0)
         self.assertEqual(bool(outcome.err), bool(errors))
@@ -330,6 +332,24 @@ class WrongTests(CheckTestCase):
                 errors = self.errors()
                 self.assertEqual(len(errors), 1, endpoint)
                 self.assertNotIn("\n", errors[0])
+
+    def test_all_endpoints(self) -> None:
+        """All that are wrong are told at once."""
+        self.write(minimal("listen: {http: ['tcp:abc', 'tcp:1'], octez_socket: ['tcp:70000']}"))
+        first, second = self.errors()
+        self.assertIn("tcp:abc", first)
+        self.assertIn("tcp:70000", second)
+
+    def test_certificates(self) -> None:
+        """A certificate that soon expires is warned of."""
+        certified = Authority(self.directory).certify("cert", server=True, days=3)
+        endpoint = f"ssl:1:interface=127.0.0.1:privateKey={certified.key.name}:certKey=cert.pem"
+        self.write(minimal(f"listen: {{http: ['{endpoint}']}}"))
+        (warning,) = self.values()["warnings"]
+        self.assertIn(f"the certificate in {certified.certificate} ", warning)
+        self.assertIn("expires on ", warning)
+        (told,) = self.lines("private key")
+        self.assertTrue(told.endswith(", mode 0600)"), told)
 
     def test_keys_of_endpoints(self) -> None:
         """A foreign or an encrypted key is an error; nobody is asked for a password."""

@@ -1,5 +1,7 @@
 """How many connections there may be, and for how long, by a clock of the test."""
 
+from ipaddress import ip_network
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -12,7 +14,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.connections import (
-    MOST_STRANGERS,
+    FINISH_SECONDS,
+    HANDSHAKES_PER_SECOND,
+    MOST_UNKNOWN,
+    TOLD_PER_SECOND,
     YOUNG_SECONDS,
     Connections,
     LimitedFactory,
@@ -20,6 +25,9 @@ from tezio_signer.connections import (
     peer_of,
     place_of,
 )
+from tezio_signer.errors import NotAdmitted
+from tezio_signer.peers import UnsaidAddress
+from tezio_signer.policy import Credentials, Peer
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
@@ -30,6 +38,19 @@ class Transport(StringTransport):
     """Remembers how it was closed; it is lost when the test says so."""
 
     aborted = closed = False
+    waiting = b""
+
+    def getHandle(self) -> "Transport":
+        """Stands for the socket of the system."""
+        return self
+
+    def recv(self, size: int, flags: int) -> bytes:
+        """What waits to be read, without reading it."""
+        if flags != MSG_PEEK | MSG_DONTWAIT:
+            raise AssertionError(flags)
+        if not self.waiting:
+            raise BlockingIOError
+        return self.waiting[:size]
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -149,7 +170,7 @@ class RoomTests(ConnectionsTestCase):
         self.clock.advance(YOUNG_SECONDS)
         let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
-        self.assertEqual(self.connections.open_files, 6)
+        self.assertEqual(self.connections.open_files, 7)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()
@@ -184,48 +205,68 @@ class RoomTests(ConnectionsTestCase):
         self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
 
 
-class StrangerTests(SynchronousTestCase):
+class UnknownTests(SynchronousTestCase):
     """Who may ask nothing: all but 10.0.0.0/8 and local sockets."""
 
     def setUp(self) -> None:
-        self.asked: list[str | None] = []
+        self.asked: list[str] = []
         self.clock = Clock()
-        self.connections = Connections(Limits(connections=24), self.clock, self.admits)
+        self.connections = Connections(Limits(connections=24), self.clock, self.admit)
+        self.refusing = Factory.forProtocol(Protocol)
 
-    def admits(self, address: str | None) -> bool:
-        """Whether an address may ask."""
-        self.asked.append(address)
-        return address is None or address.startswith("10.")
+    def admit(self, peer: Peer) -> None:
+        """Raises NotAdmitted."""
+        self.asked.append(str(peer))
+        if peer.address not in ip_network("10.0.0.0/8") and peer.credentials is None:
+            raise NotAdmitted("not here")
 
-    def come(self, host: str, proxied: bool = False) -> Client | None:
+    def come(self, host: str, proxied: bool = False, tls: bool = False) -> Client | None:
         """Somebody connects; None if the connection is refused."""
-        factory = LimitedFactory(Factory.forProtocol(Protocol), self.connections, proxied)
+        served = Factory.forProtocol(Protocol)
+        factory = LimitedFactory(served, self.connections, self.refusing, proxied, tls)
         address = IPv4Address("TCP", host, 1025)
         protocol = factory.buildProtocol(address)
         return None if protocol is None else Client(protocol, Transport(peerAddress=address))
 
-    def strangers(self, count: int) -> list[Client]:
-        """Connections of strangers, each from another address, which are being served."""
+    def unknown(self, count: int) -> list[Client]:
+        """Connections of unknown addresses, each from another one."""
         came = [self.come(f"192.0.2.{number}") for number in range(count)]
-        clients = [client for client in came if client is not None]
-        for client in clients:
-            client.place.serving()
-        return clients
+        return [client for client in came if client is not None]
+
+    def test_told_why(self) -> None:
+        """They are given to another factory, which says why they are refused."""
+        (client,) = self.unknown(1)
+        self.assertIs(client.protocol.wrappedProtocol.factory, self.refusing)
+        known = self.come("10.0.0.1")
+        assert known is not None
+        self.assertIsNot(known.protocol.wrappedProtocol.factory, self.refusing)
 
     def test_little_room(self) -> None:
         """All of them together have little room, from however many addresses they come."""
-        self.assertEqual(len(self.strangers(200)), MOST_STRANGERS)
+        self.assertEqual(len(self.unknown(200)), MOST_UNKNOWN)
         self.assertIsNotNone(self.come("10.0.0.1"))
 
-    def test_no_gain_in_coming_again(self) -> None:
-        """A stranger's connection makes room for another one's after a second only."""
-        clients = [self.come("192.0.2.1") for _ in range(MOST_STRANGERS)]
-        self.clock.advance(0.9)
-        self.assertIsNone(self.come("192.0.2.1"))
-        self.clock.advance(0.1)
-        self.assertIsNotNone(self.come("192.0.2.2"))
-        assert clients[0] is not None
-        self.assertFalse(clients[0].transport.open)
+    def test_little_time(self) -> None:
+        """However fast they come and go, few are told in a second, fewest under TLS."""
+        for tls, most in ((False, TOLD_PER_SECOND), (True, HANDSHAKES_PER_SECOND)):
+            for _ in range(2):
+                told = 0
+                for _ in range(200):
+                    client = self.come("192.0.2.1", tls=tls)
+                    if client is not None:
+                        told += 1
+                        client.lost()
+                self.assertEqual(told, most)
+                self.clock.advance(1)
+
+    def test_no_room_of_others(self) -> None:
+        """None of who may ask has to make room for them, however old."""
+        clients = [self.come("10.0.0.1") for _ in range(24)]
+        self.clock.advance(5)
+        self.assertEqual(self.unknown(5), [])
+        for client in clients:
+            assert client is not None
+            self.assertTrue(client.transport.open)
 
     def test_go_first(self) -> None:
         """They make room for who may ask, even if he has more connections and waits longer."""
@@ -241,20 +282,104 @@ class StrangerTests(SynchronousTestCase):
 
     def test_proxy(self) -> None:
         """A proxy is none, whoever it stands for."""
-        for _ in range(MOST_STRANGERS + 2):
-            self.assertIsNotNone(self.come("192.0.2.1", proxied=True))
+        for _ in range(MOST_UNKNOWN + 2):
+            client = self.come("192.0.2.1", proxied=True)
+            assert client is not None
+            self.assertIsNot(client.protocol.wrappedProtocol.factory, self.refusing)
 
-    def test_local_sockets(self) -> None:
-        """A local socket is asked for as such."""
-        self.connections.counted_as(UNIXAddress("/x"), False)
-        self.connections.counted_as(IPv6Address("TCP", "::ffff:10.0.0.1", 1), False)
-        self.assertEqual(self.asked, [None, "10.0.0.1"])
+    def test_whose(self) -> None:
+        """Users of local sockets are asked for, and addresses once; what is neither may not ask."""
+        user = Credentials(1, 2, 3)
+        self.assertIsNone(self.connections.refusal(UNIXAddress("/x"), user))
+        for _ in range(2):
+            self.assertIsNone(self.connections.refusal(IPv6Address("TCP", "::ffff:10.0.0.1", 1)))
+        self.assertIsNotNone(self.connections.refusal(UNIXAddress("/x")))
+        self.assertIsNotNone(self.connections.refusal(UnsaidAddress(), user))
+        self.assertEqual(self.asked, [f"127.0.0.1 ({user})", "10.0.0.1"])
 
     def test_log(self) -> None:
-        """The log names their addresses."""
+        """The log names their addresses, but not of every one of a flood."""
         with capturedLogs() as events:
-            self.strangers(MOST_STRANGERS + 1)
-        self.assertIn("a connection from 192.0.2.16 found no room", formatEvent(events[-1]))
+            self.unknown(LINES_PER_MINUTE + 10)
+        said = [formatEvent(event) for event in events]
+        self.assertIn("refused a connection from 192.0.2.1: 403 not here", said)
+        self.assertLessEqual(len(said), 2 * LINES_PER_MINUTE)
+
+
+class SilentTests(ConnectionsTestCase):
+    """Connections on which nothing has come, at doors where three are the limit of a peer."""
+
+    def come_speaking(self, host: str) -> Client | None:
+        """Somebody connects who has sent something already."""
+        address = IPv4Address("TCP", host, 1025)
+        if not self.factory.arrives(address, None, True):
+            return None
+        protocol = self.factory.buildProtocol(address)
+        return Client(protocol, Transport(peerAddress=address))
+
+    def sent(self, client: Client) -> None:
+        """A client sends a part of a request."""
+        client.protocol.dataReceived(b"G")
+
+    def test_cut_none_that_has_sent(self) -> None:
+        """However many there are, whenever they come, they cost none that has sent anything."""
+        baker = [self.let_in(BAKER) for _ in range(3)]
+        self.sent(baker[0])
+        baker[1].place.serving()
+        baker[2].place.serving()
+        baker[2].place.answered()
+        for _ in range(150):
+            self.clock.advance(YOUNG_SECONDS)
+            silent = self.come(BAKER)
+            self.assertTrue(all(client.transport.open for client in baker))
+            if silent is not None and silent.transport.aborted:
+                silent.lost()
+
+    def test_one_that_has_sent_is_let_in(self) -> None:
+        """While thousands of them come, one with bytes waiting is let in, and then stays."""
+        silent = [self.let_in(BAKER) for _ in range(3)]
+        self.clock.advance(YOUNG_SECONDS)
+        baker = self.come_speaking(BAKER)
+        assert baker is not None
+        self.assertTrue(silent[0].transport.aborted)
+        for _ in range(100):
+            self.clock.advance(YOUNG_SECONDS)
+            self.come(BAKER)
+        self.assertTrue(baker.transport.open)
+
+    def test_bytes_waiting(self) -> None:
+        """Before one is cut for being silent it is looked whether bytes wait to be read."""
+        early = [self.let_in(BAKER) for _ in range(3)]
+        self.clock.advance(YOUNG_SECONDS)
+        early[0].transport.waiting = b"GET"
+        self.let_in(BAKER)
+        self.assertEqual([client.transport.open for client in early], [True, False, True])
+
+    def test_not_read_yet(self) -> None:
+        """One with bytes waiting is not cut for another with bytes before it was read."""
+        full = [self.come_speaking(BAKER) for _ in range(3)]
+        self.clock.advance(YOUNG_SECONDS)
+        self.assertIsNone(self.come_speaking(BAKER))
+        assert full[1] is not None
+        self.sent(full[1])
+        self.clock.advance(YOUNG_SECONDS)
+        self.assertIsNotNone(self.come_speaking(BAKER))
+        assert full[0] is not None
+        self.assertTrue(full[0].transport.open)
+        self.assertTrue(full[1].transport.aborted)
+
+    def test_on_sufferance(self) -> None:
+        """One silent connection may be above the limit; who speaks on it is let in for another."""
+        full = [self.let_in(BAKER) for _ in range(3)]
+        for client in full:
+            self.sent(client)
+        self.clock.advance(YOUNG_SECONDS)
+        newcomer = self.let_in(BAKER)
+        self.assertIsNone(self.come(BAKER))
+        self.assertTrue(all(client.transport.open for client in full))
+        self.sent(newcomer)
+        self.assertTrue(newcomer.transport.open)
+        self.assertEqual([client.transport.open for client in full], [False, True, True])
 
 
 class TimeTests(ConnectionsTestCase):
@@ -318,3 +443,26 @@ class StoppingTests(ConnectionsTestCase):
         self.assertTrue(served.transport.open)
         self.assertFalse(served.place.answered())
         self.assertIsNone(self.come(BAKER))
+
+    def test_half_sent(self) -> None:
+        """A request of which a part has come may come to its end, and is answered."""
+        half, late = self.let_in(BAKER), self.let_in(BAKER)
+        half.protocol.dataReceived(b"POST")
+        late.transport.waiting = b"POST"
+        stopped = self.connections.stopService()
+        self.assertTrue(half.transport.open)
+        self.assertTrue(late.transport.open)
+        self.assertNoResult(stopped)
+        half.place.serving()
+        late.place.serving()
+        self.successResultOf(stopped)
+        self.assertFalse(half.place.answered())
+
+    def test_half_sent_for_ever(self) -> None:
+        """It has a little time for that."""
+        half = self.let_in(BAKER)
+        half.protocol.dataReceived(b"POST")
+        stopped = self.connections.stopService()
+        self.clock.advance(FINISH_SECONDS)
+        self.successResultOf(stopped)
+        self.assertTrue(half.transport.closed)

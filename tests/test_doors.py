@@ -249,9 +249,9 @@ class DeadlineTests(TlsTestCase):
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, name: str, transport: Closable) -> Place:
+        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, name, transport)
+            return enter(peer, name, transport, speaks)
 
         self.patch(connections, "enter", tell)
         self.stand.port = self.port
@@ -272,9 +272,9 @@ class IdleTests(TlsTestCase):
         entered: list[str] = []
         enter = self.stand.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable) -> Place:
+        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
             entered.append(peer)
-            return enter(peer, name, transport)
+            return enter(peer, name, transport, speaks)
 
         self.patch(self.stand.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
@@ -325,6 +325,6 @@ class MistakeTests(SynchronousTestCase):
         error = self.assertRaises(
             StartupError, check_open_files, Connections(Limits(connections=1000), Clock())
         )
-        self.assertIn("limits.connections is 1000, which may need 1564 open files", str(error))
+        self.assertIn("limits.connections is 1000, which may need 1565 open files", str(error))
         self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
         check_open_files(Connections(Limits(connections=1000), Clock()))

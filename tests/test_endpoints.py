@@ -4,6 +4,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.certificates import Authority
 from tezio_signer.endpoints import Endpoint, check_endpoints
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
@@ -75,6 +76,13 @@ class CheckTests(SynchronousTestCase):
 
     ca = ClientCa(Path("ca.pem"), ())
 
+    def ssl(self) -> str:
+        """An endpoint with TLS and its files."""
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        server = Authority(self.directory).certify("server", server=True)
+        return f"ssl:1:privateKey={server.key}:certKey={server.certificate}"
+
     def refused(self, *endpoints: str, ca: ClientCa | None = None) -> str:
         """Why endpoints end the start."""
         return str(self.assertRaises(StartupError, check_endpoints, endpoints, ca))
@@ -85,7 +93,7 @@ class CheckTests(SynchronousTestCase):
             for endpoint in (f"ssl:1:privateKey=k:sslmethod={method}", f"ssl:1:k:c:{method}"):
                 sentence = self.refused("tcp:1", endpoint)
                 self.assertIn(f"sslmethod={method} is not possible, TLS 1.2 is the old", sentence)
-        self.assertEqual(check_endpoints(["ssl:1:sslmethod=TLSv1_2_METHOD"], None), ())
+        self.assertEqual(check_endpoints([f"{self.ssl()}:sslmethod=TLSv1_2_METHOD"], None), ())
 
     def test_client_ca_without_tls(self) -> None:
         """A protection that would protect nothing, or could not, ends the start."""
@@ -94,8 +102,10 @@ class CheckTests(SynchronousTestCase):
 
     def test_client_ca_beside_plain_doors(self) -> None:
         """Doors without TLS beside it are warned of."""
-        self.assertEqual(check_endpoints(["ssl:1"], self.ca), ())
-        warnings = check_endpoints(["ssl:1", "tcp:2", "unix:/x"], self.ca)
+        endpoint = self.ssl()
+        ca = ClientCa(self.directory / "ca.pem", ())
+        self.assertEqual(check_endpoints([endpoint], ca), ())
+        warnings = check_endpoints([endpoint, "tcp:2", "unix:/x"], ca)
         self.assertEqual(
             [warning.split(":")[:2] for warning in warnings],
             [

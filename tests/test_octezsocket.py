@@ -612,13 +612,27 @@ class StoppingTests(TransportTestCase):
     """The end of the daemon."""
 
     def test_idle_connections(self) -> None:
-        """Connections without a whole request are closed at once."""
+        """Connections without a request are closed at once."""
+        self.receive(SIGN)
+        self.signer.answer()
+        self.clock.advance(0)
         idle, its_transport = self.connection, self.transport
         self.connect()
-        self.receive(SIGN[:9])
         self.connections.stopService()
         self.assertTrue(its_transport.disconnecting)
         idle.connectionLost(Failure(ConnectionDone()))
+        self.assert_closed()
+
+    def test_half_sent(self) -> None:
+        """A request that has come in part is answered when the rest has come, and is the last."""
+        self.receive(SIGN[:9])
+        stopped = self.connections.stopService()
+        self.assert_open()
+        self.receive(SIGN[9:] + SIGN[:9])
+        self.successResultOf(stopped)
+        self.signer.answer()
+        self.clock.advance(0)
+        self.assert_answers(SIGNED)
         self.assert_closed()
 
     def test_served_connection(self) -> None:

@@ -114,9 +114,9 @@ class AdoptionTests(TestCase):
         entered: list[str] = []
         enter = self.stand.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable) -> Place:
+        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
             entered.append(peer)
-            return enter(peer, name, transport)
+            return enter(peer, name, transport, speaks)
 
         self.patch(self.stand.connections, "enter", tell)
         return entered

@@ -18,7 +18,8 @@ from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_
 from tests.stand import Client, Stand, parse_response, settings_with
 from tests.test_refusals import NOOP, DoorsTestCase
 from tests.vectors import TZ3
-from tezio_signer.proxies import Header, UnsaidAddress, read_header
+from tezio_signer.peers import UnsaidAddress
+from tezio_signer.proxies import Header, read_header
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 _SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")

@@ -8,9 +8,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 
 from tests.test_doors import TlsTestCase
+from tezio_signer.certificates import SourceDirectory
 from tezio_signer.errors import StartupError
 from tezio_signer.sparinglog import LINES_PER_MINUTE
-from tezio_signer.tlsdirectory import check_directory
 
 
 class DirectoryTests(TlsTestCase):
@@ -61,5 +61,5 @@ class DirectoryTests(TlsTestCase):
         for content in (b"", self.server.certificate.read_bytes(), self.server.key.read_bytes()):
             (self.site / "server.pem").write_bytes(content)
             with self.assertRaises(StartupError) as raised:
-                check_directory(str(self.site))
+                SourceDirectory("tls:x", self.site).load()
             self.assertIn(f"{self.site} holds no .pem file with a certif", str(raised.exception))

@@ -17,9 +17,11 @@ from twisted.internet.protocol import Factory
 
 from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.cautions import warnings_of
+from tezio_signer.certificates import certificate_warnings
 from tezio_signer.commands import CommandError, command, config_option, json_option, run
 from tezio_signer.connections import Connections
 from tezio_signer.doors import check_open_files, door
+from tezio_signer.endpoints import Endpoint, check_endpoints
 from tezio_signer.errors import StartupError
 from tezio_signer.filefacts import (
     FileFacts,
@@ -83,14 +85,7 @@ def _check(options: argparse.Namespace) -> None:
 async def look(reactor: Reactor, settings: Settings, found: Findings) -> None:
     """Look at all that the daemon needs; fails with nothing that an operator can cause."""
     endpoints = [*settings.http, *settings.octez_socket]
-    try:
-        found.warnings += warnings_of(settings, settings.http, settings.octez_socket)
-        connections = Connections(settings.limits, reactor)
-        check_open_files(connections)
-        for endpoint in endpoints:
-            door(endpoint, Factory(), reactor, connections, settings.client_ca)
-    except StartupError as error:
-        found.errors.append(str(error))
+    _look_at_endpoints(reactor, endpoints, settings, found)
     own = NamedFile("configuration", Path(found.meaning["configuration"]))
     facts = facts_of([own, *named_files(settings, endpoints)])
     found.meaning["files"] = list(map(_file, facts))
@@ -101,6 +96,28 @@ async def look(reactor: Reactor, settings: Settings, found: Findings) -> None:
         reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
     )
     _tell_boards(boards, found)
+
+
+def _look_at_endpoints(
+    reactor: Reactor, endpoints: list[str], settings: Settings, found: Findings
+) -> None:
+    connections = Connections(settings.limits, reactor)
+    for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
+        try:
+            check_endpoints([endpoint], None)
+            door(endpoint, Factory(), reactor, connections)
+        except StartupError as error:
+            found.errors.append(str(error))
+    try:
+        check_open_files(connections)
+        if not found.errors:
+            found.warnings += warnings_of(settings, settings.http, settings.octez_socket)
+            parsed = map(Endpoint.parse, endpoints)
+            found.warnings += certificate_warnings(
+                each.certificates(settings.client_ca) for each in parsed
+            )
+    except StartupError as error:
+        found.errors.append(str(error))
 
 
 async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:

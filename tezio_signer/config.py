@@ -13,9 +13,12 @@ from tezio_signer.doorconfig import (
     limits_from,
     request_token_from,
 )
+from tezio_signer.endpoints import resolved
+from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
+from tezio_signer.policy import network_of
 from tezio_signer.settings import (
     DEFAULT_HTTP,
     DEFAULT_LEVEL_JUMP,
@@ -68,7 +71,11 @@ def settings_from(root: Field, directory: Path) -> Settings:
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
     listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
     store = store_address(top.get("watermarks"), directory)
-    sockets = _endpoints(listen["octez_socket"], EXAMPLE_SOCKET) if "octez_socket" in listen else ()
+    sockets = (
+        _endpoints(listen["octez_socket"], directory, EXAMPLE_SOCKET)
+        if "octez_socket" in listen
+        else ()
+    )
     settings = Settings(
         signing_keys=signing_keys,
         security=security,
@@ -85,7 +92,9 @@ def settings_from(root: Field, directory: Path) -> Settings:
         hsm_wait_seconds=(
             _seconds(top["hsm_wait_seconds"]) if "hsm_wait_seconds" in top else DEFAULT_PATIENCE
         ),
-        http=_endpoints(listen["http"], DEFAULT_HTTP) if "http" in listen else (DEFAULT_HTTP,),
+        http=_endpoints(listen["http"], directory, DEFAULT_HTTP)
+        if "http" in listen
+        else (DEFAULT_HTTP,),
         octez_socket=sockets,
         request_token=request_token_from(top.get("request_token"), directory),
         client_ca=client_ca_from(top.get("client_ca"), directory),
@@ -131,7 +140,7 @@ def _networks(field: Field) -> tuple[IPv4Network | IPv6Network, ...]:
     networks = []
     for item in field.items():
         try:
-            networks.append(ip_network(item.text()))
+            networks.append(network_of(item.text()))
         except ValueError as error:
             raise item.error(f"an address or a network such as 10.0.0.0/24: {error}") from error
     return tuple(networks)
@@ -315,8 +324,15 @@ def _uid(field: Field) -> int:
     return value
 
 
-def _endpoints(field: Field, example: str) -> tuple[str, ...]:
-    endpoints = tuple(item.text() for item in field.items())
+def _endpoints(field: Field, directory: Path, example: str) -> tuple[str, ...]:
+    endpoints = tuple(_endpoint(item, directory) for item in field.items())
     if not endpoints:
         raise field.error(f"no endpoint; such as {example}")
     return endpoints
+
+
+def _endpoint(field: Field, directory: Path) -> str:
+    try:
+        return resolved(field.text(), directory)
+    except StartupError as error:
+        raise field.error(str(error)) from error

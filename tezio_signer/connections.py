@@ -2,17 +2,26 @@
 
 A door wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
 protocols say through `place_of(self.transport)` what they are doing; one that says nothing
-has `request_seconds` in all. Nobody is kept out by connections on which nothing happens: when
-there is no more room, the one that has been waiting longest has to go. Strangers, who will be
-told only that they may ask nothing, have little room, all of them together.
+has `request_seconds` in all.
+
+Who may ask is known by the address, before a byte is read. Unknown addresses are refused in
+few connections at a time, by a factory that reads nothing; the others are closed at once.
+
+Nobody is kept out by connections on which nothing happens: when there is no more room, one on
+which nothing has come yet has to go, the oldest first. Only for a connection with bytes waiting,
+one has to go that waits for its next request, or for the rest of one. So no number of silent
+connections ever costs one that has sent something; what waits to be read counts as sent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any, cast
 from typing import Protocol as Abilities
 
+from attrs import define
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
@@ -29,18 +38,30 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from tezio_signer.errors import NotAdmitted
+from tezio_signer.peers import peer_at
+from tezio_signer.policy import Credentials, Peer
 from tezio_signer.reactors import Alarm
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import SparingLog
+from tezio_signer.turns import Turns
 
-MOST_STRANGERS = 16
+MOST_UNKNOWN = 16
 """Connections at once of all addresses together that are not allowed to ask."""
-_STRANGERS = "strangers"
+TOLD_PER_SECOND = 50
+"""Connections of unknown addresses that are told why they are refused; others are closed."""
+HANDSHAKES_PER_SECOND = 4
+"""Those of them under TLS, of which each takes a signature before anything can be told."""
+FINISH_SECONDS = 1.5
+"""How long a request of which a part has come may go on to come when the daemon stops."""
+SLICE = 4096
+"""Bytes that are worked on at a time, before others may have their turn."""
+UNKNOWN = "unknown addresses"
+"""By what connections of addresses that may ask nothing are counted."""
 _LOCAL = "a local socket"
 YOUNG_SECONDS = 0.05
 """For how long a connection is not cut for another of the same peer."""
-YOUNG_STRANGER_SECONDS = 1.0
-"""For how long that of a stranger is not cut for another stranger's: coming again is no gain."""
+_REMEMBERED = 1024
 
 
 class Closable(Abilities):
@@ -56,6 +77,7 @@ class Closable(Abilities):
 class State(Enum):
     """What a connection is doing."""
 
+    SILENT = "did not send anything in time"
     RECEIVING = "did not send a whole request in time"
     SERVING = "is being served"
     IDLE = "had no other request"
@@ -68,22 +90,52 @@ class Place:
     It begins with receiving a request, which includes a TLS handshake.
 
     :ivar peer: by what it is counted.
+    :ivar client: for whom time is spent; a proxy tells later who that is.
     :ivar close: closes it when all is written; the transport's own, unless a protocol knows better.
+    :ivar unread: whether there are bytes that no protocol has seen yet.
     """
 
     def __init__(
-        self, connections: "Connections", peer: str, name: str, transport: Closable
+        self,
+        connections: "Connections",
+        peer: str,
+        name: str,
+        transport: Closable,
+        speaks: bool = False,
     ) -> None:
-        self.peer = peer
+        self.peer = self.client = peer
         self.name = name
-        self.state = State.RECEIVING
+        self.state = State.SILENT
         self.since = 0.0
         self.close: Callable[[], object] = transport.loseConnection
-        self._abort = transport.abortConnection
+        self.unread = speaks
+        self._transport = transport
         self._connections = connections
         self._alarm = Alarm(connections.clock)
         self._gone = False
-        self._enter(State.RECEIVING, connections.limits.request_seconds)
+        self._become(State.RECEIVING if speaks else State.SILENT)
+        self._alarm.set(connections.limits.request_seconds, self._time_is_over)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed, or was cut."""
+        return self._gone
+
+    def heard(self) -> None:
+        """Bytes have come; it may have to go for that, if it was there on sufferance."""
+        self.unread = True
+        if self.state is State.SILENT:
+            self._become(State.RECEIVING)  # its time has begun already
+            self._connections.spoke(self)
+
+    def look(self) -> bool:
+        """Whether bytes are there that were not read yet; what it is doing changes with that."""
+        if not self.unread and _bytes_wait(self._transport):
+            self.unread = True
+            if self.state is State.SILENT:
+                self._become(State.RECEIVING)
+            self.receiving()
+        return self.unread
 
     def receiving(self) -> None:
         """Something of a request is here; its time does not begin anew with every byte."""
@@ -116,18 +168,22 @@ class Place:
         """Close it at once, whatever is still to be written or read."""
         self._gone = True
         self._alarm.end()
-        self._abort()
+        self._transport.abortConnection()
 
     def _enter(self, state: State, seconds: float | None) -> None:
         if self._gone:
             return
-        self.state = state
-        self.since = self._connections.clock.seconds()
-        self._connections.moved(self)
+        self._become(state)
         if seconds is None:
             self._alarm.put_off()
         else:
             self._alarm.set(seconds, self._time_is_over)
+
+    def _become(self, state: State) -> None:
+        if not self._gone:
+            self.state = state
+            self.since = self._connections.clock.seconds()
+            self._connections.moved(self)
 
     def _time_is_over(self) -> None:
         if self.state is State.IDLE:
@@ -138,11 +194,38 @@ class Place:
             self.cut()
 
 
+def _bytes_wait(transport: object) -> bool:
+    """Whether the system has bytes of a connection that were not read yet."""
+    try:
+        handle: Any = cast(Any, transport).getHandle()
+        return bool(handle.recv(1, MSG_PEEK | MSG_DONTWAIT))
+    except (AttributeError, OSError):  # no connection of the system's, or nothing there
+        return False
+
+
+@define
+class _Allowance:
+    """So many a second, and as many at once after a second without any."""
+
+    per_second: float
+    left: float
+    at: float = 0.0
+
+    def take(self, now: float) -> bool:
+        self.left = min(self.per_second, self.left + (now - self.at) * self.per_second)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
 class Connections(Service):
     """All connections of all doors. Stopping it lets no connection have another request.
 
-    :param admits: whether an IP address may ask at all; None stands for a local socket.
+    :param admit: raises NotAdmitted for who may ask nothing at all.
     :ivar limits: what it holds them to.
+    :ivar turns: shares out the reactor's time among their addresses.
     :ivar stopping: whether it has been stopped.
     """
 
@@ -152,83 +235,161 @@ class Connections(Service):
         self,
         limits: Limits,
         clock: IReactorTime,
-        admits: Callable[[str | None], bool] = lambda _: True,
+        admit: Callable[[Peer], object] = lambda _: None,
     ) -> None:
         self.limits = limits
         self.clock = clock
+        self.turns = Turns(clock)
         self.stopping = False
-        self._admits = admits
+        self.admit = admit
         self._strangers = SparingLog(self._log, clock)
+        self._unknown = SparingLog(self._log, clock)
+        self._told = {
+            False: _Allowance(TOLD_PER_SECOND, TOLD_PER_SECOND, clock.seconds()),
+            True: _Allowance(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND, clock.seconds()),
+        }
+        self._refusals: dict[str, NotAdmitted | None] = {}
         # For each peer its connections, those that have done the same for longest first.
         self._places: dict[str, dict[Place, None]] = {}
         self._open = 0
         self._leaving = 0
+        self._finished: Deferred[None] | None = None
+        self._finishing = Alarm(clock)
 
     @property
     def open_files(self) -> int:
         """The most file descriptors that connections can take."""
-        return self.limits.connections + self._most_leaving
+        return self.limits.connections + 1 + self._most_leaving
 
     @property
     def _most_leaving(self) -> int:
         # Twisted closes them in its next round only, after it has accepted others.
         return max(1, self.limits.connections // 2)
 
-    def counted_as(self, address: object, proxied: bool) -> str:
-        """By what connections from an address are counted.
+    def refusal(
+        self, address: object, credentials: Credentials | None = None
+    ) -> NotAdmitted | None:
+        """Why who connects may ask nothing, if so; whose address is not known may not.
 
-        :param proxied: the address is that of a proxy, which tells later whom it stands for.
+        :param credentials: of who has connected to a Unix socket.
         """
-        peer = peer_of(address)
-        admitted = proxied or self._admits(None if peer == _LOCAL else peer)
-        return peer if admitted else _STRANGERS
+        host = None if credentials else getattr(address, "host", None)
+        if host in self._refusals:
+            return self._refusals[host]
+        refused = None
+        try:
+            self.admit(peer_at(address, credentials))
+        except NotAdmitted as error:
+            refused = error.with_traceback(None)
+        if host is not None:
+            if len(self._refusals) >= _REMEMBERED:
+                self._refusals.clear()
+            self._refusals[host] = refused
+        return refused
 
-    def make_room(self, peer: str, name: str) -> bool:
+    def may_tell(self, name: str, refused: NotAdmitted, tls: bool) -> bool:
+        """Whether there is time to tell somebody that he may ask nothing; logged either way."""
+        self._unknown.warn(
+            "refused a connection from {peer}: {status} {sentence}",
+            peer=name,
+            status=refused.status,
+            sentence=str(refused),
+            reason=refused.reason,
+        )
+        return self._told[tls].take(self.clock.seconds())
+
+    def make_room(self, peer: str, name: str, speaks: bool = False) -> bool:
         """Whether a peer may have another connection, for which an older one may be cut.
 
         :param name: what it is called in the log.
+        :param speaks: whether bytes of it are here already.
         """
         if self.stopping:
             return False
-        most = MOST_STRANGERS if peer == _STRANGERS else self.limits.connections_per_peer
-        if len(self._places.get(peer, ())) >= most:
-            crowds = [peer]
-        elif self._open >= self.limits.connections:
-            crowds = sorted(self._places, key=self._crowd, reverse=True)
-        else:
+        full = self._full(peer, 0)
+        if full is None:
             return True
-        # What a flood from one address makes of its own connections must stay cheap.
-        young = self.clock.seconds()
-        if crowds == [peer]:
-            young -= YOUNG_STRANGER_SECONDS if peer == _STRANGERS else YOUNG_SECONDS
-        if self._leaving < self._most_leaving:
-            for crowd in crowds:
-                for place in self._places[crowd]:
-                    if place.since > young:
-                        break
-                    if place.state is not State.SERVING:
-                        self.turned_away(place.name, "had to make room for another")
-                        self._forget(place)
-                        self._leaving += 1
-                        place.cut()
-                        return True
+        may_cut = peer != UNKNOWN
+        if may_cut and self._cut_one(full, peer, speaks):
+            return True
+        if may_cut and not speaks and self._may_be_silent(full):
+            return True
         self.turned_away(name, "found no room")
         return False
 
+    def _full(self, peer: str, more: int) -> list[str] | None:
+        """The peers of which one has to make room; None if there is room.
+
+        :param more: how many there may be more than the limit says.
+        """
+        most = MOST_UNKNOWN if peer == UNKNOWN else self.limits.connections_per_peer
+        if len(self._places.get(peer, ())) >= most + more:
+            return [peer]
+        if self._open >= self.limits.connections + more:
+            return sorted(self._places, key=self._crowd, reverse=True)
+        return None
+
+    def _cut_one(
+        self, crowds: list[str], peer: str, speaks: bool, but: Place | None = None
+    ) -> bool:
+        if self._leaving >= self._most_leaving:
+            return False
+        # What a flood from one address makes of its own connections must stay cheap.
+        young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
+        for place in self._dispensable(crowds, young, speaks):
+            if place is not but and not place.look():
+                self.turned_away(place.name, "had to make room for another")
+                self._forget(place)
+                self._leaving += 1
+                place.cut()
+                return True
+        return False
+
+    def _dispensable(self, crowds: Iterable[str], young: float, speaks: bool) -> Iterator[Place]:
+        """Connections that may be cut for one which has sent something, or has not."""
+        lasting = (State.SILENT, State.SERVING)
+        for silent in (True, False) if speaks else (True,):
+            for crowd in crowds:
+                for place in list(self._places.get(crowd, ())):
+                    if place.since > young:
+                        break
+                    if place.state is State.SILENT if silent else place.state not in lasting:
+                        yield place
+
+    def _may_be_silent(self, crowds: list[str]) -> bool:
+        """Whether one silent connection more than the limit may stay until it has spoken.
+
+        There is one at most, and only while there is another that could go for it.
+        """
+        states = {place.state for crowd in crowds for place in self._places.get(crowd, ())}
+        if State.SILENT in states or states == {State.SERVING}:
+            return False
+        return self._full(crowds[0], 1) is None
+
+    def spoke(self, place: Place) -> None:
+        """A connection has sent its first bytes: it is not there on sufferance any more."""
+        full = self._full(place.peer, 1)
+        if full is not None and not self._cut_one(full, place.peer, True, place):
+            self.turned_away(place.name, "found no room")
+            self._forget(place)
+            self._leaving += 1
+            place.cut()
+
     def _crowd(self, peer: str) -> tuple[bool, int, float]:
         places = self._places[peer]
-        return peer == _STRANGERS, len(places), -next(iter(places)).since
+        return peer == UNKNOWN, len(places), -next(iter(places)).since
 
-    def enter(self, peer: str, name: str, transport: Closable) -> Place:
+    def enter(self, peer: str, name: str, transport: Closable, speaks: bool = False) -> Place:
         """The place of a connection that there is room for."""
         self._open += 1
-        return Place(self, peer, name, transport)
+        return Place(self, peer, name, transport, speaks)
 
     def moved(self, place: Place) -> None:
         """A place does something else than before."""
         places = self._places.setdefault(place.peer, {})
         places.pop(place, None)
         places[place] = None
+        self._tell_if_finished()
 
     def left(self, place: Place) -> None:
         """The connection of a place is closed."""
@@ -236,6 +397,7 @@ class Connections(Service):
             self._forget(place)
         else:
             self._leaving -= 1
+        self._tell_if_finished()
 
     def _forget(self, place: Place) -> None:
         self._open -= 1
@@ -248,15 +410,48 @@ class Connections(Service):
         """Log that a connection was cut or refused, but not every one of a flood."""
         self._strangers.warn("a connection from {peer} {why}", peer=name, why=why)
 
-    def stopService(self) -> None:
-        """Close what is not being served, and the rest when it has its answer."""
+    def stopService(self) -> Deferred[None]:
+        """Close what is not being served, and the rest when it has its answer.
+
+        :return: fires when no request is half sent any more: those that are have a little
+            time to come to their end.
+        """
         super().stopService()
         self.stopping = True
-        for places in list(self._places.values()):
-            for place in list(places):
-                if place.state is not State.SERVING:
-                    place.close()
-                    place.closing()
+        finished: Deferred[None] = Deferred()
+        for place in self._all():
+            if place.state is not State.SERVING and not self._half_sent(place):
+                self._close(place)
+        self._finished = finished
+        self._finishing.set(FINISH_SECONDS, self._finish)
+        self._tell_if_finished()
+        return finished
+
+    def _all(self) -> list[Place]:
+        return [place for places in self._places.values() for place in places]
+
+    def _half_sent(self, place: Place) -> bool:
+        if place.state in (State.SILENT, State.IDLE):
+            place.look()
+        return place.state is State.RECEIVING
+
+    def _finish(self) -> None:
+        for place in self._all():
+            if place.state is State.RECEIVING:
+                self._close(place)
+        self._tell_if_finished()
+
+    def _close(self, place: Place) -> None:
+        place.close()
+        place.closing()
+
+    def _tell_if_finished(self) -> None:
+        finished = self._finished
+        if finished is None or any(place.state is State.RECEIVING for place in self._all()):
+            return
+        self._finished = None
+        self._finishing.end()
+        finished.callback(None)
 
 
 class HalfCloseableWrapper(ProtocolWrapper):
@@ -269,18 +464,42 @@ class HalfCloseableWrapper(ProtocolWrapper):
         cast(IHalfCloseableProtocol, self.wrappedProtocol).writeConnectionLost()
 
 
+@define
+class _Arrival:
+    """A connection that is to be accepted.
+
+    :ivar peer: by what it is counted.
+    :ivar speaks: whether bytes of it are here already.
+    """
+
+    peer: str
+    speaks: bool
+
+
 @implementer(IConsumer, IPushProducer)
 class _LimitedProtocol(HalfCloseableWrapper):
-    """What the protocol of a door takes for its transport."""
+    """What the protocol of a door takes for its transport.
+
+    It gives on what is received in slices, when it is the turn of the connection's address;
+    meanwhile nothing more is read.
+    """
 
     transport: Any
     place: Place
+    _received = b""
+    _asked = False
+    _wants_none = False
+    _reads = True
+
+    def __init__(self, factory: Any, wrapped: Any, arrival: _Arrival) -> None:
+        super().__init__(factory, wrapped)
+        self._arrival = arrival
 
     def makeConnection(self, transport: Any) -> None:
-        factory = cast(LimitedFactory, self.factory)
-        address = transport.getPeer()
-        peer = factory.counted_as(address)
-        self.place = factory.connections.enter(peer, peer_of(address), transport)
+        connections = cast(LimitedFactory, self.factory).connections
+        arrival = self._arrival
+        name = peer_of(transport.getPeer())
+        self.place = connections.enter(arrival.peer, name, transport, arrival.speaks)
         # Not all that the transport provides: Twisted's TLS takes half a millisecond to repeat it.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
         if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
@@ -290,12 +509,61 @@ class _LimitedProtocol(HalfCloseableWrapper):
         self.factory.registerProtocol(self)
         self.wrappedProtocol.makeConnection(cast(ITransport, self))
 
+    def dataReceived(self, data: bytes) -> None:
+        self.place.heard()
+        if not self.place.gone:
+            self._received += data
+            self._ask()
+
+    def pauseProducing(self) -> None:
+        """The protocol wants nothing more for now."""
+        self._wants_none = True
+        self._read_or_not()
+
+    def resumeProducing(self) -> None:
+        """The protocol wants more."""
+        self._wants_none = False
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for a turn, if there is something to give on."""
+        if self._received and not self._asked and not self._wants_none:
+            self._asked = True
+            turns = cast(LimitedFactory, self.factory).connections.turns
+            turns.ask(self.place.client, self._give_on)
+        self._read_or_not()
+
+    def _give_on(self) -> bool:
+        data, self._received = self._received[:SLICE], self._received[SLICE:]
+        self.place.unread = bool(self._received)
+        if data and not self.place.gone:
+            try:
+                self.wrappedProtocol.dataReceived(data)
+            except Exception:
+                self._log.failure("fault while reading from {peer}", peer=self.place.name)
+                self.place.cut()
+        self._asked = bool(self._received) and not self._wants_none and not self.place.gone
+        self._read_or_not()
+        return self._asked
+
+    def _read_or_not(self) -> None:
+        reads = not self._received and not self._wants_none
+        if reads is not self._reads and not self.place.gone:
+            self._reads = reads
+            if reads:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    _log = Logger()
+
     def loseConnection(self) -> None:
         self.place.closing()
         super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.place.left()
+        self._received = b""
         super().connectionLost(reason)
 
 
@@ -304,27 +572,62 @@ class LimitedFactory(WrappingFactory):
 
     It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.
 
-    :param proxied: whether its connections come from a proxy that speaks the PROXY protocol.
+    :param refusing: gets some of the connections of who may ask nothing; without one, they are
+        all closed.
+    :param proxied: whether its connections come from a proxy that speaks the PROXY protocol,
+        which tells later whom it stands for.
+    :param tls: whether a handshake comes before anything can be told.
     """
 
     noisy = False
-    protocol = _LimitedProtocol
 
     def __init__(
-        self, wrapped: IProtocolFactory, connections: Connections, proxied: bool = False
+        self,
+        wrapped: IProtocolFactory,
+        connections: Connections,
+        refusing: IProtocolFactory | None = None,
+        proxied: bool = False,
+        tls: bool = False,
     ) -> None:
         super().__init__(wrapped)
         self.connections = connections
+        self._refusing = refusing
         self._proxied = proxied
+        self._tls = tls
+        self._arrival: _Arrival | None = None
 
-    def counted_as(self, address: object) -> str:
-        """By what connections from an address are counted at this door."""
-        return self.connections.counted_as(address, self._proxied)
+    def arrives(
+        self, address: object, credentials: Credentials | None = None, speaks: bool = False
+    ) -> bool:
+        """Whether a connection is to be accepted, which is then the next that is built.
+
+        :param credentials: of who has connected to a Unix socket.
+        :param speaks: whether bytes of it are here already.
+        """
+        connections, name = self.connections, peer_of(address)
+        peer = name
+        # Who is at a Unix socket that is not one of ports.py is found out with each request.
+        known = credentials is not None or getattr(address, "host", None) is not None
+        if known and not self._proxied:
+            refused = connections.refusal(address, credentials)
+            if refused is not None:
+                peer = UNKNOWN
+                if not connections.may_tell(name, refused, self._tls) or self._refusing is None:
+                    return False
+        if not connections.make_room(peer, name, speaks):
+            return False
+        self._arrival = _Arrival(peer, speaks)
+        return True
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if not self.connections.make_room(self.counted_as(addr), peer_of(addr)):
+        if self._arrival is None and not self.arrives(addr):
             return None
-        return super().buildProtocol(addr)
+        arrival, self._arrival = cast(_Arrival, self._arrival), None
+        factory = self.wrappedFactory
+        if arrival.peer == UNKNOWN:
+            factory = cast(IProtocolFactory, self._refusing)
+        built = factory.buildProtocol(cast(IAddress, addr))
+        return None if built is None else _LimitedProtocol(self, built, arrival)
 
     def logPrefix(self) -> str:
         """The name of the door."""
@@ -337,10 +640,10 @@ def name_of(factory: IProtocolFactory) -> str:
     return prefix() if prefix else type(factory).__name__
 
 
-def peer_of(address: object) -> str:
+def peer_of(address: object, otherwise: str = _LOCAL) -> str:
     """Who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
-    return _LOCAL if host is None else str(host).removeprefix("::ffff:")
+    return otherwise if host is None else str(host).removeprefix("::ffff:")
 
 
 def place_of(transport: object) -> Place | None:

@@ -68,10 +68,13 @@ class Daemon(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._signer.close(_STOPPING)
+        ends = self._clock.seconds() + STOP_TIMEOUT
+        # Until they are stopped, which takes as long as requests are half sent, these are served.
         await maybeDeferred(self._doors.stopService)
+        self._signer.close(_STOPPING)
+        left = max(0.0, ends - self._clock.seconds())
         try:
-            await self._signer.drained().addTimeout(STOP_TIMEOUT, self._clock)
+            await self._signer.drained().addTimeout(left, self._clock)
         except defer.TimeoutError:
             self._signer.refuse_all(_STOPPING)
         # The last answers are with their connections, which write in the next rounds.

@@ -1,25 +1,25 @@
 """Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
 
 import resource
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from OpenSSL import SSL
-from OpenSSL.crypto import X509
-from OpenSSL.crypto import Error as CryptoError
 from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
-from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from tezio_signer import ports
+from tezio_signer.certificates import ServedCertificates
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
+from tezio_signer.handshakes import TlsFactory
 from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
+from tezio_signer.refusals import RefusingFactory
 from tezio_signer.settings import ClientCa
-from tezio_signer.tlsdirectory import check_directory, speak_sparingly
+from tezio_signer.tlsdirectory import speak_sparingly
 
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
@@ -43,36 +43,64 @@ def door(
     connections: Connections,
     client_ca: ClientCa | None = None,
 ) -> IService:
-    """The service that listens on an endpoint; raises StartupError."""
+    """The service that listens on an endpoint; raises StartupError.
+
+    :param factory: may have a method `refusal`, the bytes that tell a client in its protocol
+        of a `NotAdmitted`.
+    """
     to_open = Endpoint.parse(endpoint)
     try:
-        if to_open.kind == "tls" and "path" in to_open.arguments:
-            check_directory(to_open.arguments["path"])
+        source = to_open.certificates(client_ca)
+        certificates = None if source is None else ServedCertificates(source, reactor)
+        if to_open.kind == "tls":
             speak_sparingly(reactor)
-        listening: Any = _ListeningReactor(reactor, connections, client_ca, to_open.proxied)
-        return listening_service(to_open.description, factory, listening)
+        limit = partial(
+            _limited,
+            connections=connections,
+            reactor=reactor,
+            certificates=certificates,
+            proxied=to_open.proxied,
+        )
+        listening: Any = _ListeningReactor(reactor, connections, limit)
+        return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
-    except (CryptoError, SSL.Error, VerifyError) as error:
-        raise StartupError(
-            f"{endpoint!r}: its files hold no certificate and its key in PEM: {_reason(error)}"
-        ) from error
+
+
+def _limited(
+    factory: IProtocolFactory,
+    *,
+    connections: Connections,
+    reactor: Reactor,
+    certificates: ServedCertificates | None,
+    proxied: bool,
+) -> LimitedFactory:
+    """A factory with all that lies between it and a port: limits, the proxy, TLS."""
+    tls = certificates is not None
+    answer = getattr(factory, "refusal", None)
+    refusing: IProtocolFactory | None = None
+    if answer is not None:
+        refusing = RefusingFactory(factory, answer, connections.admit, reactor, not tls)
+    if certificates is not None:
+        factory = TlsFactory(certificates, factory, reactor)
+        refusing = refusing and TlsFactory(certificates, refusing, reactor)
+    if proxied:  # which speaks before TLS begins
+        factory = ProxiedFactory(factory, connections, refusing, tls)
+    return LimitedFactory(factory, connections, refusing, proxied, tls)
 
 
 class _ListeningReactor:
-    """A reactor whose ports are limited, and whose TLS is not older than 1.2."""
+    """A reactor whose ports are limited."""
 
     def __init__(
         self,
         reactor: Reactor,
         connections: Connections,
-        client_ca: ClientCa | None,
-        proxied: bool,
+        limit: Callable[[IProtocolFactory], LimitedFactory],
     ) -> None:
-        self._proxied = proxied
         self._reactor: Any = reactor
         self._connections = connections
-        self._client_ca = client_ca
+        self._limited = limit
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -80,11 +108,6 @@ class _ListeningReactor:
     @property
     def _seconds(self) -> float:
         return self._connections.limits.request_seconds
-
-    def _limited(self, factory: IProtocolFactory) -> LimitedFactory:
-        if self._proxied:  # which speaks before TLS begins
-            factory = ProxiedFactory(factory, self._connections)
-        return LimitedFactory(factory, self._connections, self._proxied)
 
     def listenTCP(
         self,
@@ -97,22 +120,6 @@ class _ListeningReactor:
             port, self._limited(factory), backlog, interface, self._reactor, self._seconds
         )
         return opened
-
-    def listenSSL(
-        self,
-        port: int,
-        factory: IProtocolFactory,
-        contextFactory: Any,  # noqa: N803
-        backlog: int = ports.BACKLOG,
-        interface: str = "",
-    ) -> IListeningPort:
-        try:
-            _harden(contextFactory.getContext(), self._client_ca)
-        except (CryptoError, SSL.Error, ValueError) as error:
-            raise StartupError(f"HTTPS on port {port}: {_reason(error)}") from error
-        return self.listenTCP(
-            port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface
-        )
 
     def listenUNIX(
         self,
@@ -134,26 +141,3 @@ class _ListeningReactor:
             descriptor, family, self._limited(factory), self._reactor, self._seconds
         )
         return opened
-
-
-def _harden(context: SSL.Context, client_ca: ClientCa | None) -> None:
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    if client_ca is None:
-        return
-    store = context.get_cert_store()
-    assert store is not None
-    for certificate in client_ca.certificates:
-        authority = X509.from_cryptography(certificate)
-        store.add_cert(authority)
-        context.add_client_ca(authority)  # so that clients know which of theirs to show
-    # Without a callback it is OpenSSL that decides. The handshake fails before a byte of HTTP
-    # is read, in TLS 1.3 too, where the client may think that it is over.
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-
-
-def _reason(error: Exception) -> str:
-    """OpenSSL's own words, without the list of tuples around them."""
-    reasons = error.args[0] if error.args else None
-    if isinstance(reasons, list):
-        return "; ".join(str(reason[-1]) for reason in reasons if reason) or "not understood"
-    return str(error)

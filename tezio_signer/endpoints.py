@@ -1,11 +1,21 @@
 """Endpoint strings as Twisted reads them, and what is to be said of them before they are opened."""
 
+import difflib
+import os
+import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 
 from attrs import frozen
-from twisted.internet.endpoints import _parse  # what reads it otherwise may be deceived
+from twisted.internet.endpoints import (
+    _parse,  # what reads it otherwise may be deceived
+    quoteStringArgument,
+)
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
 
+from tezio_signer.certificates import CertificateFiles, Source, SourceDirectory
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 
@@ -15,14 +25,31 @@ _PROXY = "haproxy"
 _TLS = ("ssl", "tls")
 _METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
 _ARGUMENTS = {
-    "tcp": ("port", "interface"),
+    "tcp": ("port", "interface", "backlog"),
     "tcp6": ("port", "backlog", "interface"),
-    "ssl": ("port", "privateKey", "certKey", "sslmethod", "interface"),
+    "ssl": (
+        "port",
+        "privateKey",
+        "certKey",
+        "sslmethod",
+        "interface",
+        "backlog",
+        "extraCertChain",
+        "dhParameters",
+    ),
     "tls": ("path", "port", "backlog", "interface"),
-    "unix": ("address", "mode"),
-    "systemd": ("domain",),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+    "systemd": ("domain", "index", "name"),
 }
-"""Those that may stand without their name, in order, as far as they matter here."""
+"""Those that may stand without their name, in the order of Twisted's parsers."""
+_PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path", "address")
+_REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
+_LONGEST_SOCKET = 107
+"""Bytes of the path of a Unix socket (unix(7))."""
+_HIGHEST_PORT = 0xFFFF
+_SAMPLE = "tcp:6732:interface=127.0.0.1"
+_INTERFACE = re.compile(r"interface=(\[[^\]]*\]|[0-9A-Fa-f:.%\w-]*)")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 @frozen
@@ -33,6 +60,7 @@ class Endpoint:
     :ivar description: what Twisted is to listen on.
     :ivar kind: tcp, ssl, unix, …, in small letters.
     :ivar proxied: whether clients come through a proxy that says who they are.
+    :ivar surplus: arguments without a name that are more than this kind takes.
     """
 
     text: str
@@ -40,26 +68,34 @@ class Endpoint:
     kind: str
     proxied: bool
     arguments: dict[str, str]
+    surplus: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Endpoint":
-        """Read an endpoint string; raises StartupError for what nobody could read."""
+    def parse(cls, text: str, directory: Path | None = None) -> "Endpoint":
+        """Read an endpoint string; raises StartupError for what nobody could read.
+
+        :param directory: what its paths are relative to; None leaves them as they are.
+        """
+        description = _with_escaped_address(text)
         try:
-            given, named = _parse(text)
+            given, named = _parse(description)
         except RuntimeError as error:
             raise StartupError(f"{text!r} is no endpoint: it ends in a backslash") from error
-        description = text
         proxied = given[:1] != [] and given[0].lower() == _PROXY
         if proxied:
-            description = text.partition(":")[2]
+            description = description.partition(":")[2]
             given = given[1:] or [""]
-        kind = given[0].lower()
+        kind = given[0].lower() if given else ""
         if kind == _PROXY:
             raise StartupError(f"{text!r} names {_PROXY} twice")
-        arguments = dict(zip(_ARGUMENTS.get(kind, ()), given[1:], strict=False)) | named
+        names = _ARGUMENTS.get(kind, ())
+        arguments = dict(zip(names, given[1:], strict=False)) | named
+        if directory is not None and _resolve(arguments, directory):
+            description = _described(kind, arguments)
         if kind == "unix" and "mode" not in arguments:
             description += f":mode={UNIX_MODE}"
-        return cls(text, description, kind, proxied, arguments)
+        surplus = tuple(given[1 + len(names) :])
+        return cls(text, description, kind, proxied, arguments, surplus)
 
     @property
     def is_tls(self) -> bool:
@@ -80,14 +116,64 @@ class Endpoint:
             address = address.ipv4_mapped
         return address.is_loopback
 
+    @property
+    def transport(self) -> str:
+        """What Twisted is to listen on for what is inside TLS, or else all of it."""
+        if not self.is_tls:
+            return self.description
+        by_default = {"ssl": ("", ""), "tls": ("443", "::")}
+        port, interface = by_default[self.kind]
+        below = {
+            "port": self.arguments.get("port", port),
+            "interface": self.arguments.get("interface", interface),
+            "backlog": self.arguments.get("backlog", "50"),
+        }
+        return _described("tcp", below)
+
+    def certificates(self, client_ca: ClientCa | None = None) -> Source | None:
+        """Where its certificates are; None for an endpoint without TLS."""
+        arguments = self.arguments
+        if self.kind == "tls":
+            return SourceDirectory(self.text, Path(arguments.get("path", "")))
+        if self.kind != "ssl":
+            return None
+        key = arguments.get("privateKey", "server.pem")
+        chain, parameters = (arguments.get(name) for name in ("extraCertChain", "dhParameters"))
+        return CertificateFiles(
+            self.text,
+            Path(key),
+            Path(arguments.get("certKey", key)),
+            Path(chain) if chain else None,
+            Path(parameters) if parameters else None,
+            arguments.get("sslmethod"),
+            client_ca,
+        )
+
+
+def resolved(text: str, directory: Path) -> str:
+    """An endpoint string whose paths are absolute; raises StartupError.
+
+    :param directory: what its paths are relative to: that of the configuration, or for one of the
+        command line the one where the command was given.
+    """
+    endpoint = Endpoint.parse(text)
+    arguments = dict(endpoint.arguments)
+    if endpoint.surplus or not _resolve(arguments, directory):
+        return text
+    return (f"{_PROXY}:" if endpoint.proxied else "") + _described(endpoint.kind, arguments)
+
 
 def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what must not be.
+    """What an operator should be warned of; raises StartupError for what cannot be opened.
+
+    Reads what the endpoints need: names and values of their arguments, certificates and keys.
+    Opens nothing.
 
     :param texts: of all doors, since a protection that leaves out some of them may be none.
     """
     endpoints = [Endpoint.parse(text) for text in texts]
     for endpoint in endpoints:
+        _check_arguments(endpoint)
         _check_method(endpoint)
     warnings = [
         f"whoever can connect to {endpoint.text} chooses the address that it counts as: let "
@@ -97,7 +183,166 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     ]
     if client_ca is not None:
         warnings += _check_client_ca(endpoints)
+    for endpoint in endpoints:
+        source = endpoint.certificates(client_ca)
+        if source is not None:
+            source.load()
     return tuple(warnings)
+
+
+def _resolve(arguments: dict[str, str], directory: Path) -> bool:
+    """Make paths absolute; whether there was one that was not."""
+    changed = False
+    for name in _PATHS:
+        path = arguments.get(name)
+        if path and not os.path.isabs(path):
+            arguments[name] = os.path.normpath(directory.absolute() / path)
+            changed = True
+    return changed
+
+
+def _described(kind: str, arguments: dict[str, str]) -> str:
+    return ":".join(
+        [kind, *(f"{name}={quoteStringArgument(value)}" for name, value in arguments.items())]
+    )
+
+
+def _with_escaped_address(text: str) -> str:
+    """An endpoint string with the colons of an IPv6 address escaped, as Twisted wants them.
+
+    Both `interface=[::1]` and `interface=::1` mean what they say; an address with escaped
+    colons stays as it is.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        value = match[1]
+        if value.startswith("["):
+            address, rest = value[1:-1], ""
+        else:
+            address, rest = _longest_address(value)
+        if not _is_ipv6(address):
+            return match[0]
+        return f"interface={quoteStringArgument(address)}{rest}"
+
+    return _INTERFACE.sub(escaped, text)
+
+
+def _longest_address(value: str) -> tuple[str, str]:
+    """The IPv6 address that a value begins with, and what is behind it."""
+    parts = value.split(":")
+    for count in range(len(parts), 1, -1):
+        address = ":".join(parts[:count])
+        if _is_ipv6(address):
+            return address, value[len(address) :]
+    return "", value
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _check_arguments(endpoint: Endpoint) -> None:
+    names = _ARGUMENTS.get(endpoint.kind)
+    if names is None:
+        _check_kind(endpoint)
+        return
+    if endpoint.surplus:
+        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for")
+    for name in endpoint.arguments:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise _no_endpoint(endpoint, f"{endpoint.kind}: has no argument {name}; {known}")
+    required = _REQUIRED.get(endpoint.kind, "port")
+    if endpoint.kind != "tls" and not endpoint.arguments.get(required):
+        raise _no_endpoint(endpoint, f"it has no {required}")
+    _check_values(endpoint)
+
+
+def _check_values(endpoint: Endpoint) -> None:
+    arguments = endpoint.arguments
+    if "port" in arguments:
+        _check_number(endpoint, "port", _HIGHEST_PORT)
+    if "backlog" in arguments:
+        _check_number(endpoint, "backlog", 0x7FFFFFFF)
+    if "index" in arguments:
+        _check_number(endpoint, "index", 0xFFFF)
+    if endpoint.kind == "unix":
+        _check_unix(endpoint)
+    elif endpoint.kind == "tls" and not arguments.get("path"):
+        raise _no_endpoint(endpoint, "it has no path of a directory with certificates")
+    elif endpoint.kind == "systemd" and ("index" in arguments) == ("name" in arguments):
+        raise _no_endpoint(endpoint, "it wants either index or name of the socket")
+    interface = arguments.get("interface", "")
+    try:
+        ip_address(interface)
+    except ValueError as error:
+        if interface and not _HOST.fullmatch(interface):
+            raise _no_endpoint(
+                endpoint, f"{interface!r} is no address of an interface", "tcp6:6732:interface=::1"
+            ) from error
+
+
+def _check_number(endpoint: Endpoint, name: str, most: int) -> None:
+    value = endpoint.arguments[name]
+    if not value.isascii() or not value.isdecimal() or int(value) > most:
+        sentence = f"{name} is a number from 0 to {most}, not {value!r:.60}"
+        if value.strip("[]").count(":") or endpoint.kind == "tcp6":
+            raise _no_endpoint(endpoint, sentence, "tcp6:6732:interface=::1")
+        raise _no_endpoint(endpoint, sentence)
+
+
+def _check_unix(endpoint: Endpoint) -> None:
+    arguments = endpoint.arguments
+    mode = arguments.get("mode", UNIX_MODE)
+    if not re.fullmatch("0?[0-7]{3}", mode):
+        raise _no_endpoint(
+            endpoint, f"mode is three octal digits, not {mode!r:.60}", "unix:signer.sock:mode=660"
+        )
+    if arguments.get("lockfile", "1") not in ("0", "1"):
+        raise _no_endpoint(endpoint, "lockfile is 0 or 1")
+    address = arguments["address"]
+    if "\0" in address:
+        raise _no_endpoint(endpoint, "a path has no zero byte")
+    if len(os.fsencode(address)) > _LONGEST_SOCKET:
+        raise _no_endpoint(
+            endpoint,
+            f"the path of a Unix socket has {_LONGEST_SOCKET} bytes at most; {address} has "
+            f"{len(os.fsencode(address))}",
+        )
+
+
+def _check_kind(endpoint: Endpoint) -> None:
+    """A kind that is none of Twisted's own may be a plugin's, who knows its arguments."""
+    kinds = ", ".join(_ARGUMENTS)
+    plugins = [plugin.prefix.lower() for plugin in getPlugins(IStreamServerEndpointStringParser)]
+    if endpoint.kind not in plugins:
+        raise _no_endpoint(endpoint, f"{endpoint.kind!r} is none of {kinds}", _meant(endpoint.text))
+
+
+def _meant(text: str) -> str:
+    """The endpoint that somebody means who writes an address or a URL."""
+    scheme, separator, rest = text.partition("://")
+    address = rest.partition("/")[0] if separator else text
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    number = port if port.isascii() and port.isdecimal() else "6732"
+    tls = ":privateKey=key.pem:certKey=cert.pem" if scheme == "https" and separator else ""
+    kind = "ssl" if tls else "tcp6" if _is_ipv6(host) else "tcp"
+    try:
+        ip_address(host)
+    except ValueError:
+        host = "127.0.0.1"
+    return f"{kind}:{number}:interface={host}{tls}"
+
+
+def _no_endpoint(endpoint: Endpoint, why: str, sample: str = _SAMPLE) -> StartupError:
+    return StartupError(
+        f"{endpoint.text!r} is no endpoint to listen on: {why}; one that works is {sample}"
+    )
 
 
 def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:

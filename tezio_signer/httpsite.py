@@ -23,7 +23,15 @@ MAX_PIPELINED = 16
 """Requests that are served right behind one another; with more, the connection is closed."""
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes of a body refused as too large that are still taken, so that the client reads why."""
+MAX_CHUNKS = 256
+"""Chunks of a body of up to 128 KiB; octez-client sends one or two, proxies one a packet."""
+MAX_ARGUMENTS = 16
+"""Arguments of a query; the routes know two."""
 _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
+
+
+class TooManyChunksError(http._MalformedChunkedDataError):
+    """Ends the reading of a body, in the middle of what was received; it was answered."""
 
 
 class SignerRequest(Request):
@@ -40,6 +48,11 @@ class SignerRequest(Request):
             self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
+        if self.channel.has_too_many_chunks():
+            if self._discarded is None:
+                sentence = f"the request body has more than {self.channel.most_chunks} chunks"
+                self._answer_below_the_routes(Malformed(sentence))
+            raise TooManyChunksError
         if self._discarded is None:
             if self.content.tell() + len(data) <= self.channel.limits.body_bytes:
                 super().handleContentChunk(data)
@@ -65,16 +78,7 @@ class SignerRequest(Request):
             sentence=refused,
         )
         body = error_list(refused)
-        self.channel.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Connection: close\r\n\r\n%b"
-            % (
-                refused.status,
-                http.RESPONSES[refused.status],
-                len(body),
-                body if with_body else b"",
-            )
-        )
+        self.channel.write(_head(refused, len(body)) + (body if with_body else b""))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._discarded is not None:
@@ -100,7 +104,9 @@ class SignerRequest(Request):
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method != method.upper():  # Klein would take `post` for POST
             raise Malformed("the method of a request is written in capitals")
-        path = target.partition(b"?")[0]
+        path, _, query = target.partition(b"?")
+        if query.count(b"&") + query.count(b";") >= MAX_ARGUMENTS:
+            raise Malformed(f"the query has more than {MAX_ARGUMENTS} arguments")
         if not path.startswith(b"/"):
             raise Malformed("the target of a request has to be a path that begins with /")
         if _ENCODED_SLASH.search(path):
@@ -124,6 +130,13 @@ class SignerRequest(Request):
         return b"tezio-signer"
 
 
+def _head(refused: Refused, length: int) -> bytes:
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Connection: close\r\n\r\n" % (refused.status, http.RESPONSES[refused.status], length)
+    )
+
+
 class SignerChannel(HTTPChannel):
     """A connection that says what it is doing, and reads HTTP one way only.
 
@@ -139,6 +152,8 @@ class SignerChannel(HTTPChannel):
     _serving = False
     _early = 0
     _pipelined = 0
+    _pieces = 0
+    _chunks = 0
     _turn: IDelayedCall | None = None
     callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
@@ -146,6 +161,18 @@ class SignerChannel(HTTPChannel):
     def limits(self) -> Limits:
         """What the site holds its clients to."""
         return self.site.limits
+
+    @property
+    def most_chunks(self) -> int:
+        """Of a body; more of them are not worth their time."""
+        return max(MAX_CHUNKS, self.limits.body_bytes // 512)
+
+    def has_too_many_chunks(self) -> bool:
+        """Count a piece of a body, unless it is the only one of what was received at a time."""
+        self._pieces += 1
+        if self._pieces > 1:
+            self._chunks += 1
+        return self._chunks > self.most_chunks
 
     def connectionMade(self) -> None:
         self.maxHeaders = self.limits.headers
@@ -168,6 +195,7 @@ class SignerChannel(HTTPChannel):
         elif self._place is not None:
             self._place.receiving()
         self._reading = True
+        self._pieces = 0
         try:
             super().dataReceived(data)
         finally:
@@ -201,8 +229,20 @@ class SignerChannel(HTTPChannel):
         persistent: bool = super().checkPersistence(request, version)
         return persistent
 
+    def rawDataReceived(self, data: bytes) -> None:
+        try:
+            super().rawDataReceived(data)
+        finally:
+            if self._chunks > self.most_chunks:
+                self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        if self._chunks <= self.most_chunks:  # else it was answered already
+            super()._respondToBadRequestAndDisconnect()
+
     def allContentReceived(self) -> None:
         self._serving = True
+        self._chunks = 0
         if self._place is not None:
             self._place.serving()
         super().allContentReceived()
@@ -261,6 +301,11 @@ class SignerSite(Site):
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
         self.strangers = SparingLog(Request._log, self.reactor)
+
+    def refusal(self, refused: Refused) -> bytes:
+        """What a client is told who may ask nothing, whatever he was about to ask."""
+        body = error_list(refused)
+        return _head(refused, len(body)) + body
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]

@@ -279,5 +279,9 @@ class OctezSocketFactory(Factory):
         self._clock = clock
         self._strangers = SparingLog(OctezSocket._log, clock)
 
+    def refusal(self, refused: Refused) -> bytes:
+        """What a client is told who may ask nothing, whatever he was about to ask."""
+        return octezmessages.frame(octezmessages.error_answer(str(refused)))
+
     def buildProtocol(self, addr: IAddress | None) -> OctezSocket:
         return OctezSocket(self._signer, self._clock, self._strangers)

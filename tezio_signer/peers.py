@@ -4,36 +4,52 @@ import socket
 import struct
 from typing import cast
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import ITransport
+from attrs import frozen
+from twisted.internet.interfaces import IAddress, ITransport
 from twisted.internet.tcp import Connection
+from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.policy import Credentials, Peer
-from tezio_signer.proxies import UnsaidAddress
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
 _UCRED = struct.Struct("iII")
 _NOBODY = Credentials(-1, -1, -1)
 
 
-def peer_of(transport: ITransport) -> Peer:
-    """Who asks, by the connection itself; raises NotAdmitted if its address is not known.
+@implementer(IAddress)
+@frozen
+class UnsaidAddress:
+    """Of a client of which its proxy says nothing."""
+
+    def __str__(self) -> str:
+        return "a client of a proxy that does not say whose"
+
+
+def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
+    """Who asks from an address; raises NotAdmitted if it is not known.
 
     A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says whom it stands for;
     at a Unix socket, the credentials are its own then. Whom it says nothing of is nobody.
+
+    :param credentials: of who has connected to a Unix socket.
     """
-    credentials = _credentials(transport)
-    address = transport.getPeer()
+    host = getattr(address, "host", None)
     try:
-        if isinstance(address, IPv4Address | IPv6Address):
-            return Peer(Peer.at(address.host).address, credentials)
+        if host is not None:
+            peer = Peer.at(host)
+            return peer if credentials is None else Peer(peer.address, credentials)
     except ValueError:
         pass  # not even an address
     else:
         if credentials is not None and not isinstance(address, UnsaidAddress):
             return Peer(credentials=credentials)
     raise NotAdmitted("the address of the client is not known")
+
+
+def peer_of(transport: ITransport) -> Peer:
+    """Who asks, by the connection itself; raises NotAdmitted if its address is not known."""
+    return peer_at(transport.getPeer(), credentials_at(transport))
 
 
 def named(transport: ITransport) -> str:
@@ -44,7 +60,7 @@ def named(transport: ITransport) -> str:
         return str(transport.getPeer())
 
 
-def _credentials(transport: ITransport) -> Credentials | None:
+def credentials_at(transport: object) -> Credentials | None:
     """Of a Unix socket's client; None for any other."""
     try:
         handle = cast(Connection, transport).getHandle()
@@ -52,7 +68,14 @@ def _credentials(transport: ITransport) -> Credentials | None:
         return None
     if getattr(handle, "family", None) != socket.AF_UNIX:
         return None
+    return credentials_of(handle)
+
+
+def credentials_of(connection: socket.socket) -> Credentials:
+    """Whose process is at the other end of a Unix socket."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return _NOBODY  # not on Linux: where users are checked, nobody passes
-    return Credentials(*_UCRED.unpack(handle.getsockopt(socket.SOL_SOCKET, option, _UCRED.size)))
+    return Credentials(
+        *_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, option, _UCRED.size))
+    )

@@ -6,8 +6,16 @@ one, write a function and name it in `rules_for`.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import lru_cache, partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from itertools import chain
+from socket import if_nametoindex
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
@@ -30,6 +38,7 @@ from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Consensus, Generic, Payload
 from tezio_signer.watermarks.claims import Claim, Watermarks
 
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _LOCALHOST = ip_address("127.0.0.1")
 _AUTHENTICATION_PREFIX = b"\x04\x01"
 
@@ -59,8 +68,8 @@ class Peer:
     @classmethod
     @lru_cache(maxsize=256)  # a baker asks from one address all day
     def at(cls, host: str) -> "Peer":
-        """The peer of an IP address; IPv4 mapped into IPv6 is IPv4."""
-        address = ip_address(host.partition("%")[0])
+        """The peer of an IP address, with its zone; IPv4 mapped into IPv6 is IPv4."""
+        address = ip_address(host)
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         return cls(address)
@@ -145,8 +154,39 @@ def decide(rules: Iterable[Rule], request: SigningRequest) -> Deferred[SigningRe
 
 def check_peer(peer: Peer, allowed: tuple[IPv4Network | IPv6Network, ...]) -> None:
     """Raises NotAdmitted unless the peer is in one of the networks."""
-    if not any(peer.address in network for network in allowed):
+    if not any(_is_in(peer.address, network) for network in allowed):
         raise NotAdmitted(f"address {peer.address} is not among allowed_ips")
+
+
+def network_of(text: str) -> IPv4Network | IPv6Network:
+    """An address or a network of `allowed_ips`; raises ValueError.
+
+    What maps IPv4 into IPv6 (`::ffff:10.0.0.0/104`) means IPv4, as the addresses of peers do.
+    """
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        address = network.network_address.ipv4_mapped
+        return IPv4Network((int(address or 0), network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
+def _is_in(address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:
+    if address not in network:
+        return False
+    zone = getattr(network.network_address, "scope_id", None)
+    return zone is None or _same_zone(zone, getattr(address, "scope_id", None))
+
+
+def _same_zone(one: str, other: str | None) -> bool:
+    """Whether two names, or numbers, are of the same interface of this machine."""
+    return one == other or (other is not None and _zone_number(one) == _zone_number(other))
+
+
+def _zone_number(zone: str) -> int | str:
+    try:
+        return int(zone) if zone.isdecimal() else if_nametoindex(zone)
+    except OSError:
+        return zone  # of an interface that is not there
 
 
 def check_user(peer: Peer, allowed: frozenset[int] | None) -> None:

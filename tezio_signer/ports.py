@@ -11,46 +11,85 @@ from socket import (
     IPPROTO_TCP,
     MSG_DONTWAIT,
     MSG_PEEK,
+    NI_NUMERICHOST,
+    NI_NUMERICSERV,
     SO_ACCEPTCONN,
     SOL_SOCKET,
     TCP_DEFER_ACCEPT,
+    getnameinfo,
     socket,
 )
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.python import log
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import StartupError
+from tezio_signer.peers import credentials_of
 from tezio_signer.unixsockets import SocketPath
 
 BACKLOG = 4096
 """Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""
 ACCEPTED_AT_ONCE = 32
-_MOST_DEAD = 256
+MOST_LOOKED_AT = 128
+"""Connections taken from the system before others have a turn, most of which may be refused."""
 
 
 class _ListeningSocket(socket):
-    """Does not bother the reactor with connections that are over before they are accepted."""
+    """Does not bother the reactor with connections that are over, or of who may ask nothing.
+
+    :ivar factory: is asked of each connection whether to accept it.
+    """
+
+    factory: Any = None
+    _looks = MOST_LOOKED_AT
+
+    def begin_turn(self) -> None:
+        """Look at so many connections again."""
+        self._looks = MOST_LOOKED_AT
 
     def accept(self) -> tuple[socket, Any]:
-        for _ in range(_MOST_DEAD):
+        while self._looks > 0:
+            self._looks -= 1
             connection, address = super().accept()
             try:
-                dead = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
-            except BlockingIOError:
-                dead = False
+                if self._wants(connection, address):
+                    # The path of a client's own socket tells nothing, and Twisted takes one of
+                    # four letters for an address of IPv6.
+                    return connection, "" if self.family == AF_UNIX else address
             except OSError:
-                dead = True
-            if not dead:
-                # The path of a client's own socket tells nothing, and Twisted takes one of four
-                # letters for an address of IPv6.
-                return connection, "" if self.family == AF_UNIX else address
+                pass  # it was reset
+            except BaseException:
+                connection.close()
+                raise
             connection.close()
         raise BlockingIOError(EAGAIN, "let others have a turn")
+
+    def _wants(self, connection: socket, address: Any) -> bool:
+        try:
+            speaks = connection.recv(1, MSG_PEEK | MSG_DONTWAIT) != b""
+            if not speaks:
+                return False  # it is closed already
+        except BlockingIOError:
+            speaks = False
+        arrives = getattr(self.factory, "arrives", None)
+        if arrives is None:
+            return True
+        if self.family == AF_UNIX:
+            return bool(arrives(UNIXAddress(""), credentials_of(connection), speaks))
+        kind = IPv6Address if self.family == AF_INET6 else IPv4Address
+        return bool(arrives(kind("TCP", _host_of(address), address[1]), None, speaks))
+
+
+def _host_of(address: Any) -> str:
+    """The IP address of a client, with its zone if it has one."""
+    if len(address) == 4 and address[3]:
+        return getnameinfo(address, NI_NUMERICHOST | NI_NUMERICSERV)[0]
+    return str(address[0])
 
 
 class _Port(tcp.Port):
@@ -59,7 +98,12 @@ class _Port(tcp.Port):
     def createInternetSocket(self) -> socket:
         listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
         listening.setblocking(False)
+        listening.factory = self.factory
         return listening
+
+    def doRead(self) -> None:
+        cast(_ListeningSocket, self.socket).begin_turn()
+        super().doRead()
 
     @property
     def numberAccepts(self) -> int:
@@ -157,6 +201,7 @@ def adopt(
             f"{'listens' if listens else 'does not listen'}, not what the endpoint says"
         )
     handed_over.setblocking(False)
+    handed_over.factory = factory
     adopting: Callable[..., tcp.Port] = _AdoptedUnixPort if family == AF_UNIX else _Port
     name = handed_over.getsockname()
     if family in (AF_INET, AF_INET6):

@@ -7,20 +7,31 @@ what is no header for a fault.
 
 import struct
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
+    ITransport,
 )
 from twisted.protocols.policies import WrappingFactory
-from zope.interface import directlyProvides, implementer
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides
 
-from tezio_signer.connections import Connections, HalfCloseableWrapper, name_of, peer_of
+from tezio_signer.connections import (
+    UNKNOWN,
+    Connections,
+    HalfCloseableWrapper,
+    name_of,
+    peer_of,
+    place_of,
+)
+from tezio_signer.peers import UnsaidAddress, credentials_at
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107
@@ -33,15 +44,6 @@ _IP = {
 }
 _UNIX = 0x31
 _UNIX_PATHS = struct.Struct("!108s108s")
-
-
-@implementer(IAddress)
-@frozen
-class UnsaidAddress:
-    """Of a client of which its proxy says nothing."""
-
-    def __str__(self) -> str:
-        return "a client of a proxy that does not say whose"
 
 
 @frozen
@@ -139,8 +141,35 @@ class _Proxied(HalfCloseableWrapper):
         if header is not None:
             rest, self._received = self._received[header.length :], None
             self._client = header.client
+            if self._client is not None and not self._goes_on(self._client):
+                return
             if rest:
                 super().dataReceived(rest)
+
+    def _goes_on(self, client: IAddress) -> bool:
+        """Whether a client of the proxy is served, or told at least that it is not."""
+        factory = cast(ProxiedFactory, self.factory)
+        connections, place = factory.connections, place_of(self.transport)
+        if place is not None:
+            place.client = peer_of(client)
+        refused = connections.refusal(client, credentials_at(self.transport))
+        if refused is None:
+            return True
+        if place is not None:
+            place.client = UNKNOWN
+        told = connections.may_tell(peer_of(client, str(client)), refused, factory.tls)
+        if not told or factory.refusing is None:
+            self.loseConnection()
+            return False
+        refusing = factory.refusing.buildProtocol(client)
+        assert refusing is not None
+        served, self.wrappedProtocol = self.wrappedProtocol, refusing
+        self.unregisterProducer()
+        served.connectionLost(Failure(ConnectionDone()))
+        if place is not None:
+            place.close = self.loseConnection
+        refusing.makeConnection(cast(ITransport, self))
+        return True
 
     def _turn_away(self) -> None:
         assert isinstance(self.factory, ProxiedFactory)
@@ -154,14 +183,27 @@ class _Proxied(HalfCloseableWrapper):
 
 
 class ProxiedFactory(WrappingFactory):
-    """Has a proxy say of each connection whose it is, before anything else."""
+    """Has a proxy say of each connection whose it is, before anything else.
+
+    :param refusing: gets some of the connections of who may ask nothing; without one, they are
+        all closed.
+    :param tls: whether a handshake comes before anything can be told.
+    """
 
     noisy = False
     protocol = _Proxied
 
-    def __init__(self, wrapped: IProtocolFactory, connections: Connections) -> None:
+    def __init__(
+        self,
+        wrapped: IProtocolFactory,
+        connections: Connections,
+        refusing: IProtocolFactory | None = None,
+        tls: bool = False,
+    ) -> None:
         super().__init__(wrapped)
         self.connections = connections
+        self.refusing = refusing
+        self.tls = tls
 
     def logPrefix(self) -> str:
         """The name of the door."""

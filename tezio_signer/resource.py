@@ -35,6 +35,9 @@ _ROUTES = (
     "no such route; there are GET /authorized_keys, GET /known_keys, GET /keys/<address>, "
     "POST /keys/<address> and GET /bls_prove_possession/<address>"
 )
+_JSON_BLANKS = b" \t\r\n"
+_LONGEST_PARSED = 4096
+"""Bytes of a body that is no string, which is parsed only to say what is wrong with it."""
 _HEX = re.compile("(?:[0-9a-fA-F]{2})*")
 
 
@@ -200,6 +203,8 @@ def _check_version(request: SignerRequest) -> None:
 def _payload(request: SignerRequest) -> bytes:
     expected = 'the body has to be a JSON string of hexadecimal bytes, such as "03ab…"'
     body = request.content.read()
+    if len(body) > _LONGEST_PARSED and not body.lstrip(_JSON_BLANKS).startswith(b'"'):
+        raise Malformed(f"{expected}; this is no JSON string")  # whatever takes long to read
     try:
         text = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -123,14 +123,6 @@ class Signer:
             check_peer(peer, self._settings.allowed_ips)
         check_user(peer, self._settings.allowed_uids)
 
-    def admits(self, address: str | None) -> bool:
-        """Whether anybody at an IP address, or None for a Unix socket, may ask anything."""
-        try:
-            self.admit(Peer() if address is None else Peer.at(address))
-        except (Forbidden, ValueError):
-            return False
-        return True
-
     def authorized_keys(self) -> tuple[PublicKeyHash, ...] | None:
         """Who may authenticate; None if nobody has to."""
         return self._settings.authorized

@@ -4,6 +4,7 @@ import atexit
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import cast
 
@@ -11,9 +12,11 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer.cautions import warnings_of
+from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.doors import check_open_files, door
+from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
@@ -97,17 +100,22 @@ def makeService(options: Options) -> Daemon:
         partial(_give_up, reactor),
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    http_at = options["http"] or settings.http
-    sockets_at = options["octez-socket"] or settings.octez_socket
+    here = Path.cwd()
+    http_at = [resolved(at, here) for at in options["http"]] or settings.http
+    sockets_at = [resolved(at, here) for at in options["octez-socket"]] or settings.octez_socket
     for warning in warnings_of(settings, http_at, sockets_at):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
-    connections = Connections(settings.limits, reactor, signer.admits)
+    connections = Connections(settings.limits, reactor, signer.admit)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()
     site = SignerSite(routes, settings.limits, reactor)
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
         connections,
+        CertificateWatch(
+            [Endpoint.parse(at).certificates(settings.client_ca) for at in (*http_at, *sockets_at)],
+            reactor,
+        ),
         *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
         *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]

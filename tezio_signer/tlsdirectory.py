@@ -10,20 +10,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from twisted.protocols import _sni
 from twisted.python.failure import Failure
-from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
-from tezio_signer.errors import StartupError
 from tezio_signer.sparinglog import SparingLog
-
-
-def check_directory(path: str) -> None:
-    """Raises StartupError for a directory with which no client could be served."""
-    if not _sni.PEMObjects.fromDirectory(FilePath(path)).inferDomainMapping():
-        raise StartupError(
-            f"{path} holds no .pem file with a certificate for a DNS name (subjectAltName) and "
-            "its key; for a certificate of an IP address use ssl: instead"
-        )
 
 
 @implementer(ILogObserver)

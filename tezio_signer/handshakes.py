@@ -1,0 +1,76 @@
+"""TLS of listeners: its certificates are looked at for each handshake; those that fail are logged.
+
+What a failed handshake means is said in words of the person who reads the log: most often, a
+client that speaks plain HTTP, shows no certificate, or does not know who has signed ours.
+"""
+
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from tezio_signer.certificates import ServedCertificates, reason
+from tezio_signer.connections import peer_of
+from tezio_signer.sparinglog import SparingLog
+
+_MEANINGS = {
+    "http request": "it speaks plain HTTP: its URL has to begin with https://",
+    "wrong version number": "what it sends is no TLS",
+    "peer did not return a certificate": "it shows no certificate, but client_ca asks for one",
+    "certificate verify failed": "its certificate is not of an authority of client_ca, or expired",
+    "unsupported protocol": "it speaks nothing newer than TLS 1.1",
+    "unknown ca": "it does not know the authority that has signed the certificate here",
+    "certificate unknown": "it does not accept the certificate here",
+    "bad certificate": "it does not accept the certificate here",
+    "certificate expired": "the certificate here has expired, or its clock is wrong",
+}
+"""By words of OpenSSL's reason, what is wrong with the client."""
+
+
+class _Transport(BufferingTLSTransport):
+    factory: "TlsFactory"
+    _heard = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard = True
+        super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        failed, peer = self._reason, peer_of(self.getPeer())
+        if self._heard and not self._handshakeDone and not self._aborted:
+            self.factory.failed(peer, failed and failed.value)
+        super().connectionLost(reason)
+
+
+class TlsFactory(TLSMemoryBIOFactory):
+    """Puts TLS around the connections of another factory.
+
+    :param certificates: of which those are presented that are in the files at the time.
+    """
+
+    protocol = _Transport
+    _log = Logger()
+
+    def __init__(
+        self, certificates: ServedCertificates, wrapped: IProtocolFactory, clock: IReactorTime
+    ) -> None:
+        super().__init__(cast(Any, certificates), False, wrapped, clock)
+        self._strangers = SparingLog(self._log, clock)
+
+    def failed(self, peer: str, error: object) -> None:
+        """A line for a handshake that has failed, unless there were too many."""
+        self._strangers.warn("no TLS with {peer}: {why}", peer=peer, why=_why(error))
+
+
+def _why(error: object) -> str:
+    if not isinstance(error, SSL.Error):
+        return "it has closed the connection in the middle of the handshake"
+    said = reason(error)
+    for words, meaning in _MEANINGS.items():
+        if words in said:
+            return f"{meaning} ({said})"
+    return said
