@@ -259,7 +259,8 @@ CASES = {
     ),
     "mark_of_the_device": Case(
         409,
-        "the HSM answered D4: the device's own watermark refuses this level and round",
+        "the HSM answered D4: the device's own watermark refuses this level and round; "
+        "it signs nothing at level 0 round 0",
         Sign(block(0, 0)),
     ),
     "too_large": Case(413, TOO_LARGE.format(1016), Sign(NOOP + bytes(1016 - len(NOOP)))),

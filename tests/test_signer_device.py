@@ -9,13 +9,15 @@ from twisted.trial.unittest import TestCase
 
 from tests.heldstand import FAULT, FailingStore, HeldStand, failure_of, good, submission
 from tests.octezclient import HSM_KEYS, message_in, text_in
-from tests.stand import Stand, settings_with
+from tests.stand import Stand, reactor, settings_with
 from tests.vectors import OCTEZ, PAYLOADS, TZ3, block
-from tezio_signer.errors import Unavailable
+from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.firmware import SKETCH_POLICY, Firmware
 from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.hsm.softkeys import SoftKey
-from tezio_signer.tezos.keys import PublicKeyHash, Signature
+from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
+from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 
 NOOP = PAYLOADS["noop"]
@@ -61,6 +63,105 @@ class LateTests(TestCase):
         self.assertEqual((stored.level, stored.round), (7, 0))
         again = await stand.signer.submit(submission(block(7, 0)))
         self.assertEqual(again, stored.signature)
+
+
+class OwnMarkTests(TestCase):
+    """What the device refuses by its own watermark, which knows no chain."""
+
+    async def test_other_chain(self) -> None:
+        """The refusal says what that mark is, for which chain it matters, and what to do."""
+        stand = Stand(settings_with(), Firmware(marks={(Slot.TZ3, 0x11): (2**31 - 1, 0)}))
+        await stand.start(self)
+        answer = await stand.sign(TZ3, block(7, 1))
+        self.assertEqual(answer.status, 409)
+        self.assertEqual(
+            message_in(answer.body),
+            "the HSM answered D4: the device's own watermark refuses this level and round; that "
+            "mark is kept for each key and operation since the board was plugged in, and knows no "
+            "chain: another chain, or another program, may have moved it; if block at level 7 "
+            "round 1 is right for NetXdQprcVkpaWU, unplug the board and plug it in again, which "
+            "clears its mark and leaves the watermarks of this signer as they are",
+        )
+        stand.firmware._initial_marks.clear()
+        stand.firmware.power_cycle()
+        self.assertEqual((await stand.sign(TZ3, block(7, 1))).status, 200)
+
+    async def test_asked_before(self) -> None:
+        """What it was asked for before, and did not sign, is said to be that."""
+        stand = Stand(settings_with())
+        await stand.start(self)
+        stand.firmware.failing.add("sign")
+        self.assertEqual((await stand.sign(TZ3, block(7, 0))).status, 502)
+        stand.firmware.failing.clear()
+        answer = await stand.sign(TZ3, block(7, 0))
+        self.assertEqual(answer.status, 409)
+        self.assertIn(
+            "it was asked for this before and may have signed it, but its signature was lost; if",
+            message_in(answer.body),
+        )
+
+
+class LostFrameTests(TestCase):
+    """A frame that is lost on the way to the device."""
+
+    async def test_signed_all_the_same(self) -> None:
+        """The request is served when the device is in step again, by a second frame."""
+        clock = Clock()
+        stand = HeldStand(clock=clock)
+        await stand.start(self)
+        lost: list[bytes] = []
+        genuine = stand.simulator._line.received
+
+        def lose(data: bytes) -> None:
+            if data[3] == Opcode.SIGN and not lost:
+                lost.append(data)
+                reactor.callLater(0, clock.advance, 3)
+                reactor.callLater(0, clock.advance, 0.2)
+            else:
+                genuine(data)
+
+        self.patch(stand.simulator._line, "received", lose)
+        request = stand.signer.submit(submission(block(7, 0)))
+        await stand.asked()
+        stand.answer()
+        self.assertTrue(good(TZ3, block(7, 0), await request))
+        self.assertEqual(stand.messages(), [block(7, 0)] * 2)
+
+    async def test_silent_board_is_named(self) -> None:
+        """While a board hangs, each refusal says that it does not answer, not that it is gone."""
+        clock = Clock()
+        stand = HeldStand(clock=clock)
+        await stand.start(self)
+        self.patch(stand.simulator._line, "received", lambda _: None)
+        requests = []
+        for level in (7, 8, 9):
+            requests.append(failure_of(stand.signer.submit(submission(block(level, 0)))))
+            clock.pump([0.1] * 51)
+        for request in requests:
+            self.assertRegex(
+                str(await request),
+                rf"\Athe HSM simulated at \S+(, which holds {TZ3},)? did not answer within 3 s\Z",
+            )
+
+
+class ConflictTests(TestCase):
+    """A claim that another daemon was first with."""
+
+    async def test_withdrawn(self) -> None:
+        """What waits for the HSM then never reaches it: it would be signed for nobody."""
+        store = FailingStore()
+        stand = HeldStand(store=lambda: store)
+        await stand.start(self)
+        first = stand.signer.submit(submission(NOOP))
+        await stand.asked()
+        other = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
+        store.keep([(other, Mark(7, 0, digest(block(7, 0, 9))))])
+        error = await failure_of(stand.signer.submit(submission(block(7, 0))))
+        self.assertIsInstance(error, Conflict)
+        stand.answer()
+        await first
+        await stand.signer.drained()
+        self.assertEqual(stand.messages(), [NOOP])
 
 
 def _be_impatient(test: TestCase, stand: Stand) -> None:

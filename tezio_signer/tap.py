@@ -92,6 +92,8 @@ def makeService(options: Options) -> Daemon:
         settings.hsm_wait_seconds,
         verbose=settings.verbose,
         most_waiting=settings.limits.requests_waiting,
+        selectors=() if simulator else settings.hsms,
+        auth_key=settings.auth_key,
     )
     watermarks = Watermarks(
         partial(open_store, settings.store, reactor),

@@ -23,6 +23,11 @@ FIRST = Signature(Curve.P256, b"\x01" * 64)
 SECOND = Signature(Curve.P256, b"\x02" * 64)
 
 
+def on_chain(number: int, data: bytes) -> bytes:
+    """A baking payload on another chain."""
+    return data[:1] + number.to_bytes(4, "big") + data[5:]
+
+
 class RecordingStore:
     """A store in memory that tells what is written, and fails when it is told to."""
 
@@ -240,6 +245,31 @@ class JumpTests(ClaimsTestCase):
         error = self.assertRaises(Conflict, self.jump, consensus("att", 106, 0), 5)
         self.assertIn("6 levels above the configured floor, level 100 round 0", str(error))
         self.jump(consensus("att", 105, 0), 5)
+
+    def test_first_on_another_chain(self) -> None:
+        """The first mark on a chain is held to the key's highest on any, of any operation."""
+        self.jump(consensus("preatt", 50, 0), 5)
+        self.jump(block(53, 0), 5)
+        for data in (consensus("preatt", 60, 0), block(60, 0)):
+            error = self.assertRaises(Conflict, self.jump, on_chain(1, data), 5)
+            self.assertIn(
+                "7 levels above the highest watermark of the key, on any chain, level 53 round 0",
+                str(error),
+            )
+            self.assertIn("--chain NetXH12AexHqTQa", str(error))
+        with capturedLogs() as events:
+            self.jump(on_chain(1, block(58, 0)), 5)
+            self.jump(on_chain(2, block(1, 0)), 5)
+        self.assertEqual(events, [])  # they are held to something
+        self.watermarks.claim(TZ1, cast(Baking, decode(block(9999, 0))), block(9999, 0), 5)
+        self.assertEqual(self.store.written, [("keep", level) for level in (50, 53, 58, 1, 9999)])
+
+    def test_first_of_any_level(self) -> None:
+        """Without max_level_jump a first mark on another chain is taken, and told."""
+        self.claim(block(53, 0))
+        with capturedLogs() as events:
+            self.claim(on_chain(1, block(2**31 - 1, 0)))
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.warn])
 
     def test_first_mark_is_told(self) -> None:
         """A first mark without a floor is a warning; further ones, and one above a floor, none."""

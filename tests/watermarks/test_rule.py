@@ -141,6 +141,25 @@ class JudgeTests(SynchronousTestCase):
             if "levels above" in expected:
                 self.check(name, standing, floor, position, NEW)
 
+    def test_highest(self) -> None:
+        """A first mark is held to the highest one of its key, or to the floor above that."""
+        for floor, level, words in [
+            (
+                (0, 0),
+                111,
+                "11 levels above the highest watermark of the key, on any chain, level 100",
+            ),
+            ((105, 0), 116, "11 levels above the configured floor, level 105"),
+            ((50, 0), 111, "11 levels above the highest watermark"),
+        ]:
+            far, near = Mark(level, 0, ONE), Mark(level - 1, 0, ONE)
+            error = self.assertRaises(Conflict, judge, BLOCK, None, far, floor, 10, SIGNED)
+            self.assertIn(words, str(error))
+            self.assertIs(judge(BLOCK, None, near, floor, 10, SIGNED), near)
+            self.assertIs(judge(BLOCK, None, far, floor, None, SIGNED), far)
+        low = Mark(1, 0, ONE)
+        self.assertIs(judge(BLOCK, None, low, (0, 0), 10, SIGNED), low)
+
     def test_how_to_go_on(self) -> None:
         """Who is refused for a jump is told the command that allows it."""
         error = self.assertRaises(Conflict, judge, BLOCK, SIGNED, Mark(900, 1, ONE), (0, 0), 10)

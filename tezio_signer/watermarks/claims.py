@@ -203,7 +203,8 @@ class Watermarks(Service):
         A claim stays although its signature fails: another payload is then refused,
         the same one may be claimed again.
 
-        :param max_level_jump: how many levels the mark may move at once; None for any.
+        :param max_level_jump: how many levels the mark may move at once, and the first one on a
+            chain lie above the key's highest on any; None for any number.
         :raises Conflict: if another payload has it, or a higher one, or it is too far ahead.
         :raises Unavailable: while the marks are not known.
         """
@@ -213,8 +214,9 @@ class Watermarks(Service):
         asked = Mark(payload.level, payload.round, digest(data))
         floor = self._floors.get(payload.operation, (0, 0))
         standing = self._marks.get(mark_id)
+        highest = self._highest(key) if standing is None else None
         try:
-            mark = judge(mark_id, standing, asked, floor, max_level_jump)
+            mark = judge(mark_id, standing, asked, floor, max_level_jump, highest)
         except Conflict as conflict:
             if mark_id in self._doubtful:
                 raise Unavailable(
@@ -223,7 +225,7 @@ class Watermarks(Service):
             raise
         if standing is None:
             self._check_chains(mark_id)
-        if standing is None and floor[0] == 0:
+        if standing is None and floor[0] == 0 and (highest is None or max_level_jump is None):
             self._log.warn(
                 "the first {operation} of {key} on {chain}, level {mark.level} round "
                 "{mark.round}, is taken as it comes: there is no floor to hold it to",
@@ -239,6 +241,11 @@ class Watermarks(Service):
             lambda signature: Deferred.fromCoroutine(self._complete(mark_id, mark, signature)),
             partial(self._found, mark_id, mark),
         )
+
+    def _highest(self, key: PublicKeyHash) -> Mark | None:
+        """The highest mark of a key, of any operation on any chain."""
+        marks = [mark for mark_id, mark in self._marks.items() if mark_id.key == key]
+        return max(marks, key=lambda mark: mark.position, default=None)
 
     def _check_chains(self, mark_id: MarkId) -> None:
         """Nobody may fill memory and disk with chains that he has invented."""

@@ -50,6 +50,7 @@ def judge(
     asked: Mark,
     floor: tuple[int, int] = (0, 0),
     max_level_jump: int | None = None,
+    highest: Mark | None = None,
 ) -> Mark:
     """The mark to keep so that `asked` may be signed.
 
@@ -59,7 +60,11 @@ def judge(
     :param floor: level and round at or below which nothing is signed; (0, 0) is no floor.
     :param max_level_jump: how many levels a mark may move ahead of the one before, or of
         the floor if that is higher; None for any. One absurd level would close a key for
-        ever. A first mark without a floor has nothing to be held to.
+        ever.
+    :param highest: the highest mark of the key, of any operation on any chain, to which its
+        first one on a chain is held: the HSM itself knows no chains, and one absurd level on
+        a chain that somebody has made up would close the key on all. The very first mark of a
+        key, without a floor, has nothing to be held to.
     :raises Conflict: if it must not be signed.
     """
     what = f"{mark_id.operation} at level {asked.level} round {asked.round}"
@@ -68,7 +73,8 @@ def judge(
             f"{what} is not above the configured floor, level {floor[0]} round {floor[1]}"
         )
     if standing is None or asked.position > standing.position:
-        _check_jump(mark_id, what, standing, asked, floor, max_level_jump)
+        name = "high watermark" if standing else "highest watermark of the key, on any chain"
+        _check_jump(mark_id, what, (name, standing or highest), asked, floor, max_level_jump)
         return asked
     if asked.position < standing.position or standing.payload_hash == NO_PAYLOAD:
         raise Conflict(
@@ -93,16 +99,17 @@ def settle(standing: Mark | None, asked: Mark) -> Mark:
 def _check_jump(
     mark_id: MarkId,
     what: str,
-    standing: Mark | None,
+    named: tuple[str, Mark | None],
     asked: Mark,
     floor: tuple[int, int],
     max_level_jump: int | None,
 ) -> None:
-    mark = (0, 0) if standing is None else standing.position
+    its_name, before = named
+    mark = (0, 0) if before is None else before.position
     name, (level, round_) = max(
-        ("high watermark", mark), ("configured floor", floor), key=lambda named: named[1]
+        (its_name, mark), ("configured floor", floor), key=lambda candidate: candidate[1]
     )
-    if standing is None and level == 0:
+    if before is None and level == 0:
         return
     if max_level_jump is not None and asked.level - level > max_level_jump:
         raise Conflict(
