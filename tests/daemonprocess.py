@@ -135,16 +135,23 @@ def _spawn_ours(
     directory: Path,
     changes: Mapping[str, str],
     descriptors: Mapping[int, int] | None = None,
+    before: Sequence[str] = (),
 ) -> Process:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **changes}
     environment.pop("TEZIO_SIGNER_CONFIG", None)
-    return spawn([sys.executable, "-c", program, *arguments], directory, environment, descriptors)
+    whole = [*before, sys.executable, "-c", program, *arguments]
+    return spawn(whole, directory, environment, descriptors)
 
 
-def spawn_daemon(directory: Path, *options: str, **environment: str) -> Process:
-    """Run `twistd -n tezio-signer` with these options; whoever starts it has to end it."""
+def spawn_daemon(
+    directory: Path, *options: str, before: Sequence[str] = (), **environment: str
+) -> Process:
+    """Run `twistd -n tezio-signer` with these options; whoever starts it has to end it.
+
+    :param before: a command that runs it, such as `unshare`.
+    """
     arguments = ("-n", "--pidfile=", "tezio-signer", *options)
-    return _spawn_ours(TWISTD, arguments, directory, environment)
+    return _spawn_ours(TWISTD, arguments, directory, environment, before=before)
 
 
 def spawn_command(directory: Path, *arguments: str) -> Process:

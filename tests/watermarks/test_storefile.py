@@ -375,6 +375,17 @@ class LostTests(StoreTestCase):
             self.store.look()
         self.well()
 
+    def test_emptied(self) -> None:
+        """The log of a file that was emptied is left alone: it holds the newest marks."""
+        self.keep()
+        before = self.copies("", "-wal")
+        os.truncate(self.path, 0)
+        self.lost("was written by another program", "it is empty")
+        self.assertEqual(self.copies("-wal"), {"-wal": before["-wal"]})
+        self.path.write_bytes(before[""])
+        self.level -= 1
+        self.well()
+
     def test_touched(self) -> None:
         """Only the time of the file is another: it is read anew, and goes on."""
         os.utime(self.path)

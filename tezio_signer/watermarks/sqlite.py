@@ -211,6 +211,8 @@ class SqliteStore:
         """Raises StoreLostError unless the store is as it was left here."""
         with errors(self._path, self._lock):
             self._guard()
+            if _data_version(self._connection) != self._version:
+                self._compare(self._connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[dict[MarkId, Mark]]:
@@ -275,7 +277,7 @@ class SqliteStore:
                     raise StoreLostError(_log_removed(path))
                 self._open = False
                 self._connection.close()
-            connection = connect(path)
+            connection = _connect_again(path)
         except sqlite3.Error as error:
             raise StoreLostError(f"{_log_removed(path)}: {error}") from error
         self._adopt(connection, path)
@@ -287,7 +289,7 @@ class SqliteStore:
         """See what others have written into the file, past all that SQLite remembers of it."""
         before = self._connection
         try:
-            self._adopt(connect(path), path)
+            self._adopt(_connect_again(path), path)
         except sqlite3.Error as error:
             raise StoreLostError(_overwritten(path, error)) from error
         before.close()
@@ -363,6 +365,13 @@ class SqliteStore:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _connect_again(path: Path) -> sqlite3.Connection:
+    """Connect to a file that others may have emptied: SQLite would delete the log beside it."""
+    if path.stat().st_size == 0:
+        raise StoreLostError(_overwritten(path, "it is empty"))
+    return connect(path)
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
