@@ -10,7 +10,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from tezio_signer.locate import SEARCHED
-from tezio_signer.reactors import Reactor
+from tezio_signer.reactors import Reactor, leave_threads_behind
 from tezio_signer.watermarks.store import StoreError
 
 
@@ -79,6 +79,7 @@ def run(main: Callable[[Reactor], Deferred[None]]) -> None:
             failure.trap(CommandError, StoreError, OSError)
             failed.append(failure.getErrorMessage())
 
+        leave_threads_behind(reactor)
         return maybeDeferred(main, reactor).addErrback(failure)
 
     try:

@@ -38,21 +38,29 @@ def config_path(chosen: str | None) -> Path:
     return Path(next(found, DEFAULT_CONFIG))
 
 
+def source_of(chosen: str | None, simulate: bool) -> Path | None:
+    """The configuration file that `load_settings` reads; None for built-in settings.
+
+    :param simulate: with a simulated HSM, for which the service's configuration is none.
+    """
+    built_in = simulate and named_config(chosen) is None and not _is_there(DEFAULT_CONFIG)
+    return None if built_in else config_path(chosen)
+
+
 def load_settings(chosen: str | None, simulate: bool) -> Settings:
     """The settings to run with; raises StartupError with one line that says what is wrong.
 
     :param simulate: with a simulated HSM: without lasting watermarks, and with built-in
         settings if no configuration file is asked for and none is here.
     """
-    path = config_path(chosen)
-    if named_config(chosen) is None:
-        if simulate and not _is_there(DEFAULT_CONFIG):
-            return built_in_settings()
-        if not _is_there(path):
-            raise StartupError(
-                f"there is no configuration: neither {Path.cwd() / DEFAULT_CONFIG} nor "
-                f"{SYSTEM_CONFIG} exists; name one with --config or {CONFIG_VARIABLE}"
-            )
+    path = source_of(chosen, simulate)
+    if path is None:
+        return built_in_settings()
+    if named_config(chosen) is None and not _is_there(path):
+        raise StartupError(
+            f"there is no configuration: neither {Path.cwd() / DEFAULT_CONFIG} nor "
+            f"{SYSTEM_CONFIG} exists; name one with --config or {CONFIG_VARIABLE}"
+        )
     try:
         settings = config.load(path)
     except ConfigError as error:

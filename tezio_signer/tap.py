@@ -1,16 +1,16 @@
 """`twistd tezio-signer`: reads the options and settings, and composes the services."""
 
-import atexit
-import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from twisted.logger import Logger
 from twisted.python import usage
 
+from tezio_signer import __version__, undertwistd
+from tezio_signer.banner import banner
 from tezio_signer.cautions import warnings_of
 from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.connections import Connections
@@ -23,13 +23,14 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
-from tezio_signer.locate import SEARCHED, load_settings
+from tezio_signer.locate import SEARCHED, load_settings, source_of
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
-from tezio_signer.reactors import Reactor, keep_time_steady
+from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
+from tezio_signer.standardlog import standard_log
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
 
@@ -62,6 +63,23 @@ class Options(usage.Options):
         self["http"] = []
         self["octez-socket"] = []
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            undertwistd.refuse_usage(str(error), str(self))
+
+    def postOptions(self) -> None:
+        if self.parent is not None:
+            undertwistd.prepare(self.parent)
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        print(f"Tezio Signer {__version__}")
+        sys.exit()
+
     def opt_http(self, endpoint: str) -> None:
         """Where the Octez HTTP API listens, as tcp:6732:interface=127.0.0.1; repeatable."""
         self["http"].append(endpoint)
@@ -76,8 +94,8 @@ def makeService(options: Options) -> Daemon:
     from twisted.internet import reactor as installed
 
     reactor = cast(Reactor, installed)
-    _say_startup_errors_in_one_line()
     keep_time_steady(reactor)
+    leave_threads_behind(reactor)
     settings = load_settings(options["config"], options["simulate"])
     simulator = Simulator(reactor, Firmware()) if options["simulate"] else None
     find = simulator.boards if simulator else partial(find_boards, settings.hsms)
@@ -95,11 +113,13 @@ def makeService(options: Options) -> Daemon:
         selectors=() if simulator else settings.hsms,
         auth_key=settings.auth_key,
     )
+
+    def give_up(error: StartupError) -> None:
+        daemon.give_up(error)
+        reactor.stop()
+
     watermarks = Watermarks(
-        partial(open_store, settings.store, reactor),
-        settings.floors,
-        reactor,
-        partial(_give_up, reactor),
+        partial(open_store, settings.store, reactor), settings.floors, reactor, give_up
     )
     signer = Signer(settings, hsms, watermarks, reactor)
     here = Path.cwd()
@@ -121,26 +141,14 @@ def makeService(options: Options) -> Daemon:
         *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
         *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
-    return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
-
-
-def _give_up(reactor: Reactor, error: StartupError) -> None:
-    """End a daemon that turns out, only when it runs, not to be able to do its work."""
-    _log.critical("tezio-signer: {sentence}", sentence=error)
-    # twistd exits with 0 whatever has stopped the reactor; this is run after it.
-    atexit.register(os._exit, 1)
-    reactor.stop()
-
-
-def _say_startup_errors_in_one_line() -> None:
-    """An operator's mistake wants a sentence, not a traceback; twistd lets both through."""
-
-    def hook(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, StartupError):
-            print(f"tezio-signer: {error}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, traceback)
-
-    sys.excepthook = hook
+    daemon = Daemon(
+        reactor,
+        signer,
+        [*([simulator] if simulator else []), watermarks, hsms],
+        doors,
+        banner(settings, source_of(options["config"], options["simulate"]), http_at, sockets_at),
+        standard_log(settings.verbose),
+    )
+    if options.parent is not None:
+        undertwistd.attach(daemon, options.parent, reactor)
+    return daemon
