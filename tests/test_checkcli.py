@@ -35,6 +35,13 @@ def minimal(more: str = "", key: str = "allowed_ops: [generic], auth_req: False"
     return f"policy: {{signing_keys: {{{TZ3}: {{{key}}}}}}}\n{more}"
 
 
+def locked(key: bytes) -> bytes:
+    """A key in PEM, encrypted."""
+    encryption = BestAvailableEncryption(b"secret")
+    loaded = load_pem_private_key(key, None)
+    return loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
 class CheckTestCase(CommandTestCase):
     """A configuration with its store, and boards that hold what they shall."""
 
@@ -358,10 +365,7 @@ class WrongTests(CheckTestCase):
         ours, foreign = (authority.certify(name, server=True) for name in ("cert", "foreign"))
         ours.key.rename(directory / "key.pem")
         foreign.key.rename(directory / "foreign-key.pem")
-        locked = load_pem_private_key((directory / "key.pem").read_bytes(), None).private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
-        )
-        (directory / "locked.pem").write_bytes(locked)
+        (directory / "locked.pem").write_bytes(locked((directory / "key.pem").read_bytes()))
         for key, wrong in (
             ("key.pem", 0),
             ("foreign-key.pem", 1),
@@ -429,6 +433,27 @@ class WrongTests(CheckTestCase):
         self.write(minimal('watermarks: {store: "etcd:http://localhost:1"}'))
         self.assertEqual(self.errors(), [])
         self.assertIn("did not answer in time; until it answers", self.values()["warnings"][0])
+
+    def test_key_for_etcd(self) -> None:
+        """The key for etcd may not be encrypted either: there is nobody to ask."""
+        authority = Authority(self.directory)
+        certified = authority.certify_member("client")
+        access = "ca: authority.pem, certificate: client.pem, private_key: client-key.pem"
+        etcd = f'watermarks: {{store: "etcd:https://localhost:1", {access}}}'.replace(
+            "authority.pem", authority.path.name
+        )
+
+        async def nothing(_: EtcdStore) -> dict[object, object]:
+            return {}
+
+        self.patch(EtcdStore, "read", nothing)
+        self.write(minimal(etcd))
+        self.assertEqual(self.errors(), [])
+        (told,) = self.lines("private key for etcd")
+        self.assertTrue(told.endswith(", mode 0600)"), told)
+        certified.key.write_bytes(locked(certified.key.read_bytes()))
+        (error,) = self.errors()
+        self.assertIn(f"{certified.key}: is encrypted, and the daemon asks nobody", error)
 
     def test_boards(self) -> None:
         """Boards and keys that are not there are warnings: they may be plugged in later."""

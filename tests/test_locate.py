@@ -119,3 +119,13 @@ class LocateTests(SynchronousTestCase):
             "run: tezio-signer watermarks set --config /a.yaml --chain x",
         )
         self.assertEqual(locate.with_config("tezio-signer: no", "/a.yaml"), "tezio-signer: no")
+
+    def test_source(self) -> None:
+        """Built-in settings have no file, also where there is that of the service."""
+        self.system.parent.mkdir()
+        self.write("etc/config.yaml")
+        self.assertIsNone(locate.source_of(None, simulate=True))
+        self.assertEqual(locate.source_of(None, simulate=False), self.system)
+        self.write()
+        self.assertEqual(locate.source_of(None, simulate=True), Path("config.yaml"))
+        self.assertEqual(locate.source_of("a.yaml", simulate=True), Path("a.yaml"))

@@ -21,7 +21,7 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.locate import load_settings, with_config
+from tezio_signer.locate import load_settings
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import Settings
 from tezio_signer.watermarks.store import StoreError
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             console.finish()
     except (CommandError, StartupError, StoreError) as error:
-        sys.exit(f"tezio-signer: {with_config(str(error), getattr(options, 'config', None))}")
+        sys.exit(f"tezio-signer: {error}")
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

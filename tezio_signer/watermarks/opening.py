@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from attrs import frozen
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL.crypto import Error as PemError
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute, succeed
@@ -91,9 +93,23 @@ def _tls_policy(address: EtcdAddress) -> _TlsPolicy:
     identity, chain = None, []
     if address.certificate is not None and address.private_key is not None:
         chain = [link.original for link in _certificates(address.certificate)[1:]]
+        _check_not_encrypted(address.private_key)
         pem = _read(address.certificate) + b"\n" + _read(address.private_key)
         identity = _loaded(address.private_key, PrivateCertificate.loadPEM, pem)
     return _TlsPolicy(trust, identity, chain)
+
+
+def _check_not_encrypted(path: Path) -> None:
+    """Raises StoreError for a key for whose password OpenSSL would ask at the terminal."""
+    try:
+        load_pem_private_key(_read(path), None)
+    except TypeError as error:
+        raise StoreError(
+            f"{path}: is encrypted, and the daemon asks nobody for its password: "
+            f"openssl pkey -in {path} -out plain.pem; chmod 600 plain.pem"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm):
+        pass  # is said in other words where it is used
 
 
 def _certificates(path: Path) -> list[Certificate]:
