@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -35,10 +35,20 @@ class Authority:
         )
         self._write(self.path, certificate)
 
-    def certify(self, name: str, days: int = 1, server: bool = False) -> Certified:
-        """Certify a client or a server until so many days from now."""
+    def certify(
+        self,
+        name: str,
+        days: int = 1,
+        server: bool = False,
+        rsa_bits: int | None = None,
+        dns: str = "localhost",
+    ) -> Certified:
+        """Certify a client or a server until so many days from now.
+
+        :param rsa_bits: of an RSA key, instead of one of an elliptic curve.
+        """
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        return self._certify(name, NameOID.COMMON_NAME, [usage], days)
+        return self._certify(name, NameOID.COMMON_NAME, [usage], days, rsa_bits, dns)
 
     def certify_member(self, name: str) -> Certified:
         """Certify a member of etcd, or one of its clients; without a common name.
@@ -56,15 +66,21 @@ class Authority:
         named: x509.ObjectIdentifier,
         usages: list[x509.ObjectIdentifier],
         days: int,
+        rsa_bits: int | None = None,
+        dns: str = "localhost",
     ) -> Certified:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = (
+            rsa.generate_private_key(65537, rsa_bits)
+            if rsa_bits
+            else ec.generate_private_key(ec.SECP256R1())
+        )
         subject = x509.Name([x509.NameAttribute(named, name)])
         certificate = (
             self._builder(subject, key, days)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName(
-                    [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+                    [x509.DNSName(dns), x509.IPAddress(ip_address("127.0.0.1"))]
                 ),
                 critical=False,
             )
@@ -76,7 +92,10 @@ class Authority:
         return files
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+        self,
+        subject: x509.Name,
+        key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+        days: int = 1,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (

@@ -107,19 +107,19 @@ class DaemonTests(SynchronousTestCase):
         self.assertTrue(self.daemon.running)
 
     def test_stop(self) -> None:
-        """First nothing new is taken, then requests are finished, then the rest stops."""
+        """First nobody else is let in, then requests are finished, then the rest stops."""
         self.started()
         stopped = self.daemon.stopService()
         self.assertFalse(self.daemon.running)
-        self.assertEqual(self.events, [CLOSE, "stop door"])
+        self.assertEqual(self.events, ["stop door"])
         self.clock.advance(1)
-        self.door.stopped.callback(None)
-        self.assertEqual(self.events, [CLOSE, "stop door"])
+        self.door.stopped.callback(None)  # what was half sent is here
+        self.assertEqual(self.events, ["stop door", CLOSE])
         self.clock.advance(1)
         self.signer.idle.callback(None)
         self.assertNoResult(stopped)
         self.clock.advance(0.1)
-        self.assertEqual(self.events, [CLOSE, "stop door", "stop hsms", "stop store"])
+        self.assertEqual(self.events, ["stop door", CLOSE, "stop hsms", "stop store"])
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -129,12 +129,12 @@ class DaemonTests(SynchronousTestCase):
         stopped = self.daemon.stopService()
         self.door.stopped.callback(None)
         self.clock.pump([0.1] * 24)
-        self.assertEqual(self.events, [CLOSE, "stop door"])
+        self.assertEqual(self.events, ["stop door", CLOSE])
         self.clock.pump([0.1] * 5)
         self.successResultOf(stopped)
         self.assertEqual(
             self.events,
-            [CLOSE, "stop door", "refuse all: the signer is stopping", "stop hsms", "stop store"],
+            ["stop door", CLOSE, "refuse all: the signer is stopping", "stop hsms", "stop store"],
         )
 
     def test_door_cannot_open(self) -> None:

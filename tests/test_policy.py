@@ -1,6 +1,7 @@
 """The rules: who may have what signed, and in which order that is asked."""
 
 from ipaddress import ip_network
+from socket import if_nametoindex
 from typing import cast
 
 from attrs import evolve, frozen
@@ -25,6 +26,7 @@ from tezio_signer.errors import (
     Conflict,
     Forbidden,
     Malformed,
+    NotAdmitted,
     Refused,
     TooLarge,
     Unauthenticated,
@@ -37,6 +39,7 @@ from tezio_signer.policy import (
     check_peer,
     check_user,
     decide,
+    network_of,
     rules_for,
 )
 from tezio_signer.settings import Security, Settings, SigningKey
@@ -69,16 +72,49 @@ class PeerTests(SynchronousTestCase):
     """Whom a connection is taken for."""
 
     def test_addresses(self) -> None:
-        """IPv4 mapped into IPv6 is IPv4, a scope is dropped, and a Unix socket is here."""
+        """IPv4 mapped into IPv6 is IPv4, a zone is kept, and a Unix socket is here."""
         for host, text in (
             ("127.0.0.1", "127.0.0.1"),
             ("::1", "::1"),
             ("::ffff:10.0.0.7", "10.0.0.7"),
             ("::FFFF:0a00:0007", "10.0.0.7"),
-            ("fe80::1%eth0", "fe80::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
         ):
             self.assertEqual(str(Peer.at(host)), text)
         self.assertEqual(Peer(), Peer.at("127.0.0.1"))
+
+    def test_zones(self) -> None:
+        """A zone in allowed_ips counts, by name or number; without one, all zones are meant."""
+        loopback = if_nametoindex("lo")
+        for allowed, peer, admitted in (
+            ("fe80::1%eth7", "fe80::1%eth7", True),
+            ("fe80::1%eth7", "fe80::1%eth8", False),
+            ("fe80::1%eth7", "fe80::1", False),
+            (f"fe80::1%{loopback}", "fe80::1%lo", True),
+            ("fe80::%lo/64", f"fe80::99%{loopback}", True),
+            ("fe80::%lo/64", f"fe80::99%{loopback + 1}", False),
+            ("fe80::1", "fe80::1%eth7", True),
+            ("fe80::/64", "fe80::1%eth7", True),
+        ):
+            try:
+                check_peer(Peer.at(peer), (network_of(allowed),))
+            except NotAdmitted:
+                self.assertFalse(admitted, (allowed, peer))
+            else:
+                self.assertTrue(admitted, (allowed, peer))
+
+    def test_mapped_networks(self) -> None:
+        """A network of IPv4 mapped into IPv6 means that of IPv4; wider ones stay IPv6."""
+        for text, meant in (
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.7", "10.0.0.7/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("10.0.0.0/24", "10.0.0.0/24"),
+        ):
+            self.assertEqual(str(network_of(text)), meant)
+        for peer in ("10.9.8.7", "::ffff:10.9.8.7"):
+            check_peer(Peer.at(peer), (network_of("::ffff:10.0.0.0/104"),))
 
     def test_networks(self) -> None:
         """Single addresses and networks, of both families, let their own in and nobody else."""

@@ -25,6 +25,7 @@ from tests.daemonprocess import FREE_PORT
 from tests.stand import Client
 from tests.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
+from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
@@ -112,9 +113,10 @@ class MakeServiceTests(TapTestCase):
 
     def test_services(self) -> None:
         """Watermarks and HSMs start before the door, a simulated HSM before them."""
-        self.assertEqual(self.inner("--simulate"), [Simulator, Watermarks, HsmPool, Connections])
+        inner = [Watermarks, HsmPool, Connections, CertificateWatch]
+        self.assertEqual(self.inner("--simulate"), [Simulator, *inner])
         self.write()
-        self.assertEqual(self.inner(), [Watermarks, HsmPool, Connections])
+        self.assertEqual(self.inner(), inner)
 
     def test_doors(self) -> None:
         """There is a door for each endpoint; those of the command line replace the others."""
@@ -149,7 +151,7 @@ class MakeServiceTests(TapTestCase):
 
     def test_wrong_endpoints(self) -> None:
         """What is no endpoint is named, with the reason."""
-        for endpoint in ("", "tcp", "tpc:1", "tcp:abc", "tcp:1:interfce=x", "ssl:1:privateKey=no"):
+        for endpoint in ("", "tcp", "tpc:1", "tcp:abc", "tcp:1:interfce=x", "ssl:1:privateKey=/no"):
             for option in ("--http", "--octez-socket"):
                 error = self.assertRaises(
                     StartupError, tap.makeService, parsed("--simulate", option, endpoint)
@@ -209,7 +211,10 @@ class MakeServiceTests(TapTestCase):
                     f"ANYBODY who reaches haproxy:tcp:3 can have {TZ3} sign blocks",
                 ],
             ),
-            (("--octez-socket", "unix:x", "--http", "tcp:4"), [tokenless.format("unix:x")]),
+            (
+                ("--octez-socket", "unix:x", "--http", "tcp:4"),
+                [tokenless.format(f"unix:{Path.cwd()}/x")],
+            ),
         ):
             warnings = self.warnings(*arguments)
             self.assertEqual(len(warnings), len(expected), warnings)

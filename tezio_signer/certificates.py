@@ -193,7 +193,7 @@ class CertificateFiles:
             raise self._bad(f"{path} cannot be read: {error.strerror}") from error
 
     def _bad(self, why: str) -> StartupError:
-        return StartupError(f"{self.endpoint!r}: {why}")
+        return StartupError(f"{self.endpoint!r} is no endpoint to listen on: {why}")
 
 
 @frozen
@@ -220,7 +220,9 @@ class SourceDirectory:
                 for path, certificate in found._certificates
             ]
         except (crypto.Error, SSL.Error, ValueError, TypeError, OSError, UnsupportedAlgorithm) as e:
-            raise StartupError(f"{self.endpoint!r}: {self.path}: {reason(e)}") from e
+            raise StartupError(
+                f"{self.endpoint!r} is no endpoint to listen on: {self.path}: {reason(e)}"
+            ) from e
         if not contexts:
             raise StartupError(
                 f"{self.path} holds no .pem file with a certificate for a DNS name "

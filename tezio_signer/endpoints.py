@@ -90,7 +90,7 @@ class Endpoint:
             raise StartupError(f"{text!r} names {_PROXY} twice")
         names = _ARGUMENTS.get(kind, ())
         arguments = dict(zip(names, given[1:], strict=False)) | named
-        if directory is not None and _resolve(arguments, directory):
+        if directory is not None and _resolve(kind, arguments, directory):
             description = _described(kind, arguments)
         if kind == "unix" and "mode" not in arguments:
             description += f":mode={UNIX_MODE}"
@@ -158,7 +158,7 @@ def resolved(text: str, directory: Path) -> str:
     """
     endpoint = Endpoint.parse(text)
     arguments = dict(endpoint.arguments)
-    if endpoint.surplus or not _resolve(arguments, directory):
+    if endpoint.surplus or not _resolve(endpoint.kind, arguments, directory):
         return text
     return (f"{_PROXY}:" if endpoint.proxied else "") + _described(endpoint.kind, arguments)
 
@@ -190,10 +190,10 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     return tuple(warnings)
 
 
-def _resolve(arguments: dict[str, str], directory: Path) -> bool:
+def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
     """Make paths absolute; whether there was one that was not."""
     changed = False
-    for name in _PATHS:
+    for name in _PATHS if kind in _ARGUMENTS else ():
         path = arguments.get(name)
         if path and not os.path.isabs(path):
             arguments[name] = os.path.normpath(directory.absolute() / path)
@@ -202,8 +202,16 @@ def _resolve(arguments: dict[str, str], directory: Path) -> bool:
 
 
 def _described(kind: str, arguments: dict[str, str]) -> str:
+    first, *_ = _ARGUMENTS[kind]
     return ":".join(
-        [kind, *(f"{name}={quoteStringArgument(value)}" for name, value in arguments.items())]
+        [
+            kind,
+            *(
+                ("" if name == first and "=" not in value else f"{name}=")
+                + quoteStringArgument(value)
+                for name, value in sorted(arguments.items(), key=lambda given: given[0] != first)
+            ),
+        ]
     )
 
 

@@ -36,6 +36,8 @@ _ROUTES = (
     "POST /keys/<address> and GET /bls_prove_possession/<address>"
 )
 _JSON_BLANKS = b" \t\r\n"
+_LONGEST_NAMED = 120
+"""Letters of a method and a path in the log."""
 _LONGEST_PARSED = 4096
 """Bytes of a body that is no string, which is parsed only to say what is wrong with it."""
 _HEX = re.compile("(?:[0-9a-fA-F]{2})*")
@@ -139,11 +141,20 @@ class SignerResource:
         assert isinstance(error, HTTPException)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             request.setHeader(b"Allow", ", ".join(error.valid_methods).encode("ascii"))
-        request.setResponseCode(error.code or Malformed.status)
+        status = error.code or Malformed.status
+        request.setResponseCode(status)
         sentence = _ROUTES
         if isinstance(error, MethodNotAllowed):
             methods = " or ".join(sorted(error.valid_methods or ()))
             sentence = f"this path takes {methods} only"
+        what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
+        request.channel.site.strangers.warn(
+            "refused {what} from {peer}: {status} {sentence}",
+            what=what[:_LONGEST_NAMED],
+            peer=named(request.transport),
+            status=status,
+            sentence=sentence,
+        )
         return _respond(request, error_list(Refused(sentence)))
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]

@@ -27,6 +27,10 @@ watermarks: {{store: 'sqlite:{store}'}}
 """
 
 
+RSA_BITS = 4096
+"""Of the key of the certificate: the slowest that is in use."""
+
+
 class _Process:
     """A program of ours that is asked for nothing but its output."""
 
@@ -76,7 +80,7 @@ class Daemon:
         hsm, store, self._config = (
             directory / name for name in ("hsm", "watermarks.sqlite", "config.yaml")
         )
-        server = Authority(directory).certify("server", server=True)
+        server = Authority(directory).certify("server", server=True, rsa_bits=RSA_BITS)
         tls = f"ssl:0:interface=127.0.0.1:privateKey={server.key}:certKey={server.certificate}"
         self._config.write_text(_CONFIG.format(key=TZ3, tls=tls, hsm=hsm, store=store))
         sqlite.create(store)

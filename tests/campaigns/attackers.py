@@ -10,6 +10,7 @@ import asyncio
 import json
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ from contextlib import suppress
 from attrs import define
 
 FEW = 4
+AT_MOST = 16
+"""Connections with which one who may ask must not hold up the others."""
 KEY = b"/keys/tz1RecHxwZJmZY4dypq2KmvxKYgUBGJceH1v"
 MANY = 2000
 _CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -194,6 +197,71 @@ async def _half_closed_socket(target: Target) -> None:
         await target.until_closed(connection)
 
 
+_BYTE_CHUNKS = b"1\r\n1\r\n" * 10_000
+
+
+async def _byte_chunks(target: Target) -> None:
+    """A body in chunks of one byte, on one connection behind the other."""
+    head = b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY
+    while True:
+        connection = await target.connect()
+        try:
+            await target.send(connection, head)
+            while True:
+                await target.send(connection, _BYTE_CHUNKS)
+        except OSError:
+            target.refused += 1
+        finally:
+            connection.close()
+
+
+async def _byte_chunks_tls(target: Target) -> None:
+    """The same inside TLS."""
+    head = b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY
+    await _inside_tls(target, head, _BYTE_CHUNKS)
+
+
+async def _arguments(target: Target) -> None:
+    """A query of thousands of arguments."""
+    await _ask(target, b"GET %b?%b HTTP/1.1\r\nHost: x\r\n\r\n" % (KEY, b"a&" * 8000))
+
+
+async def _arguments_tls(target: Target) -> None:
+    """The same inside TLS."""
+    request = b"GET %b?%b HTTP/1.1\r\nHost: x\r\n\r\n" % (KEY, b"a&" * 8000)
+    await _inside_tls(target, request, request)
+
+
+async def _handshakes(target: Target) -> None:
+    """Handshakes of TLS, each of which takes a signature, and nothing else."""
+    await _inside_tls(target, b"", b"")
+
+
+async def _inside_tls(target: Target, head: bytes, more: bytes) -> None:
+    """Connect with TLS, say something, and go on saying more; again when it is over.
+
+    Each connection has a context of its own, so that no session is taken up again.
+    """
+    while True:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = await target.connect(target.tls_port)
+        try:
+            _, writer = await asyncio.open_connection(
+                sock=connection, ssl=context, server_hostname="localhost"
+            )
+            if head:
+                writer.write(head)
+                while True:
+                    writer.write(more)
+                    await writer.drain()
+        except OSError:
+            target.refused += 1
+        finally:
+            connection.close()
+
+
 _ROUTE = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
 _AUTHORIZED_KEYS = b"\x00\x01\x02"
 _AT_ONCE = 1000
@@ -255,6 +323,11 @@ ATTACKS: dict[str, Attack] = {
     "endless-chunks": _many(8, _endless_chunks),
     "semicolons": _many(8, _semicolons),
     "deep-json": _many(8, _deep_json),
+    "byte-chunks": _many(AT_MOST, _byte_chunks),
+    "byte-chunks-tls": _many(AT_MOST, _byte_chunks_tls),
+    "arguments": _many(AT_MOST, _arguments),
+    "arguments-tls": _many(AT_MOST, _arguments_tls),
+    "handshakes": _many(AT_MOST, _handshakes),
     "half-closed": _many(100, _half_closed),
     "half-closed-socket": _many(100, _half_closed_socket),
     "stalled-frames": _many(500, _stalled_frames),
