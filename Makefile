@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/installed.stamp
 .PHONY: run test coverage-report lint format clean
 
 run: $(INSTALLED)
-	exec $(VENV)/bin/twistd -n --pidfile= tezio-signer --simulate --config config.yaml
+	exec $(VENV)/bin/tezio-signer run --simulate --config config.yaml
 
 # The tests run beside a copy of what they read, not in the checkout: there, Python
 # would import the sources instead of the installed wheel. COVERAGE=1 counts branches.

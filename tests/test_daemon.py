@@ -326,7 +326,13 @@ class MistakeTests(ProcessTestCase):
             ("--config", "none.yaml"): ("none.yaml: cannot be read: No such file",),
         }
         daemons = {
-            options: start_daemon(self, self.directory, "--simulate", *options)
+            options: start_daemon(
+                self,
+                self.directory,
+                "--simulate",
+                *options,
+                *(() if "--http" in options else ("--http", FREE_PORT)),
+            )
             for options in mistakes
         }
         for options, words in mistakes.items():

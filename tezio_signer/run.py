@@ -1,6 +1,8 @@
 """`tezio-signer run`: the daemon in the foreground, without twistd."""
 
 import os
+import sys
+import time
 from threading import Timer
 from typing import NoReturn, cast
 
@@ -15,11 +17,13 @@ from tezio_signer.tap import Options, makeService
 STOP_LIMIT = 8.0
 """Seconds for all of the stop; 10 are given in `deploy/`, 5.5 are what is waited for in it."""
 FAILED = 1
+RESTART_PAUSE = 1.0
+"""Seconds before a failed start ends under supervisord, which begins the next one at once."""
 _log = Logger()
 
 
 def run(options: Options) -> NoReturn:
-    """Run the daemon until it is told to stop, and end this process; raises StartupError.
+    """Run the daemon until it is told to stop, and end this process.
 
     The process ends by `os._exit`: whatever Python does at its end beyond what was waited
     for here (joining threads, flushing and closing what hangs) could hold it up, and nothing
@@ -29,7 +33,12 @@ def run(options: Options) -> NoReturn:
     from twisted.internet import reactor as installed
 
     reactor = cast(Reactor, installed)
-    daemon = makeService(options)
+    try:
+        daemon = makeService(options)
+    except StartupError as error:
+        print(f"tezio-signer: {error}", file=sys.stderr, flush=True)
+        _pause()
+        sys.exit(FAILED)
     globalLogBeginner.beginLoggingTo([as_observer(daemon.log)])
     try:
         daemon.privilegedStartService()
@@ -37,6 +46,8 @@ def run(options: Options) -> NoReturn:
     except StartupError as error:
         _log.error("tezio-signer: {sentence}", sentence=error)
         daemon.exit_code = FAILED
+        daemon.finish_log()
+        _pause()
         _end(daemon)
     except Exception:
         _log.failure("the daemon does not start, which is a fault of its own")
@@ -47,6 +58,11 @@ def run(options: Options) -> NoReturn:
     reactor.run()
     _log.info("the signer has stopped")
     _end(daemon)
+
+
+def _pause() -> None:
+    if "SUPERVISOR_ENABLED" in os.environ:  # what supervisord sets
+        time.sleep(RESTART_PAUSE)
 
 
 def _end(daemon: Daemon) -> NoReturn:
