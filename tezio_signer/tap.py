@@ -119,7 +119,12 @@ def makeService(options: Options) -> Daemon:
         most_waiting=settings.limits.requests_waiting,
     )
     watermarks = Watermarks(
-        partial(open_store, settings.store, reactor),
+        partial(
+            open_store,
+            settings.store,
+            reactor,
+            options["config"] or os.environ.get(CONFIG_VARIABLE),
+        ),
         settings.floors,
         reactor,
         partial(_give_up, reactor),
