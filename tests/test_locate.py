@@ -106,20 +106,6 @@ class LocateTests(SynchronousTestCase):
         os.environ["TEZIO_SIGNER_CONFIG"] = "other.yaml"
         self.assertIn("other.yaml: cannot be read", self.refused(None, simulate=True))
 
-    def test_hints(self) -> None:
-        """What to type names the configuration that was named, once, and quoted if need be."""
-        hint = "missing; run: tezio-signer watermarks init"
-        self.assertEqual(locate.with_config(hint, None), hint)
-        self.assertEqual(locate.with_config(hint, "/a.yaml"), f"{hint} --config /a.yaml")
-        self.assertEqual(locate.with_config(hint, "a b"), f"{hint} --config 'a b'")
-        twice = locate.with_config(locate.with_config(hint, "/a.yaml"), "/a.yaml")
-        self.assertEqual(twice, f"{hint} --config /a.yaml")
-        self.assertEqual(
-            locate.with_config("run: tezio-signer watermarks set --chain x", "/a.yaml"),
-            "run: tezio-signer watermarks set --config /a.yaml --chain x",
-        )
-        self.assertEqual(locate.with_config("tezio-signer: no", "/a.yaml"), "tezio-signer: no")
-
     def test_source(self) -> None:
         """Built-in settings have no file, also where there is that of the service."""
         self.system.parent.mkdir()

@@ -1,19 +1,24 @@
 """`tezio-signer watermarks`."""
 
 import json
+import os
 import sys
 from io import StringIO
 from pathlib import Path
 
 from attrs import evolve
+from twisted.trial.unittest import SkipTest
 
 from tests.commandtest import CommandTestCase, Outcome
 from tests.vectors import OCTEZ, TZ1, TZ3
+from tezio_signer.hints import spelled_out
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.access import user_name
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.store import StoreError
 
 MAINNET = "NetXdQprcVkpaWU"
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
@@ -37,9 +42,12 @@ class StoreCommandTests(CommandTestCase):
         """All marks are listed, in order, also while a daemon uses the store."""
         path = self.directory / "watermarks.sqlite"
         sqlite.create(path)
-        empty = Outcome(0, "no marks yet\n", "")
+        named = f"watermark store: {path}\n"
+        empty = Outcome(0, "no marks yet\n", named)
         self.assertEqual(self.run_command("watermarks", "list"), empty)
-        self.assertEqual(self.run_command("watermarks", "list", "--json"), Outcome(0, "[]\n", ""))
+        self.assertEqual(
+            self.run_command("watermarks", "list", "--json"), Outcome(0, "[]\n", named)
+        )
         store = SqliteStore(path)
         self.addCleanup(store.close)
         mark = Mark(5_000_000, 1, b"\xab" * 32)
@@ -91,6 +99,11 @@ class MarksTestCase(CommandTestCase):
         self.path = self.directory / "watermarks.sqlite"
         sqlite.create(self.path)
 
+    @property
+    def named(self) -> str:
+        """What a command says of the store that it has used."""
+        return f"watermark store: {self.path}\n"
+
     def put(self, marks: dict[MarkId, Mark]) -> None:
         """Put marks into the store."""
         store = SqliteStore(self.path)
@@ -127,8 +140,8 @@ class SetTests(MarksTestCase):
         self.assertEqual((outcome.code, outcome.err), (0, ""))
         self.assertEqual(
             outcome.out,
-            f"the mark for block of {TZ3} on {MAINNET} is at level 5000000 round 3; "
-            "there was none\n",
+            f"the mark for block of {TZ3} on {MAINNET} in {self.path} is at level 5000000 "
+            "round 3; there was none\n",
         )
         self.assertEqual(self.marks(), {BLOCK: Mark(5_000_000, 3, bytes(32), None)})
 
@@ -193,6 +206,157 @@ class SetTests(MarksTestCase):
         self.assertEqual(self.marks(), {})
 
 
+class UnlistedTests(MarksTestCase):
+    """Marks that no request of the configuration would meet."""
+
+    OTHER = "tz1KqTpEZ7Yob7QbPE4Hy4Wo8fHG8LhKxZSx"
+    GHOSTNET = "NetXnHfVqm9iesp"
+
+    def set(self, chain: str, key: object, *more: str) -> list[str]:
+        """The command for a mark."""
+        where = ["--chain", chain, "--key", str(key), "--operation", "block", "--level", "5"]
+        return ["watermarks", "set", *where, *more]
+
+    def test_key(self) -> None:
+        """A key that is not configured is refused, with those that are, until it is meant."""
+        line = self.refused(*self.set(MAINNET, self.OTHER))
+        for words in (self.OTHER, "none of the signing keys", str(TZ3), str(self.path)):
+            self.assertIn(words, line)
+        self.assertIn("--unlisted", line)
+        self.assertEqual(self.marks(), {})
+        outcome = self.run_command(*self.set(MAINNET, self.OTHER, "--unlisted"))
+        self.assertEqual((outcome.code, outcome.err), (0, ""))
+        self.assertIn(f"in {self.path} is at level 5", outcome.out)
+        self.assertEqual(len(self.marks()), 1)
+
+    def test_chain(self) -> None:
+        """So is a chain, if the key has some; any will do for a key that has none."""
+        self.config.write_text(
+            f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
+        )
+        self.assertEqual(self.run_command(*self.set(self.GHOSTNET, TZ3)).code, 0)
+        self.config.write_text(
+            f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False, "
+            f"chains: [{MAINNET}]}}}}}}\n"
+        )
+        line = self.refused(*self.set(self.GHOSTNET, TZ3))
+        for words in (self.GHOSTNET, f"none of the chains of {TZ3}", MAINNET, "--unlisted"):
+            self.assertIn(words, line)
+        self.assertEqual(self.run_command(*self.set(MAINNET, TZ3)).code, 0)
+        self.assertIn("stands at", self.refused(*self.set(self.GHOSTNET, TZ3, "--unlisted")))
+
+    def test_imported(self) -> None:
+        """What is imported of other keys is imported, and named."""
+        name = self.write("block_high_watermarks", octez(9, key=self.OTHER))
+        outcome = self.run_command("watermarks", "import", name)
+        self.assertIn(f"none of the signing keys of the configuration: {self.OTHER}", outcome.err)
+        self.assertEqual(len(self.marks()), 1)
+
+
+class HintTests(CommandTestCase):
+    """Commands that are told to run act on the very store."""
+
+    def test_configuration(self) -> None:
+        """A configuration that was named is named again, as it was."""
+        other = self.directory / "other one.yaml"
+        other.write_bytes(self.config.read_bytes())
+        self.assertTrue(
+            self.refused("watermarks", "list", "--config", "other one.yaml").endswith(
+                "create it with: tezio-signer watermarks init --config 'other one.yaml'"
+            )
+        )
+        self.assertTrue(self.refused("watermarks", "list").endswith("tezio-signer watermarks init"))
+        os.environ["TEZIO_SIGNER_CONFIG"] = str(self.config)
+        line = self.refused("watermarks", "list")
+        self.assertTrue(line.endswith(f"tezio-signer watermarks init --config {self.config}"))
+
+    def test_options_stay(self) -> None:
+        """What is behind the command stays behind it, and is not said twice."""
+        for sentence, spelled in [
+            ("run: tezio-signer watermarks set --chain a", "set --config c --chain a"),
+            ("run: tezio-signer watermarks init --config c", "init --config c"),
+            ("run: tezio-signer watermarks init; then", "init --config c; then"),
+        ]:
+            self.assertEqual(
+                spelled_out(sentence, "c", None), f"run: tezio-signer watermarks {spelled}"
+            )
+
+    def test_user(self) -> None:
+        """In the directory of another user the command is that user's."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can do this")
+        os.chown(self.directory, 65534, 65534)
+        name = user_name(65534)
+        line = self.refused("watermarks", "list", "-c", str(self.config))
+        self.assertTrue(
+            line.endswith(
+                f": runuser -u {name} -- tezio-signer watermarks init --config {self.config}"
+            ),
+            line,
+        )
+
+    def test_made_by_root(self) -> None:
+        """A store that root makes belongs to whom the directory belongs."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can do this")
+        os.chown(self.directory, 65534, 65533)
+        self.assertEqual(self.run_command("watermarks", "init").code, 0)
+        made = (self.directory / "watermarks.sqlite").stat()
+        self.assertEqual((made.st_uid, made.st_gid), (65534, 65533))
+
+
+class DeniedTests(CommandTestCase):
+    """Stores of other users."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.geteuid() != 0:
+            raise SkipTest("only root can become somebody else")
+        self.path = self.directory / "watermarks.sqlite"
+        sqlite.create(self.path)
+        for directory in (self.directory, *self.directory.parents[:3]):
+            directory.chmod(0o755)
+
+    def denied(self) -> str:
+        """Why nobody in particular cannot open it."""
+        os.seteuid(65534)
+        self.addCleanup(os.seteuid, 0)
+        try:
+            return str(self.assertRaises(StoreError, SqliteStore, self.path))
+        finally:
+            os.seteuid(0)
+
+    def test_of_root(self) -> None:
+        """A store that is root's is said to be, and what to do."""
+        line = self.denied()
+        me = user_name(65534)
+        for words in (
+            f"{self.path}: Permission denied",
+            f"{self.directory} belongs to root:root, mode 0755, and this runs as {me}",
+            f"chown USER: {self.directory}",
+        ):
+            self.assertIn(words, line)
+        self.directory.chmod(0o777)
+        self.assertIn(f"{self.path} belongs to root:root, mode 0600", self.denied())
+
+    def test_of_another_user(self) -> None:
+        """Who has it should run the command."""
+        self.directory.chmod(0o777)
+        os.chown(self.path, 1, 1)
+        self.assertIn(f"runuser -u {user_name(1)} -- ", self.denied())
+
+    def test_beside(self) -> None:
+        """What root has left beside it is named."""
+        self.directory.chmod(0o777)
+        os.chown(self.path, 65534, 65534)
+        for suffix in ("-wal", "-shm", ".lock"):
+            left = Path(f"{self.path}{suffix}")
+            left.write_bytes(b"a 00000000000000000001\n" if suffix == ".lock" else b"")
+            left.chmod(0o600)
+            self.assertIn(f"{left} belongs to root:root, mode 0600", self.denied())
+            left.unlink()
+
+
 class LockTests(MarksTestCase):
     """Beside a running daemon."""
 
@@ -238,7 +402,7 @@ class ExportTests(MarksTestCase):
         self.put(marks)
         export = self.directory / "marks.json"
         written = self.run_command("watermarks", "export", str(export))
-        self.assertEqual(written, Outcome(0, "", ""))
+        self.assertEqual(written, Outcome(0, "", self.named))
         self.path.unlink()
         Path(f"{self.path}.lock").unlink()
         sqlite.create(self.path)
@@ -296,7 +460,7 @@ class ImportTests(MarksTestCase):
         self.write("signer/attestation_high_watermarks", octez(100, 1))
         self.write("signer/preattestation_high_watermarks", octez(7, 1, TZ1))
         outcome = self.run_command("watermarks", "import", str(directory))
-        self.assertEqual((outcome.code, outcome.err), (0, ""))
+        self.assertEqual((outcome.code, outcome.err), (0, self.named))
         self.assertEqual(
             [line.split() for line in outcome.out.splitlines()],
             [
@@ -346,7 +510,7 @@ class ImportTests(MarksTestCase):
         self.write("base/watermark_v2/notes.txt", "nothing of interest")
         for source in (name, self.directory / "base", self.directory / "base" / "watermark_v2"):
             outcome = self.run_command("watermarks", "import", str(source))
-            self.assertEqual((outcome.code, outcome.err), (0, ""), source)
+            self.assertEqual((outcome.code, outcome.err), (0, self.named), source)
             self.assertEqual(self.marks(), {ATTESTATION: Mark(9, 1, NO_PAYLOAD)})
 
     def test_ignored(self) -> None:
@@ -354,7 +518,9 @@ class ImportTests(MarksTestCase):
         name = self.write("block_high_watermarks", octez(5, key=TZ4))
         outcome = self.run_command("watermarks", "import", name, "--json")
         self.assertEqual((outcome.code, outcome.out), (0, "[]\n"))
-        self.assertRegex(outcome.err, rf"\Aignored: [^\n]*{TZ4}: no key of a Tezio HSM\n\Z")
+        self.assertRegex(
+            outcome.err, rf"\A{self.named}ignored: [^\n]*{TZ4}: no key of a Tezio HSM\n\Z"
+        )
         outcome = self.run_command("watermarks", "import", name)
         self.assertEqual((outcome.code, outcome.out), (0, "no marks to import\n"))
 

@@ -32,8 +32,9 @@ from tezio_signer.filefacts import (
     named_files,
     user_of,
 )
+from tezio_signer.hints import spelled_out
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.locate import config_path, load_settings, with_config
+from tezio_signer.locate import config_path, load_settings, named_config
 from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import EtcdAddress, Settings
@@ -70,8 +71,9 @@ def _check(options: argparse.Namespace) -> None:
     found = Findings({"configuration": str(path.absolute())})
     found.meaning |= meaning_of(settings, settings.http, settings.octez_socket)
     run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found)))
-    found.warnings = [with_config(sentence, options.config) for sentence in found.warnings]
-    found.errors = [with_config(sentence, options.config) for sentence in found.errors]
+    named = named_config(options.config)
+    found.warnings = [spelled_out(said, named, settings.store) for said in found.warnings]
+    found.errors = [spelled_out(said, named, settings.store) for said in found.errors]
     if options.json:
         said = {**found.meaning, "warnings": found.warnings, "errors": found.errors}
         print(json.dumps(said, indent=2))

@@ -1,8 +1,6 @@
 """Where the configuration is, when nobody says so, and what is to be run with."""
 
 import os
-import re
-import shlex
 from pathlib import Path
 
 from attrs import evolve
@@ -18,7 +16,6 @@ DEFAULT_CONFIG = "config.yaml"
 SYSTEM_CONFIG = "/etc/tezio-signer/config.yaml"
 SEARCHED = f"${CONFIG_VARIABLE}, ./{DEFAULT_CONFIG}, {SYSTEM_CONFIG}"
 """For the help of the commands."""
-_COMMAND = re.compile(r"\btezio-signer (?:watermarks \w+|check|keys)\b(?! --config)")
 
 
 def named_config(chosen: str | None) -> str | None:
@@ -66,17 +63,6 @@ def load_settings(chosen: str | None, simulate: bool) -> Settings:
     except ConfigError as error:
         raise StartupError(str(error)) from error
     return evolve(settings, store=None) if simulate else settings
-
-
-def with_config(sentence: str, chosen: str | None) -> str:
-    """A sentence whose hints of what to type name the configuration that was named, if one was.
-
-    Without it they would be about another store.
-    """
-    if chosen is None:
-        return sentence
-    option = f" --config {shlex.quote(chosen)}"
-    return _COMMAND.sub(lambda hint: hint[0] + option, sentence)
 
 
 def _is_there(path: str | Path) -> bool:

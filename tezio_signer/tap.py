@@ -23,7 +23,7 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
-from tezio_signer.locate import SEARCHED, load_settings, source_of
+from tezio_signer.locate import SEARCHED, load_settings, named_config, source_of
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
@@ -119,7 +119,10 @@ def makeService(options: Options) -> Daemon:
         reactor.stop()
 
     watermarks = Watermarks(
-        partial(open_store, settings.store, reactor), settings.floors, reactor, give_up
+        partial(open_store, settings.store, reactor, named_config(options["config"])),
+        settings.floors,
+        reactor,
+        give_up,
     )
     signer = Signer(settings, hsms, watermarks, reactor)
     here = Path.cwd()

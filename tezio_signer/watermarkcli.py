@@ -17,14 +17,16 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
-from tezio_signer.locate import load_settings
-from tezio_signer.settings import EtcdAddress
+from tezio_signer.hints import spelled_out
+from tezio_signer.locate import load_settings, named_config
+from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks import transfer
 from tezio_signer.watermarks.markjson import LAST_LEVEL, TransferError, order
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
+from tezio_signer.watermarks.store import StoreError
 from tezio_signer.watermarks.transfer import Outcome, Reading
 
 _OPERATIONS = {str(operation): operation for operation in BAKING_OPERATIONS}
@@ -45,6 +47,11 @@ def add_commands(commands: Any) -> None:
     setting.add_argument("--round", default=0, metavar="N", type=_natural, help="[default: 0]")
     setting.add_argument(
         "--lower", action="store_true", help="lower it all the same, after a confirmation"
+    )
+    setting.add_argument(
+        "--unlisted",
+        action="store_true",
+        help="also for a key or a chain that the configuration does not have",
     )
     export = command(actions, "export", _export, "write all marks as JSON")
     export.add_argument(
@@ -86,32 +93,43 @@ def _natural(text: str) -> int:
     return value
 
 
-def _with_store(
-    options: argparse.Namespace, act: Callable[[OperatedStore], Coroutine[Any, Any, None]]
-) -> None:
-    """Do something with the store of the configuration."""
-    address = load_settings(options.config, simulate=False).store
+_Act = Callable[[OperatedStore, StoreAddress], Coroutine[Any, Any, None]]
 
+
+def _with_store(options: argparse.Namespace, act: _Act) -> None:
+    """Do something with the store of the configuration; what is said names both."""
+    address = load_settings(options.config, simulate=False).store
+    assert address is not None
+    config = named_config(options.config)
+    try:
+        _acting_on(address, act)
+    except (CommandError, StoreError) as error:
+        raise CommandError(spelled_out(str(error), config, address)) from error
+
+
+def _acting_on(address: StoreAddress, act: _Act) -> None:
     async def acting(store: OperatedStore) -> None:
         try:
-            await act(store)
+            await act(store, address)
         finally:
             await store.close()
 
     if isinstance(address, EtcdAddress):
         run(lambda reactor: Deferred.fromCoroutine(acting(etcd_store(address, reactor))))
         return
-    assert address is not None
     failures: list[Failure] = []  # a file needs no reactor: it is done when this returns
     Deferred.fromCoroutine(acting(SqliteFile(address))).addErrback(failures.append)
     if failures:
         failures[0].raiseException()
 
 
-def _init(options: argparse.Namespace) -> None:
-    address = load_settings(options.config, simulate=False).store
+def _say_store(address: StoreAddress) -> None:
+    """Name the store, beside what others may read."""
+    print(f"watermark store: {address}", file=sys.stderr)
 
-    async def init(store: OperatedStore) -> None:
+
+def _init(options: argparse.Namespace) -> None:
+    async def init(store: OperatedStore, address: StoreAddress) -> None:
         await store.create()
         print(f"created {address}")
 
@@ -119,8 +137,10 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    async def listing(store: OperatedStore) -> None:
-        _print(transfer.rows(await store.read()), "no marks yet", options.json)
+    async def listing(store: OperatedStore, address: StoreAddress) -> None:
+        marks = await store.read()
+        _say_store(address)
+        _print(transfer.rows(marks), "no marks yet", options.json)
 
     _with_store(options, listing)
 
@@ -137,20 +157,40 @@ def _set(options: argparse.Namespace) -> None:
     mark = transfer.closed(options.level, options.round)
     what = f"{mark_id.operation} of {mark_id.key} on {mark_id.chain_id}"
 
-    async def setting(store: OperatedStore) -> None:
+    if not options.unlisted:
+        _check_listed(load_settings(options.config, simulate=False), mark_id)
+
+    async def setting(store: OperatedStore, address: StoreAddress) -> None:
         standing = (await store.load()).get(mark_id)
         if standing is not None and mark.position <= standing.position:
             if not options.lower:
                 raise CommandError(
-                    f"the mark for {what} stands at {_position(standing)} already, and is kept; "
-                    "lowering it needs --lower"
+                    f"the mark for {what} in {address} stands at {_position(standing)} already, "
+                    "and is kept; lowering it needs --lower"
                 )
-            _confirm(what, str(mark_id.key), standing, mark)
+            _confirm(f"{what} in {address}", str(mark_id.key), standing, mark)
         await store.replace({mark_id: mark})
         before = "there was none" if standing is None else f"it was at {_position(standing)}"
-        print(f"the mark for {what} is at {_position(mark)}; {before}")
+        print(f"the mark for {what} in {address} is at {_position(mark)}; {before}")
 
     _with_store(options, setting)
+
+
+def _check_listed(settings: Settings, mark_id: MarkId) -> None:
+    """Raises CommandError for a mark that no request of this configuration would ever meet."""
+    key = settings.signing_keys.get(mark_id.key)
+    if key is None:
+        what = f"{mark_id.key} is none of the signing keys"
+        named = ", ".join(map(str, settings.signing_keys))
+    elif key.chains is not None and mark_id.chain_id not in key.chains:
+        what = f"{mark_id.chain_id} is none of the chains of {mark_id.key}"
+        named = ", ".join(sorted(key.chains))
+    else:
+        return
+    raise CommandError(
+        f"{what} in the configuration of {settings.store} (it has: {named}), so that the mark "
+        "would protect nothing that is signed with it; if it is meant all the same, add --unlisted"
+    )
 
 
 def _position(mark: Mark) -> str:
@@ -171,9 +211,10 @@ def _confirm(what: str, address: str, standing: Mark, mark: Mark) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    async def export(store: OperatedStore) -> None:
+    async def export(store: OperatedStore, address: StoreAddress) -> None:
         text = transfer.dump(await store.load())
         if options.file == "-":
+            _say_store(address)
             print(text, end="")
             return
         try:
@@ -181,6 +222,7 @@ def _export(options: argparse.Namespace) -> None:
                 file.write(text)
         except OSError as error:
             raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
+        _say_store(address)
 
     _with_store(options, export)
 
@@ -199,8 +241,9 @@ def _import(options: argparse.Namespace) -> None:
         raise CommandError(f"{options.file} holds no mark of {options.key}")
     merged: dict[MarkId, tuple[Outcome, Mark]] = {}
 
-    async def merging(store: OperatedStore) -> None:
+    async def merging(store: OperatedStore, address: StoreAddress) -> None:
         standing = await store.load()
+        _say_store(address)
         for mark_id, mark in brought.items():
             merged[mark_id] = transfer.merge(standing.get(mark_id), mark)
         await store.replace(
@@ -210,6 +253,9 @@ def _import(options: argparse.Namespace) -> None:
     _with_store(options, merging)
     for what in reading.ignored:
         print(f"ignored: {what}", file=sys.stderr)
+    settings = load_settings(options.config, simulate=False)
+    for key in sorted({str(m.key) for m in brought if m.key not in settings.signing_keys}):
+        print(f"none of the signing keys of the configuration: {key}", file=sys.stderr)
     rows = [
         {
             "chain": mark_id.chain_id,

@@ -1,7 +1,6 @@
 """Watermarks in an etcd cluster, for several signers: moved by compare-and-swap."""
 
 import json
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -11,7 +10,8 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa:
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from tezio_signer.watermarks.etcdgateway import PATIENCE, EtcdGateway, text
+from tezio_signer.watermarks.etcdanswers import Answer, KeyValue, read_answer
+from tezio_signer.watermarks.etcdgateway import PATIENCE, EtcdGateway, legible, text
 from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
@@ -72,12 +72,12 @@ class EtcdStore:
         answer = await self._transaction(
             [_unchanged(MARKER, _NOTHING)],
             [_put(MARKER, marker)],
-            [],
+            [_get(MARKER)],
         )
         # A first attempt without an answer may have made it.
-        if not answer.get("succeeded"):
-            found = await self._read(MARKER)
-            if found is None or _value(found) != marker:
+        if not answer.succeeded:
+            found = answer.first(0)
+            if found is None or found.value != marker:
                 raise StoreError("this etcd has a watermark store already, and it is left as it is")
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
@@ -91,34 +91,37 @@ class EtcdStore:
         key, newest, heard, whole = MARKS, 0, self._heard, self._revision == 0
         shown: set[MarkId] = set()
         while True:
-            marker, page = await self._ranges(
-                {"key": text(MARKER)},
-                {
-                    "key": text(key),
-                    "range_end": text(f"{MARKS[:-1]}0"),  # "0" comes right after "/"
-                    "limit": str(_PAGE),
-                    "min_mod_revision": str(self._revision + 1),
-                },
-            )
-            self._check_marker(marker)
+            asked = {
+                "key": text(key),
+                "range_end": text(f"{MARKS[:-1]}0"),  # "0" comes right after "/"
+                "limit": str(_PAGE),
+                "min_mod_revision": str(self._revision + 1),
+            }
+            # Both at one revision.
+            answer = await self._transaction([], [_get(MARKER), {"request_range": asked}], [])
+            self._check_marker(answer.first(0))
+            page = answer.pages[1]
             if newest == 0:
-                newest = int(page["header"]["revision"])
+                newest = answer.revision
                 if newest < heard:
                     self._log.critical("etcd has gone back in time: was a backup restored?")
                     self._revision = self._heard = 0
                     self._held = {i: evolve(held, revision=0) for i, held in self._held.items()}
                     return await self._load()
-            for found in page.get("kvs", ()):
-                key = _decoded(found["key"])
-                mark_id = _mark_id(key)
+            for found in page.found:
+                if not key <= found.key < f"{MARKS[:-1]}0":
+                    raise StoreAwayError("what answers is no etcd: it shows keys out of order")
+                key = f"{found.key}\0"
+                mark_id = _mark_id(found.key)
                 shown.add(mark_id)
                 # A swap that was answered meanwhile may be newer than this page. What is only
                 # older than before is of a backup, whose keys keep their revisions.
-                if self._held.get(mark_id, _NOTHING).revision <= int(page["header"]["revision"]):
+                if self._held.get(mark_id, _NOTHING).revision <= answer.revision:
                     self._see(mark_id, found)
-            if not page.get("more"):
+            if not page.more:
                 break
-            key += "\0"
+            if not page.found:
+                raise StoreAwayError("what answers is no etcd: there is more, but it shows none")
         if whole:
             for mark_id in self._held.keys() - shown:
                 if self._held[mark_id].revision <= newest:
@@ -129,7 +132,7 @@ class EtcdStore:
 
     read = load
 
-    def _check_marker(self, found: dict[str, Any] | None) -> None:
+    def _check_marker(self, found: KeyValue | None) -> None:
         """Only the store that was read first is ours; raises StoreError."""
         marker = _known_marker(found)
         if self._marker not in (None, marker):
@@ -139,12 +142,12 @@ class EtcdStore:
             )
         self._marker = marker
 
-    def _see(self, mark_id: MarkId, found: dict[str, Any] | None) -> _Held:
+    def _see(self, mark_id: MarkId, found: KeyValue | None) -> _Held:
         """Remember what stands under a mark's key."""
         if found is None:
             held = _NOTHING
         else:
-            held = _Held(_mark(mark_id, found), _value(found), int(found["mod_revision"]))
+            held = _Held(_mark(mark_id, found), found.value, found.revision)
         before = self._held.get(mark_id, _NOTHING)
         if before.mark and (held.mark is None or settle(held.mark, before.mark) != held.mark):
             self._log.critical(
@@ -192,16 +195,14 @@ class EtcdStore:
         )
         # A page that was read meanwhile may show what came after this.
         newest = self._held.get(mark_id, _NOTHING) == held
-        if answer.get("succeeded"):
-            revision = int(answer["header"]["revision"])
-            self._heard = max(self._heard, revision)
+        if answer.succeeded:
+            self._heard = max(self._heard, answer.revision)
             if newest:
-                self._held[mark_id] = _Held(mark, value, revision)
+                self._held[mark_id] = _Held(mark, value, answer.revision)
             return True
-        marker, found = (_first(reply["response_range"]) for reply in answer["responses"])
-        self._check_marker(marker)
+        self._check_marker(answer.first(0))
         if newest:
-            self._see(mark_id, found)
+            self._see(mark_id, answer.first(1))
         return False
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
@@ -224,7 +225,7 @@ class EtcdStore:
             gets = [_get(_key(mark_id)) for mark_id, _ in group]
             answer = await self._transaction(unchanged, puts, gets)
             # A first attempt without an answer may have put them.
-            if not answer.get("succeeded") and not _stand(group, answer):
+            if not answer.succeeded and not _stand(group, answer):
                 raise StoreError("a signer has moved the marks meanwhile; try again")
 
     def close(self) -> Deferred[None]:
@@ -237,33 +238,10 @@ class EtcdStore:
         success: list[dict[str, Any]],
         failure: list[dict[str, Any]],
         until: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Answer:
         question = {"compare": compare, "success": success, "failure": failure}
         answer = await self._gateway.ask("/v3/kv/txn", question, until)
-        done = success if answer.get("succeeded") else failure
-        try:
-            int(answer["header"]["revision"])
-            kinds = [next(iter(reply)) for reply in answer.get("responses", ())]
-            asked = [next(iter(request)) for request in done]
-            whole = kinds == [kind.replace("request_", "response_") for kind in asked]
-        except (LookupError, TypeError, ValueError, StopIteration):
-            whole = False
-        whole = whole and bool(compare or answer.get("succeeded"))  # nothing cannot fail
-        if not whole:
-            raise StoreAwayError("what answers is no etcd: its answers to transactions are others")
-        return answer
-
-    async def _ranges(
-        self, marker: dict[str, Any], marks: dict[str, Any]
-    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Two ranges at one revision: the marker, and a page of marks."""
-        asked = [{"request_range": marker}, {"request_range": marks}]
-        answer = await self._transaction([], asked, [])
-        first, page = (reply["response_range"] for reply in answer["responses"])
-        return _first(first), {**page, "header": answer["header"]}
-
-    async def _read(self, key: str) -> dict[str, Any] | None:
-        return _first(await self._gateway.ask("/v3/kv/range", {"key": text(key)}))
+        return read_answer(answer, compare, success, failure)
 
 
 def _holds(key: str, value: str) -> dict[str, Any]:
@@ -285,38 +263,25 @@ def _get(key: str) -> dict[str, Any]:
     return {"request_range": {"key": text(key)}}
 
 
-def _first(page: dict[str, Any]) -> dict[str, Any] | None:
-    found = page.get("kvs", [])
-    return found[0] if found else None
-
-
-def _decoded(value: str) -> str:
-    # What no signer has written may be no text; it is then refused for what it is.
-    return b64decode(value).decode(errors="backslashreplace")
-
-
-def _value(found: dict[str, Any]) -> str:
-    return _decoded(found.get("value", ""))  # the gateway leaves out what is empty
-
-
-def _known_marker(found: dict[str, Any] | None) -> str:
+def _known_marker(found: KeyValue | None) -> str:
     """The marker as it stands; raises StoreError if it is missing, or none of ours."""
     if found is None:
         raise StoreError(
             "this etcd holds no watermark store; if it never held one, create it with: "
             f"tezio-signer watermarks init; if it was lost, {_RAISE} as well"
         )
-    marker = _value(found)
     try:
-        version = json.loads(marker)["format"]
+        version = json.loads(found.value)["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StoreError(f"{MARKER} in etcd is not the marker of a watermark store") from error
+    if type(version) is not int:
+        raise StoreError(f"{MARKER} in etcd is not the marker of a watermark store")
     if version != FORMAT:
         raise StoreError(
-            f"the watermark store in etcd has format {version}, not {FORMAT}; use the version "
-            "of Tezio Signer that wrote it"
+            f"the watermark store in etcd has format {version!s:.20}, not {FORMAT}; use the "
+            "version of Tezio Signer that wrote it"
         )
-    return marker
+    return found.value
 
 
 def _key(mark_id: MarkId) -> str:
@@ -328,14 +293,14 @@ def _mark_id(key: str) -> MarkId:
         chain, address, operation = key.removeprefix(MARKS).split("/")
         return read_id(key, chain, address, operation)
     except (ValueError, TransferError) as error:
-        raise StoreError(f"{key} in etcd is no key of a watermark") from error
+        raise StoreError(f"{legible(key)} in etcd is no key of a watermark") from error
 
 
-def _stand(marks: Sequence[tuple[MarkId, Mark]], answer: dict[str, Any]) -> bool:
+def _stand(marks: Sequence[tuple[MarkId, Mark]], answer: Answer) -> bool:
     """Whether an answer shows just these marks."""
-    found = [_first(reply["response_range"]) for reply in answer["responses"]]
+    found = [answer.first(number) for number in range(len(marks))]
     return all(
-        kv is not None and _value(kv) == _json(mark_id, mark)
+        kv is not None and kv.value == _json(mark_id, mark)
         for (mark_id, mark), kv in zip(marks, found, strict=True)
     )
 
@@ -344,12 +309,12 @@ def _json(mark_id: MarkId, mark: Mark) -> str:
     return json.dumps(row(mark_id, mark))
 
 
-def _mark(mark_id: MarkId, found: dict[str, Any]) -> Mark:
+def _mark(mark_id: MarkId, found: KeyValue) -> Mark:
     """A mark as it stands under its key; raises StoreError."""
     try:
-        read_id, mark = read_row(_key(mark_id), json.loads(_value(found)))
+        read_id, mark = read_row(_key(mark_id), json.loads(found.value))
     except (ValueError, RecursionError, TransferError) as error:
-        raise StoreError(f"a watermark in etcd is damaged: {error}") from error
+        raise StoreError(f"a watermark in etcd is damaged: {legible(str(error))}") from error
     if read_id != mark_id:
         raise StoreError(f"{_key(mark_id)} in etcd holds the watermark of another key")
     return mark

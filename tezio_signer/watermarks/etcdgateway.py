@@ -1,6 +1,7 @@
 """Requests to the JSON gateway of an etcd cluster, whichever of its members answers."""
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -32,6 +33,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.2
 """Seconds before the members are asked once more, so that those that refuse can breathe."""
 _QUOTED = 4096
 _LONGEST_SENTENCE = 160
+_TOKEN = re.compile("[ -~]{1,8192}")
+"""Etcd's own have some tens of bytes, signed ones (JWT) a few hundred."""
 _INVALID_TOKEN = 401
 _UNAUTHENTICATED = 16
 _OUTDATED = "revision of auth store is old"
@@ -173,7 +176,7 @@ class EtcdGateway:
             silent = [word for word in words.values() if isinstance(word, _SilenceError)]
             # A denial is believed when nobody says otherwise; who says nothing may yet.
             if denials and len(denials) + (len(silent) if over else 0) == len(words):
-                raise StoreError(f"etcd refuses: {_legible(str(denials[-1]))}")
+                raise StoreError(f"etcd refuses: {legible(str(denials[-1]))}")
             if over:
                 raise StoreAwayError(self._troubles(words))
             await deferLater(self._clock, pause)
@@ -181,7 +184,7 @@ class EtcdGateway:
 
     def _troubles(self, words: dict[str, _AttemptError]) -> str:
         # Always in the same order: what is said twice is logged once.
-        troubles = [f"{m}: {_legible(str(words[m]))}" for m in self._members if m in words]
+        troubles = [f"{m}: {legible(str(words[m]))}" for m in self._members if m in words]
         return "; ".join(troubles) or "no member of etcd had time to answer"
 
     async def _ask_member(self, question: _Question, member: str, sharing: int) -> dict[str, Any]:
@@ -249,9 +252,9 @@ class EtcdGateway:
         except _AttemptError as error:
             raise type(error)(login.hide(str(error))) from None
         token = answer.get("token")
-        if not (isinstance(token, str) and token and token.isascii() and token.isprintable()):
-            raise _AttemptError("what answers is no etcd: it gives no token")
-        return token
+        if isinstance(token, str) and _TOKEN.fullmatch(token):
+            return token
+        raise _AttemptError("what answers is no etcd: it gives no token")
 
     def _deadline(self, until: float, sharing: int) -> float:
         """When the first of some members that share the time until then has had its turn."""
@@ -364,7 +367,8 @@ def _answer(status: int, body: bytes) -> dict[str, Any]:
         raise _AttemptError(f"answers {status} with what is no JSON object: {quote}")
     if status == 200:
         return answer
-    sentence = str(answer.get("message") or answer.get("error") or f"answers {status}")
+    words = (answer.get("message"), answer.get("error"))
+    sentence = next((word for word in words if word and isinstance(word, str)), f"answers {status}")
     code = answer.get("code")
     if status == _INVALID_TOKEN or code == _UNAUTHENTICATED or _OUTDATED in sentence:
         raise _TokenError(sentence)
@@ -373,15 +377,15 @@ def _answer(status: int, body: bytes) -> dict[str, Any]:
     raise _AttemptError(sentence)
 
 
-def _legible(sentence: str) -> str:
+def legible(sentence: str) -> str:
     """Fit for one line of a terminal, whatever an answer holds."""
     shown = " ".join("".join(c if c.isprintable() else " " for c in sentence).split())
     return shown if len(shown) <= _LONGEST_SENTENCE else f"{shown[:_LONGEST_SENTENCE]}…"
 
 
 def _reason(error: BaseException | None) -> str:
-    if isinstance(error, ResponseFailed):
+    if isinstance(error, ResponseFailed) and error.reasons:
         error = error.reasons[0].value
-    if isinstance(error, ConnectError) and isinstance(cause := error.args[0], Failure):
-        error = cause.value  # which Twisted would print with its traceback
+    if isinstance(error, ConnectError) and error.args and isinstance(error.args[0], Failure):
+        error = error.args[0].value  # which Twisted would print with its traceback
     return (str(error).strip() or type(error).__name__).splitlines()[0]

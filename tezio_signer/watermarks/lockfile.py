@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from attrs import frozen
 
-from tezio_signer.watermarks.access import give_to_owner, sync_directory
+from tezio_signer.watermarks.access import give_to_owner, sync_directory, what_is_denied
 from tezio_signer.watermarks.store import StoreError
 
 _TRIAL_AT = 4096
@@ -80,7 +80,8 @@ def _note(progress: Progress) -> bytes:
 
 
 def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
-    return StoreError(f"watermark store {store}: {path}: {error.strerror}")
+    more = what_is_denied(store) if isinstance(error, PermissionError) else ""
+    return StoreError(f"watermark store {store}: {path}: {error.strerror}{more}")
 
 
 class LockFile:

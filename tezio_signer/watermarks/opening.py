@@ -22,6 +22,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from tezio_signer.hints import spelled_out
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import EtcdAddress, StoreAddress
 from tezio_signer.watermarks import sqlite
@@ -37,11 +38,20 @@ _END = b"-----END CERTIFICATE-----"
 _Value = TypeVar("_Value")
 
 
-def open_store(address: StoreAddress | None, reactor: Reactor) -> WatermarkStore:
-    """The store of a daemon; None for one in memory. Raises StoreError."""
+def open_store(
+    address: StoreAddress | None, reactor: Reactor, config: str | None = None
+) -> WatermarkStore:
+    """The store of a daemon; None for one in memory.
+
+    :param config: the configuration file as it was named, for the commands in sentences.
+    :raises StoreError: if it cannot be opened; whoever is to run a command is told the whole.
+    """
     if isinstance(address, EtcdAddress):
         return etcd_store(address, reactor)
-    store = SqliteStore(address)
+    try:
+        store = SqliteStore(address)
+    except StoreError as error:
+        raise StoreError(spelled_out(str(error), config, address)) from error
     return GroupedStore(store, ThreadWriter(reactor), reactor, store.look)
 
 
