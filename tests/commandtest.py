@@ -8,9 +8,8 @@ from pathlib import Path
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.vectors import SHIPPED
 from tezio_signer import cli
-
-SHIPPED = Path(__file__).parent.parent / "config.yaml"
 
 
 @frozen

@@ -1,11 +1,10 @@
 """The settings that need no configuration file."""
 
 from ipaddress import ip_network
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ1, TZ2, TZ3
+from tests.vectors import SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import config
 from tezio_signer.settings import Security
 from tezio_signer.simulation import built_in_settings
@@ -44,6 +43,6 @@ class BuiltInSettingsTests(SynchronousTestCase):
 
     def test_as_the_shipped_configuration(self) -> None:
         """The shipped `config.yaml` allows the same."""
-        shipped = config.load(Path(__file__).parent.parent / "config.yaml")
+        shipped = config.load(SHIPPED)
         for name in ("signing_keys", "security", "allowed_ips", "list_known_keys", "http"):
             self.assertEqual(getattr(self.settings, name), getattr(shipped, name), name)
