@@ -28,7 +28,7 @@ endif
 .PHONY: run test test-lowest coverage-report lint format clean FORCE
 
 run: $(INSTALLED)
-	exec $(VENV)/bin/twistd -n --pidfile= tezio-signer --simulate --config $(CONFIG)
+	exec $(VENV)/bin/tezio-signer run --simulate --config $(CONFIG)
 
 # The tests run beside a copy of what they read, not in the checkout: there, Python
 # would import the sources instead of the installed wheel. COVERAGE=1 counts branches.

@@ -18,11 +18,11 @@ from tests.stand import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"
+_COMMAND = "from tezio_signer.cli import main; main()"
 _ACTIVATED = (
     "import os; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', "
-    f"LISTEN_FDNAMES='door'); {TWISTD}"
+    f"LISTEN_FDNAMES='door'); {_COMMAND}"
 )
-_COMMAND = "from tezio_signer.cli import main; main()"
 
 
 class Process(ProcessProtocol):
@@ -142,9 +142,8 @@ def _spawn_ours(
 
 
 def spawn_daemon(directory: Path, *options: str, **environment: str) -> Process:
-    """Run `twistd -n tezio-signer` with these options; whoever starts it has to end it."""
-    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
-    return _spawn_ours(TWISTD, arguments, directory, environment)
+    """Run `tezio-signer run` with these options; whoever starts it has to end it."""
+    return _spawn_ours(_COMMAND, ("run", *options), directory, environment)
 
 
 def spawn_command(directory: Path, *arguments: str) -> Process:
@@ -153,8 +152,15 @@ def spawn_command(directory: Path, *arguments: str) -> Process:
 
 
 def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:
-    """Run `twistd -n tezio-signer` with these options in a directory, for a test."""
+    """Run `tezio-signer run` with these options in a directory, for a test."""
     process = spawn_daemon(directory, *options)
+    test.addCleanup(process.kill)
+    return process
+
+
+def start_twistd(test: TestCase, directory: Path, *arguments: str) -> Process:
+    """Run `twistd` with these arguments in a directory, for a test."""
+    process = _spawn_ours(TWISTD, arguments, directory, {})
     test.addCleanup(process.kill)
     return process
 
@@ -163,8 +169,7 @@ def start_activated(
     test: TestCase, directory: Path, listening: socket.socket, *options: str
 ) -> Process:
     """The same as systemd starts it, with a socket called `door`."""
-    arguments = ("-n", "--pidfile=", "tezio-signer", *options)
-    process = _spawn_ours(_ACTIVATED, arguments, directory, {}, {3: listening.fileno()})
+    process = _spawn_ours(_ACTIVATED, ("run", *options), directory, {}, {3: listening.fileno()})
     test.addCleanup(process.kill)
     return process
 

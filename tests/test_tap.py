@@ -2,10 +2,7 @@
 
 import os
 import re
-import sys
-from io import StringIO
 from pathlib import Path
-from traceback import format_exception_only
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, MultiService
@@ -58,7 +55,6 @@ class TapTestCase(TestCase):
         self.patch(
             os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
         )
-        self.patch(sys, "excepthook", sys.excepthook)
 
     def write(self, name: str = "config.yaml", more: str = "") -> Path:
         """A configuration with one baking key."""
@@ -278,29 +274,6 @@ class MakeServiceTests(TapTestCase):
             options = parsed("--http", http, "--octez-socket", socket)
             error = self.assertRaises(StartupError, tap.makeService, options)
             self.assertIn(words, str(error))
-
-
-class MistakeTests(TapTestCase):
-    """How start-up ends when something is wrong."""
-
-    def shown(self, error: BaseException) -> str:
-        """What the interpreter shows of an error that nobody has caught."""
-        tap.makeService(parsed("--simulate"))
-        shown = StringIO()
-        self.patch(sys, "stderr", shown)
-        sys.excepthook(type(error), error, None)
-        return shown.getvalue()
-
-    def test_one_line(self) -> None:
-        """A mistake of the operator is one line."""
-        self.assertEqual(
-            self.shown(StartupError("the store is missing")), "tezio-signer: the store is missing\n"
-        )
-
-    def test_faults_are_shown(self) -> None:
-        """A fault of ours is shown as Python does."""
-        error = ZeroDivisionError("by zero")
-        self.assertEqual(self.shown(error), "".join(format_exception_only(error)))
 
 
 class RunningTests(TapTestCase):

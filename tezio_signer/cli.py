@@ -10,7 +10,7 @@ from typing import Any
 from attrs import asdict
 from twisted.internet.defer import Deferred
 
-from tezio_signer import __version__, watermarkcli
+from tezio_signer import __version__, console, watermarkcli
 from tezio_signer.commands import (
     CommandError,
     command,
@@ -37,13 +37,21 @@ _MILLISECONDS = 1000
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 the answer is no or the input is bad, 2 usage."""
-    options = _parser().parse_args(arguments)
+    console.prepare()
     try:
-        options.command(options)
+        try:
+            options = _parser().parse_args(arguments)
+            options.command(options)
+        finally:
+            console.finish()
     except (CommandError, StartupError, StoreError) as error:
         sys.exit(f"tezio-signer: {error}")
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.exit(f"tezio-signer: the output cannot be written: {error.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +60,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"Tezio Signer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    running = command(commands, "run", _run, "run the signer in the foreground")
+    config_option(running)
+    running.add_argument("--version", action="version", version=f"Tezio Signer {__version__}")
+    running.add_argument(
+        "--simulate",
+        action="store_true",
+        help="sign with a simulated HSM, its public test keys and no lasting watermarks",
+    )
+    running.add_argument(
+        "--http",
+        action="append",
+        default=[],
+        metavar="ENDPOINT",
+        help="where the Octez HTTP API listens, as tcp:6732:interface=127.0.0.1; repeatable",
+    )
+    running.add_argument(
+        "--octez-socket",
+        action="append",
+        default=[],
+        metavar="ENDPOINT",
+        help="where the Octez socket protocol listens, as unix:/run/signer.sock; repeatable",
+    )
 
     check = command(commands, "check", _check, "read the configuration, say what it means")
     config_option(check)
@@ -80,6 +111,23 @@ def _milliseconds(text: str) -> float:
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError("from 0 to 999999 are possible")
     return value
+
+
+def _run(options: argparse.Namespace) -> None:
+    # Only here: what it needs is much, and nothing that other commands need.
+    from tezio_signer.run import run as run_daemon
+    from tezio_signer.tap import Options
+
+    chosen = Options()
+    chosen.update(
+        {
+            "config": options.config,
+            "simulate": options.simulate,
+            "http": options.http,
+            "octez-socket": options.octez_socket,
+        }
+    )
+    run_daemon(chosen)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from tezio_signer.reactors import Reactor
+from tezio_signer.reactors import Reactor, leave_threads_behind
 from tezio_signer.watermarks.store import StoreError
 
 
@@ -71,19 +71,22 @@ def _text(value: object) -> str:
 
 def run(main: Callable[[Reactor], Deferred[None]]) -> None:
     """Run the reactor for one command; raises what its errors are for the operator."""
-    failed: list[str] = []
+    failed: list[Failure] = []
 
     def started(reactor: Any) -> Deferred[None]:
         def failure(failure: Failure) -> None:
             failure.trap(CommandError, StoreError, OSError)
-            failed.append(failure.getErrorMessage())
+            failed.append(failure)
 
+        leave_threads_behind(reactor)
         return maybeDeferred(main, reactor).addErrback(failure)
 
     try:
         react(started)
     except SystemExit as done:
         if failed:
-            raise CommandError(failed[0]) from None
+            if failed[0].check(BrokenPipeError):
+                failed[0].raiseException()
+            raise CommandError(failed[0].getErrorMessage()) from None
         if done.code:
             raise

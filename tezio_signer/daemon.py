@@ -3,16 +3,19 @@
 import signal
 from collections.abc import Iterable
 
-from twisted.application.service import IService, MultiService, Service
+from twisted.application.service import IService, IServiceCollection, MultiService, Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 from tezio_signer.errors import StartupError
+from tezio_signer.loglines import LineObserver
 from tezio_signer.signer import Signer
+from tezio_signer.standardlog import as_observer
 
 STOP_TIMEOUT = 2.5
 """Seconds that requests in progress get when the daemon stops; then they are refused."""
@@ -32,7 +35,14 @@ class Daemon(MultiService):
 
     :param inner: what requests are served with, in the order of starting.
     :param doors: where requests come in.
+    :param banner: what is logged when it has started.
+    :param log: where this daemon logs to, if it is not said otherwise; see `sets_log`.
+    :ivar sets_log: whether the log of this daemon is that of its application.
+    :ivar exit_code: of the process, when the daemon has stopped.
     """
+
+    sets_log = False
+    exit_code = 0
 
     def __init__(
         self,
@@ -40,8 +50,12 @@ class Daemon(MultiService):
         signer: Signer,
         inner: Iterable[IService],
         doors: Iterable[IService],
+        banner: str = "",
+        log: LineObserver | None = None,
     ) -> None:
         super().__init__()
+        self.log = log
+        self._banner = banner
         self._clock = clock
         self._signer = signer
         self._inner, self._doors = MultiService(), MultiService()
@@ -49,6 +63,12 @@ class Daemon(MultiService):
             group.setServiceParent(self)
             for service in services:
                 service.setServiceParent(group)
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Be part of an application, and have it log where this daemon does, if that is so."""
+        super().setServiceParent(parent)
+        if self.sets_log and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, as_observer(self.log))
 
     def privilegedStartService(self) -> None:
         """Open the doors' ports; raises StartupError."""
@@ -61,11 +81,23 @@ class Daemon(MultiService):
         """Start, and from now on survive SIGHUP, which would kill without a clean stop."""
         super().startService()
         signal.signal(signal.SIGHUP, _hung_up)
+        if self._banner:
+            _log.info("{banner}", banner=self._banner)
+
+    def give_up(self, error: StartupError) -> None:
+        """Say why it turns out, only when it runs, not to be able to do its work."""
+        _log.critical("tezio-signer: {sentence}", sentence=error)
+        self.exit_code = 1
 
     def stopService(self) -> Deferred[None]:
         """Take no more requests, finish those in progress, then stop the rest."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
+
+    def finish_log(self) -> None:
+        """Have the log written to its end, as far as somebody reads it."""
+        if self.log is not None:
+            self.log.finish()
 
     async def _stop(self) -> None:
         self._signer.close(_STOPPING)

@@ -1,18 +1,20 @@
 """The abilities of a reactor that the services need, as one type."""
 
 from collections.abc import Callable
+from threading import Thread
 from time import monotonic
+from typing import Any
 
 from twisted.internet.interfaces import (
     IDelayedCall,
     IReactorCore,
     IReactorFDSet,
-    IReactorFromThreads,
+    IReactorThreads,
     IReactorTime,
 )
 
 
-class Reactor(IReactorCore, IReactorFDSet, IReactorFromThreads, IReactorTime):
+class Reactor(IReactorCore, IReactorFDSet, IReactorThreads, IReactorTime):
     """What every reactor of Twisted for POSIX provides."""
 
 
@@ -64,3 +66,22 @@ def keep_time_steady(reactor: Reactor) -> None:
     """
     if not reactor.getDelayedCalls():
         reactor.seconds = monotonic  # type: ignore[method-assign]
+
+
+class _UnawaitedThread(Thread):
+    """A thread that nobody waits for at the end, neither Python nor who joins it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "daemon": True})
+
+    def join(self, timeout: float | None = None) -> None:
+        """Leave it alone."""
+
+
+def leave_threads_behind(reactor: Reactor) -> None:
+    """Let nothing that hangs in a thread of the reactor hold up its end.
+
+    What runs there is the resolver, which may take minutes for a name. Twisted waits for
+    every thread of the pool when the reactor stops, and Python would wait for them again.
+    """
+    reactor.getThreadPool().threadFactory = _UnawaitedThread

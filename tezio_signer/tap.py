@@ -1,18 +1,18 @@
 """`twistd tezio-signer`: reads the options and settings, and composes the services."""
 
-import atexit
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from attrs import evolve
 from twisted.logger import Logger
 from twisted.python import usage
 
-from tezio_signer import config
+from tezio_signer import __version__, config, undertwistd
+from tezio_signer.banner import banner
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.doorconfig import unprotected_by_token
@@ -26,12 +26,13 @@ from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
-from tezio_signer.reactors import Reactor, keep_time_steady
+from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
+from tezio_signer.standardlog import standard_log
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.yamlfields import ConfigError
@@ -67,6 +68,23 @@ class Options(usage.Options):
         self["http"] = []
         self["octez-socket"] = []
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            undertwistd.refuse_usage(str(error), str(self))
+
+    def postOptions(self) -> None:
+        if self.parent is not None:
+            undertwistd.prepare(self.parent)
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        print(f"Tezio Signer {__version__}")
+        sys.exit()
+
     def opt_http(self, endpoint: str) -> None:
         """Where the Octez HTTP API listens, as tcp:6732:interface=127.0.0.1; repeatable."""
         self["http"].append(endpoint)
@@ -99,8 +117,9 @@ def makeService(options: Options) -> Daemon:
     from twisted.internet import reactor as installed
 
     reactor = cast(Reactor, installed)
-    _say_startup_errors_in_one_line()
     keep_time_steady(reactor)
+    leave_threads_behind(reactor)
+    path = config_path(options["config"])
     settings = load_settings(options["config"], options["simulate"])
     for warning in settings.warnings:
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
@@ -118,11 +137,13 @@ def makeService(options: Options) -> Daemon:
         verbose=settings.verbose,
         most_waiting=settings.limits.requests_waiting,
     )
+
+    def give_up(error: StartupError) -> None:
+        daemon.give_up(error)
+        reactor.stop()
+
     watermarks = Watermarks(
-        partial(open_store, settings.store, reactor),
-        settings.floors,
-        reactor,
-        partial(_give_up, reactor),
+        partial(open_store, settings.store, reactor), settings.floors, reactor, give_up
     )
     signer = Signer(settings, hsms, watermarks, reactor)
     http_at = options["http"] or settings.http
@@ -142,26 +163,14 @@ def makeService(options: Options) -> Daemon:
         *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
         *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
-    return Daemon(reactor, signer, [*([simulator] if simulator else []), watermarks, hsms], doors)
-
-
-def _give_up(reactor: Reactor, error: StartupError) -> None:
-    """End a daemon that turns out, only when it runs, not to be able to do its work."""
-    _log.critical("tezio-signer: {sentence}", sentence=error)
-    # twistd exits with 0 whatever has stopped the reactor; this is run after it.
-    atexit.register(os._exit, 1)
-    reactor.stop()
-
-
-def _say_startup_errors_in_one_line() -> None:
-    """An operator's mistake wants a sentence, not a traceback; twistd lets both through."""
-
-    def hook(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, StartupError):
-            print(f"tezio-signer: {error}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, traceback)
-
-    sys.excepthook = hook
+    daemon = Daemon(
+        reactor,
+        signer,
+        [*([simulator] if simulator else []), watermarks, hsms],
+        doors,
+        banner(settings, path if path.exists() else None, http_at, sockets_at),
+        standard_log(settings.verbose),
+    )
+    if options.parent is not None:
+        undertwistd.attach(daemon, options.parent, reactor)
+    return daemon

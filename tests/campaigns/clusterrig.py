@@ -31,7 +31,7 @@ LATENCY = 0.005
 RESET_EVERY = 0.05
 """Seconds between two resets of a connection that is reset again and again."""
 _BAD_WORDS = ("Traceback", "Unhandled")
-_ALARM = "#critical"
+_ALARM = " critical "
 
 
 class SignerDaemon:

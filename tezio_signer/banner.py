@@ -1,0 +1,74 @@
+"""What a daemon says of itself when it has started: everything that decides what it signs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tezio_signer import __version__
+from tezio_signer.endpoints import UNIX_MODE, Endpoint
+from tezio_signer.settings import Settings, SigningKey
+
+
+def banner(
+    settings: Settings, source: Path | None, http: Sequence[str], sockets: Sequence[str]
+) -> str:
+    """Version, configuration, store, listeners with their protection, keys with their rules.
+
+    :param source: the configuration file; None if the settings are built in.
+    :param http: the endpoints that HTTP is spoken at.
+    :param sockets: those of the protocol for sockets.
+    """
+    return "\n".join(
+        [
+            f"Tezio Signer {__version__} has started",
+            f"configuration: {'built in' if source is None else source.absolute()}",
+            f"watermarks: {settings.store or 'in memory, and gone when it stops'}",
+            *(f"HTTP at {text}: {_protection(settings, text, True)}" for text in http),
+            *(f"Octez socket at {text}: {_protection(settings, text, False)}" for text in sockets),
+            f"who may ask: {', '.join(_askers(settings))}",
+            *(
+                f"{key.key}: {', '.join(_rules(settings, key))}"
+                for key in settings.signing_keys.values()
+            ),
+        ]
+    )
+
+
+def _protection(settings: Settings, text: str, is_http: bool) -> str:
+    endpoint = Endpoint.parse(text)
+    kinds = []
+    if endpoint.kind == "unix":
+        kinds.append(f"mode {endpoint.arguments.get('mode', UNIX_MODE)}")
+    else:
+        kinds.append("this machine only" if endpoint.is_private else "open to other machines")
+    kinds.append("TLS" if endpoint.is_tls else "not encrypted")
+    if endpoint.is_tls and settings.client_ca is not None:
+        kinds.append("client certificates")
+    if is_http and settings.request_token is not None:
+        kinds.append(f"token in {settings.request_token.header}")
+    if endpoint.proxied:
+        kinds.append("the proxy says who asks")
+    return ", ".join(kinds)
+
+
+def _askers(settings: Settings) -> Iterator[str]:
+    if settings.security.remote_ip_check:
+        yield from map(str, settings.allowed_ips or ("nobody",))
+    else:
+        yield "every address"
+    if settings.allowed_uids is not None:
+        users = " ".join(map(str, sorted(settings.allowed_uids))) or "nobody"
+        yield f"at Unix sockets only users {users}"
+
+
+def _rules(settings: Settings, key: SigningKey) -> Iterator[str]:
+    if settings.security.signing_policy_check:
+        yield " ".join(sorted(map(str, key.allowed_ops))) or "nothing"
+    else:
+        yield "everything"
+    yield f"chains {' '.join(sorted(key.chains))}" if key.chains is not None else "any chain"
+    if settings.security.high_water_mark_check:
+        yield f"at most {key.max_level_jump} levels at once"
+    else:
+        yield "no watermarks"
+    authenticated = settings.security.auth_check and key.auth_req
+    yield "authenticated" if authenticated else "without authentication"

@@ -1,0 +1,199 @@
+"""Lines of the log on their way to whoever reads it, which may be nobody.
+
+A pipe that is full, a socket whose reader hangs, a terminal that was stopped, a disk that
+hangs: each blocks who writes to it. So a thread of its own writes, and whoever logs only
+hands over a line. What waits for that thread is bounded: of what is too much, the least
+important lines go first, and the oldest of them; how many is said as soon as lines flow again.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from select import POLLOUT, poll
+from threading import Condition, RLock, Thread
+from time import monotonic
+from typing import Protocol
+
+from attrs import field, frozen
+
+MOST_BYTES = 4 * 2**20
+"""Of lines that wait: some twenty thousand of them."""
+BATCH_BYTES = 4096
+"""Written at once: what a pipe takes whole, or not at all."""
+STALLED_SECONDS = 0.4
+"""At the end, a reader that has taken nothing for so long is not waited for."""
+END_SECONDS = 2.0
+"""At the end, one that does read is given so long to read the rest."""
+_COUNTS = Callable[[Mapping[int, int]], bytes]
+
+
+@frozen
+class Line:
+    """A line that is to be written.
+
+    :ivar importance: lines of less are dropped first.
+    :ivar data: the line as it is written, with its end.
+    :ivar missing: the lines that it says are missing, by their importance; for others, None.
+    """
+
+    importance: int
+    data: bytes
+    missing: Mapping[int, int] | None = field(default=None, kw_only=True)
+
+
+class LineQueue:
+    """Lines in their order, up to a number of bytes.
+
+    :param left_out: the line that says how many were left out, by their importance.
+    """
+
+    def __init__(self, left_out: _COUNTS, most_bytes: int = MOST_BYTES) -> None:
+        self._left_out = left_out
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._next = 0
+        self._waiting: dict[int, deque[tuple[int, Line]]] = {}
+        self._dropped: Counter[int] = Counter()
+        self._gap = 0  # where the first of the dropped lines stood
+
+    def __bool__(self) -> bool:
+        return self._bytes > 0
+
+    def put(self, line: Line) -> None:
+        """Append a line; if that is too much, drop the oldest of the least important ones."""
+        self._waiting.setdefault(line.importance, deque()).append((self._next, line))
+        self._next += 1
+        self._bytes += len(line.data)
+        while self._bytes > self._most_bytes:
+            least = min(importance for importance, lines in self._waiting.items() if lines)
+            place, dropped = self._waiting[least].popleft()
+            self._bytes -= len(dropped.data)
+            self.count_lost([dropped], place)
+
+    def count_lost(self, lines: list[Line], place: int = 0) -> None:
+        """Count lines that nobody will see; they stood at this place, or before all others."""
+        self._gap = min(self._gap, place) if self._dropped else place
+        for line in lines:
+            self._dropped.update({line.importance: 1} if line.missing is None else line.missing)
+
+    def take(self) -> list[Line]:
+        """The next lines, as many as are written at once; [] if none waits.
+
+        Where lines are missing, one says how many.
+        """
+        batch: list[Line] = []
+        size = 0
+        while (head := self._head()) is not None:
+            place, line = head
+            if batch and size + len(line.data) > BATCH_BYTES:
+                break
+            if self._dropped and self._gap <= place:
+                missing, self._dropped = self._dropped, Counter()
+                batch.append(Line(line.importance, self._left_out(missing), missing=missing))
+                size += len(batch[-1].data)
+            self._waiting[line.importance].popleft()
+            self._bytes -= len(line.data)
+            batch.append(line)
+            size += len(line.data)
+        return batch
+
+    def _head(self) -> tuple[int, Line] | None:
+        heads = (lines[0] for lines in self._waiting.values() if lines)
+        return min(heads, key=lambda head: head[0], default=None)
+
+
+class LogWriter:
+    """Writes lines to a descriptor, in a thread of its own, and never waits for it but at the end.
+
+    What is logged may come from anywhere: from another thread, from a signal's handler, from
+    the garbage collector in the middle of this very code. Hence the lock that its holder may
+    take again, and `_arrived`, whose `append` cannot be interrupted.
+
+    :param descriptor: is left as it is, blocking or not: others may share it.
+    """
+
+    def __init__(self, descriptor: int, left_out: _COUNTS, most_bytes: int = MOST_BYTES) -> None:
+        self._descriptor = descriptor
+        self._queue = LineQueue(left_out, most_bytes)
+        self._arrived: deque[Line] = deque()
+        self._changed = Condition(RLock())
+        self._sorting = False
+        self._writing = False
+        self._last_written = monotonic()
+        self._ends_since: float | None = None
+        self._thread: Thread | None = None
+
+    def put(self, line: Line) -> None:
+        """Have a line written; returns at once, unless the end has come (`finish`)."""
+        self._arrived.append(line)
+        with self._changed:
+            if self._sorting:  # further up in this thread, and goes on with what has arrived
+                return
+            self._sort()
+            if self._thread is None:
+                # Not one that Python waits for at its end.
+                self._thread = Thread(target=self._work, name="log", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        if self._ends_since is not None:
+            self.finish()
+
+    def finish(self) -> bool:
+        """Wait until all lines are written, as long as they are read; whether they are.
+
+        From now on that is done behind every line: the process is about to end.
+        """
+        if self._ends_since is None:
+            self._ends_since = monotonic()
+        with self._changed:
+            while self._queue or self._writing:
+                stalled = max(self._ends_since, self._last_written) + STALLED_SECONDS
+                left = min(self._ends_since + END_SECONDS, stalled) - monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def _sort(self) -> None:
+        self._sorting = True
+        try:
+            while self._arrived:
+                self._queue.put(self._arrived.popleft())
+        finally:
+            self._sorting = False
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                while not (lines := self._queue.take()):
+                    self._changed.wait()
+                self._writing = True
+            try:
+                self._write(b"".join(line.data for line in lines))
+            except OSError:  # a full disk, or nobody can ever read it: later ones may get through
+                with self._changed:
+                    self._queue.count_lost(lines)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                written = os.write(self._descriptor, data)
+            except BlockingIOError:
+                ready = poll()
+                ready.register(self._descriptor, POLLOUT)
+                ready.poll()
+            else:
+                data = data[written:]
+                self._last_written = monotonic()
+
+
+class Lines(Protocol):
+    """What takes lines."""
+
+    def put(self, line: Line) -> None:
+        """Have a line written."""
+
+    def finish(self) -> bool:
+        """Have all of them written; whether they are."""

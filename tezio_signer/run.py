@@ -1,0 +1,84 @@
+"""`tezio-signer run`: the daemon in the foreground, without twistd."""
+
+import os
+import sys
+import time
+from threading import Timer
+from typing import NoReturn, cast
+
+from twisted.logger import Logger, globalLogBeginner
+
+from tezio_signer.daemon import Daemon
+from tezio_signer.errors import StartupError
+from tezio_signer.reactors import Reactor
+from tezio_signer.standardlog import as_observer
+from tezio_signer.tap import Options, makeService
+
+STOP_LIMIT = 8.0
+"""Seconds for all of the stop; 10 are given in `deploy/`, 5.5 are what is waited for in it."""
+FAILED = 1
+RESTART_PAUSE = 1.0
+"""Seconds before a failed start ends under supervisord, which begins the next one at once."""
+_log = Logger()
+
+
+def run(options: Options) -> NoReturn:
+    """Run the daemon until it is told to stop, and end this process.
+
+    The process ends by `os._exit`: whatever Python does at its end beyond what was waited
+    for here (joining threads, flushing and closing what hangs) could hold it up, and nothing
+    of it is needed. What a stop promises is done by then: answers are with their clients,
+    marks on the disk, lines of the log with who reads them.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor = cast(Reactor, installed)
+    try:
+        daemon = makeService(options)
+    except StartupError as error:
+        print(f"tezio-signer: {error}", file=sys.stderr, flush=True)
+        _pause()
+        sys.exit(FAILED)
+    globalLogBeginner.beginLoggingTo([as_observer(daemon.log)])
+    try:
+        daemon.privilegedStartService()
+        daemon.startService()
+    except StartupError as error:
+        _log.error("tezio-signer: {sentence}", sentence=error)
+        daemon.exit_code = FAILED
+        daemon.finish_log()
+        _pause()
+        _end(daemon)
+    except Exception:
+        _log.failure("the daemon does not start, which is a fault of its own")
+        daemon.exit_code = FAILED
+        _end(daemon)
+    reactor.addSystemEventTrigger("before", "shutdown", _limit_stop, daemon)
+    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    reactor.run()
+    _log.info("the signer has stopped")
+    _end(daemon)
+
+
+def _pause() -> None:
+    if "SUPERVISOR_ENABLED" in os.environ:  # what supervisord sets
+        time.sleep(RESTART_PAUSE)
+
+
+def _end(daemon: Daemon) -> NoReturn:
+    daemon.finish_log()
+    os._exit(daemon.exit_code)
+
+
+def _limit_stop(daemon: Daemon) -> None:
+    """End the process if the stop takes too long, even one in which the reactor itself hangs."""
+
+    def end() -> None:
+        _log.critical("the daemon does not stop in {seconds} s, and is ended", seconds=STOP_LIMIT)
+        daemon.exit_code = FAILED
+        _end(daemon)
+
+    # As after a crash: nothing has left that is not in the store.
+    limit = Timer(STOP_LIMIT, end)
+    limit.daemon = True
+    limit.start()
