@@ -1,48 +1,73 @@
-# make run    a signer on a simulated HSM, http://127.0.0.1:6732
-# make test   the tests, against the built wheel
-# make lint   mypy and ruff
-# make clean  remove what the others made
+# make run          a signer on a simulated HSM, http://127.0.0.1:6732; CONFIG= names another configuration
+# make test         the tests, against the built wheel
+# make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
+# make lint         mypy and ruff
+# make clean        remove what the others made
 
 PYTHON ?= python3
+CONFIG ?= config.yaml
 VENV := .venv
 BUILD := build
 BIN := $(CURDIR)/$(VENV)/bin
+LOWEST := $(BUILD)/lowest
 export TEZIO_SIGNER_INTEROP ?= $(CURDIR)/.interop
 SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) setup.cfg pyproject.toml README.md LICENSE
 WHEEL := $(BUILD)/wheel.stamp
 INSTALLED := $(VENV)/installed.stamp
+# What the tests read, and those of them that `make test-lowest` runs.
+TEST_FILES := tests deploy README.md setup.cfg
+QUICK_TESTS = $(basename $(subst /,.,$(filter-out tests/interop/% tests/campaigns/%,$(shell find tests -name 'test_*.py'))))
 
-.PHONY: run test coverage-report lint format clean
+# A virtual environment has absolute paths in it, and a link to its Python: when the
+# checkout has moved, or the Python is another one by now, it is made anew.
+MADE_FOR := $(CURDIR) $(shell $(PYTHON) -c 'import sys; print(sys.executable, *sys.version_info[:2])' 2> /dev/null)
+ifneq ($(shell cat $(VENV)/made-for 2> /dev/null),$(MADE_FOR))
+$(VENV)/made-for: FORCE
+endif
+
+.PHONY: run test test-lowest coverage-report lint format clean FORCE
 
 run: $(INSTALLED)
-	exec $(VENV)/bin/tezio-signer run --simulate --config config.yaml
+	exec $(VENV)/bin/tezio-signer run --simulate --config $(CONFIG)
 
 # The tests run beside a copy of what they read, not in the checkout: there, Python
 # would import the sources instead of the installed wheel. COVERAGE=1 counts branches.
 test: $(INSTALLED) $(VENV)/test.stamp
 	rm -rf $(BUILD)/run && mkdir -p $(BUILD)/run
-	cp -r tests deploy config.yaml README.md setup.cfg $(BUILD)/run/
-	cd $(BUILD)/run && $(BIN)/$(if $(COVERAGE),coverage run,python) -m twisted.trial $(TRIAL_FLAGS) tests
+	cp -r $(TEST_FILES) $(BUILD)/run/
+	cd $(BUILD)/run && "$(BIN)"/$(if $(COVERAGE),coverage run,python) -m twisted.trial $(TRIAL_FLAGS) tests
+
+# Without other people's software and without campaigns: what a version breaks, it breaks here.
+test-lowest: $(WHEEL)
+	rm -rf $(LOWEST) && mkdir -p $(LOWEST)/run
+	./tools/make-environment $(PYTHON) $(LOWEST)/venv
+	./tools/lowest-requirements > $(LOWEST)/requirements.txt
+	$(LOWEST)/venv/bin/pip install --quiet -r $(LOWEST)/requirements.txt
+	$(LOWEST)/venv/bin/pip install --quiet --no-deps $(BUILD)/wheel/*.whl
+	$(LOWEST)/venv/bin/pip check
+	$(LOWEST)/venv/bin/twistd --help > /dev/null
+	cp -r $(TEST_FILES) $(LOWEST)/run/
+	cd $(LOWEST)/run && ../venv/bin/python -m twisted.trial $(TRIAL_FLAGS) $(QUICK_TESTS)
 
 coverage-report:
-	cd $(BUILD)/run && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
+	cd $(BUILD)/run && "$(BIN)"/coverage combine --quiet && "$(BIN)"/coverage report
 
 lint: $(INSTALLED) $(VENV)/test.stamp $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
+	cmp config.yaml tests/data/config.yaml # the sample, and what is tested of it
 
 format: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Debian keeps ensurepip in a package of its own.
-$(VENV)/bin/pip:
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || ./tools/install-debian-packages python3-venv
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --upgrade pip
+$(VENV)/made-for:
+	@./tools/make-environment $(PYTHON) $(VENV)
+	@echo "$(MADE_FOR)" > $@
 
-$(WHEEL): $(SOURCES) $(VENV)/bin/pip
+$(WHEEL): $(SOURCES) $(VENV)/made-for
+	@echo "Building the wheel of Tezio Signer"
 	rm -rf $(BUILD)/wheel $(BUILD)/lib
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir $(BUILD)/wheel .
 	rm -rf tezio_signer.egg-info $(BUILD)/lib $(BUILD)/bdist*
@@ -50,9 +75,11 @@ $(WHEEL): $(SOURCES) $(VENV)/bin/pip
 
 # The first `twistd` after an installation looks through all plugins; do it now.
 $(INSTALLED): $(WHEEL)
-	$(VENV)/bin/pip install --quiet --upgrade --upgrade-strategy only-if-needed $(BUILD)/wheel/*.whl
+	@echo "Installing it and the libraries that it needs into $(VENV): a minute or two"
+	$(VENV)/bin/pip install --upgrade --upgrade-strategy only-if-needed $(BUILD)/wheel/*.whl
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(BUILD)/wheel/*.whl
 	$(VENV)/bin/twistd --help > /dev/null
+	@echo "Tezio Signer is installed in $(VENV)"
 	touch $@
 
 $(VENV)/test.stamp: $(INSTALLED) setup.cfg

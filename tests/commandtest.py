@@ -12,9 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.stand import reactor
+from tests.vectors import SHIPPED
 from tezio_signer import cli, commands, locate
-
-SHIPPED = Path(__file__).parent.parent / "config.yaml"
 
 
 @frozen

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.trial.unittest import TestCase
 
 from tests.certificates import Authority
-from tests.commandtest import SHIPPED, CommandTestCase
+from tests.commandtest import CommandTestCase
 from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import checkcli
 from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.commandtest import SHIPPED, CommandTestCase, Outcome
+from tests.commandtest import CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import __version__, cli
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board

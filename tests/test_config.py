@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import config, yamlfields
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.settings import Limits, Security, Settings
@@ -17,7 +17,6 @@ from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.yamlfields import ConfigError
 
-SHIPPED = Path(__file__).parent.parent / "config.yaml"
 UPSTREAM = """\
 security:
     remote_ip_check: True

@@ -28,13 +28,12 @@ from tests.octezsocketclient import (
     signature_in,
 )
 from tests.stand import Answer, Client, reactor
-from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
+from tests.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
 from tezio_signer.watermarks import sqlite
 
-SHIPPED = Path(__file__).parent.parent / "config.yaml"
 STOP_SECONDS = 3.0
 CLOSE = "close: the signer is stopping"
 

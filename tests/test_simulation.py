@@ -1,12 +1,11 @@
 """The settings that need no configuration file."""
 
 from ipaddress import ip_network
-from pathlib import Path
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ1, TZ2, TZ3
+from tests.vectors import SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import config
 from tezio_signer.settings import Security
 from tezio_signer.simulation import built_in_settings
@@ -45,7 +44,7 @@ class BuiltInSettingsTests(SynchronousTestCase):
 
     def test_as_the_shipped_configuration(self) -> None:
         """The shipped `config.yaml` allows the same, and bakes on mainnet only."""
-        shipped = config.load(Path(__file__).parent.parent / "config.yaml")
+        shipped = config.load(SHIPPED)
         named = {
             key: evolve(policy, chains=shipped.signing_keys[key].chains)
             for key, policy in self.settings.signing_keys.items()

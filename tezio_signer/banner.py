@@ -29,8 +29,21 @@ def banner(
                 f"{key.key}: {', '.join(_rules(settings, key))}"
                 for key in settings.signing_keys.values()
             ),
+            _ready(settings, http),
         ]
     )
+
+
+def _ready(settings: Settings, http: Sequence[str]) -> str:
+    """A last line: that requests may come, and one to try if this machine can send it as it is."""
+    for endpoint in map(Endpoint.parse, http):
+        port = endpoint.arguments.get("port", "0")
+        plain = endpoint.kind == "tcp" and not endpoint.proxied and port != "0"
+        if plain and settings.request_token is None:
+            host = endpoint.arguments.get("interface") or "127.0.0.1"
+            path = "known_keys" if settings.list_known_keys else ""
+            return f"ready; try it with: curl -s http://{host}:{port}/{path}"
+    return "ready"
 
 
 def _protection(settings: Settings, text: str, is_http: bool) -> str:

@@ -9,8 +9,8 @@ from typing import Protocol
 from tests.campaigns.mutation import mutated
 from tests.campaigns.wellformed import Fields, fields_of
 from tests.strategies import RECORDED
-from tests.test_config import BASE, SHIPPED, UPSTREAM, WRONG
-from tests.vectors import AUTH, OCTEZ, OPERATIONS, TZ1, TZ3
+from tests.test_config import BASE, UPSTREAM, WRONG
+from tests.vectors import AUTH, OCTEZ, OPERATIONS, SHIPPED, TZ1, TZ3
 from tezio_signer import config
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.payload import Block, Consensus, Payload
