@@ -205,6 +205,19 @@ class AnswerTests(TestCase):
             % (str(AUTH).encode("ascii"), AUTHENTICATION["auth_pkh"].encode("ascii")),
         )
 
+    async def test_own_authorized_keys(self) -> None:
+        """The keys that are authorized for any signing key are announced, each once."""
+        settings = settings_with(auth_req=True, auth_key=AUTH)
+        own = PublicKey.parse(AUTHENTICATION["auth_key"])
+        keys = {
+            key: evolve(policy, authorized_keys=(own, own) if key == TZ1 else None)
+            for key, policy in settings.signing_keys.items()
+        }
+        self.stand = Stand(evolve(settings, signing_keys=keys))
+        await self.stand.start(self)
+        expected = ",".join(f'"{key}"' for key in (AUTHENTICATION["auth_pkh"], AUTH))
+        await self._expect("/authorized_keys", b'{"authorized_keys":[%b]}\n' % expected.encode())
+
     async def test_authentication_switched_off(self) -> None:
         """With `auth_check` off nobody is asked to authenticate."""
         self.stand = Stand(

@@ -228,8 +228,11 @@ def known_key(settings: Settings) -> Rule:
 
 def authenticated(settings: Settings, public_key: FindKey) -> Rule:
     """Only with the authentication signature of an authorized key, if the key asks for it."""
-    all_lists = [key.authorized_keys or () for key in settings.signing_keys.values()]
-    others = tuple(dict.fromkeys(chain(settings.authorized_keys, *all_lists)))
+    own_lists = [key.authorized_keys for key in settings.signing_keys.values()]
+    others: tuple[PublicKey, ...] = ()
+    if any(own_lists):  # else there is one list, of which none is another's
+        all_lists = (keys or () for keys in own_lists)
+        others = tuple(dict.fromkeys(chain(settings.authorized_keys, *all_lists)))
 
     async def candidates(own: tuple[PublicKey, ...] | None) -> AsyncIterator[PublicKey]:
         for key in settings.authorized_keys if own is None else own:
