@@ -14,6 +14,8 @@ class TurnTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.turns = Turns(self.clock)
+        self.later: list[Callable[[], object]] = []
+        self.patch(self.clock, "callLater", lambda _, call: self.later.append(call))
         self.done: list[str] = []
 
     def work(self, who: str, seconds: float, pieces: int = 1) -> Callable[[], bool]:
@@ -31,16 +33,16 @@ class TurnTests(SynchronousTestCase):
     def turn(self) -> list[str]:
         """What is done in the next turn of the reactor."""
         before = len(self.done)
-        for call in self.clock.getDelayedCalls():
-            call.cancel()
-            call.func()
+        calls, self.later = self.later, []
+        for call in calls:
+            call()
         return self.done[before:]
 
     def test_at_once(self) -> None:
         """What takes no time is done at once, and leaves nothing behind."""
         self.turns.ask("baker", self.work("baker", 0, 3))
         self.assertEqual(self.done, ["baker"] * 3)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.later, [])
 
     def test_bounded(self) -> None:
         """One turn does not take longer than is allowed, and one piece."""
@@ -64,7 +66,7 @@ class TurnTests(SynchronousTestCase):
         for _ in range(20):
             self.turn()
         self.assertEqual(sorted(self.done), ["one"] * 5 + ["two"] * 5)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.later, [])
 
     def test_fault(self) -> None:
         """A piece that fails takes none of the others with it."""
