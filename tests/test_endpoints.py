@@ -5,7 +5,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
-from tezio_signer.endpoints import Endpoint, check_endpoints
+from tezio_signer.endpoints import Endpoint, check_endpoints, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 
@@ -59,6 +59,47 @@ class ReadingTests(SynchronousTestCase):
             ("tcp:1", "tcp:1"),
         ):
             self.assertEqual(Endpoint.parse(given).description, opened)
+
+    def test_ipv6(self) -> None:
+        """The colons of an address need not be escaped, with brackets around it or without."""
+        for given, interface in (
+            ("tcp6:6732:interface=::1", "::1"),
+            ("tcp6:6732:interface=[::1]", "::1"),
+            ("tcp6:6732:interface=\\:\\:1", "::1"),
+            ("tcp:6732:interface=::1", "::1"),
+            ("tcp6:interface=2001:db8::7:port=6732", "2001:db8::7"),
+            ("tcp6:6732:interface=fe80::1%eth0:backlog=9", "fe80::1%eth0"),
+            ("haproxy:tcp6:6732:interface=[::]", "::"),
+            ("tcp6:6732:interface=::ffff:127.0.0.1", "::ffff:127.0.0.1"),
+            ("tcp:6732:interface=127.0.0.1", "127.0.0.1"),
+        ):
+            endpoint = Endpoint.parse(given)
+            self.assertEqual(endpoint.arguments["interface"], interface, given)
+            self.assertEqual(endpoint.arguments["port"], "6732", given)
+            self.assertEqual(Endpoint.parse(endpoint.description).arguments, endpoint.arguments)
+        ssl = Endpoint.parse("ssl:1:interface=::1:privateKey=/k:certKey=/c")
+        self.assertEqual(ssl.arguments["privateKey"], "/k")
+        self.assertEqual(Endpoint.parse(ssl.transport).arguments["interface"], "::1")
+
+    def test_paths(self) -> None:
+        """Relative paths start at a directory, those that are absolute stay."""
+        base = Path("/etc/tezio-signer")
+        for given, meant in (
+            ("unix:signer.sock", "unix:/etc/tezio-signer/signer.sock"),
+            ("unix:../run/x:660", "unix:/etc/run/x:mode=660"),
+            ("haproxy:unix:x:lockfile=0", "haproxy:unix:/etc/tezio-signer/x:lockfile=0"),
+            ("unix:/run/signer.sock", "unix:/run/signer.sock"),
+            ("unix:address=a=b", "unix:address=/etc/tezio-signer/a=b"),
+            (
+                "ssl:1:privateKey=k.pem:certKey=/c.pem",
+                "ssl:1:privateKey=/etc/tezio-signer/k.pem:certKey=/c.pem",
+            ),
+            ("tls:certs:443", "tls:/etc/tezio-signer/certs:port=443"),
+            ("tcp:1:interface=::1", "tcp:1:interface=::1"),
+        ):
+            self.assertEqual(resolved(given, base), meant)
+            endpoint = Endpoint.parse(given, base)
+            self.assertEqual(endpoint.arguments, Endpoint.parse(meant).arguments)
 
     def test_unreadable(self) -> None:
         """What nobody could read ends the start."""
@@ -121,3 +162,42 @@ class CheckTests(SynchronousTestCase):
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):
             (warning,) = check_endpoints([endpoint, private], None)
             self.assertIn(f"whoever can connect to {endpoint} chooses the address", warning)
+
+    def test_arguments(self) -> None:
+        """What Twisted could not open is refused, with a line that works."""
+        for endpoint, *says in (
+            ("tcp:abc", "port is a number from 0 to 65535, not 'abc'", "tcp:6732:interface="),
+            ("tcp:70000", "port is a number", "tcp:6732:interface=127.0.0.1"),
+            ("tcp:-1", "port is a number"),
+            ("tcp", "it has no port"),
+            ("", "'' is none of tcp, tcp6"),
+            ("http://127.0.0.1:6732", "'http' is none of", "works is tcp:6732:interface=127.0.0.1"),
+            ("https://10.0.0.1:80/", "works is ssl:80:interface=10.0.0.1:privateKey="),
+            ("127.0.0.1:6732", "is none of", "works is tcp:6732:interface=127.0.0.1"),
+            ("[::1]:7000", "is none of", "works is tcp6:7000:interface=::1"),
+            ("tcp:1:interfac=127.0.0.1", "no argument interfac; did you mean interface?"),
+            ("tcp:1:127.0.0.1:50:9", "nobody knows what '9' is for"),
+            ("tcp6:6732:::1", "works is tcp6:6732:interface=::1"),
+            ("tcp6:6732:[::1]", "works is tcp6:6732:interface=::1"),
+            ("tcp:1:interface=a_b", "'a_b' is no address of an interface"),
+            ("unix:", "it has no address"),
+            ("unix:/x:mode=999", "mode is three octal digits"),
+            (f"unix:/{'x' * 107}", "has 107 bytes at most"),
+            ("systemd:INET", "wants either index or name"),
+            ("tls:", "no path"),
+        ):
+            sentence = self.refused(endpoint)
+            for words in says:
+                self.assertIn(words, sentence)
+            self.assertTrue(sentence.startswith(f"{endpoint!r} is no endpoint to"), sentence)
+
+    def test_files(self) -> None:
+        """The files of an endpoint are read: its key has to be that of its certificate."""
+        endpoint = self.ssl()
+        self.assertEqual(check_endpoints([endpoint], None), ())
+        other = Authority(self.directory, "other-ca").certify("other", server=True)
+        foreign = f"ssl:1:privateKey={other.key}:certKey={self.directory}/server.pem"
+        self.assertIn("is not that of", self.refused(foreign))
+        self.assertIn("No such file", self.refused("ssl:1:privateKey=/none"))
+        (self.directory / "site").mkdir()
+        self.assertIn("holds no .pem file", self.refused(f"tls:{self.directory}/site"))

@@ -1,6 +1,7 @@
 """The HTTP server below the routes: bodies, paths and connections."""
 
 import re
+from unittest import mock
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -10,14 +11,16 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web import http
 
 from tests import octezclient
 from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import Stand, parse_response, reactor, settings_with
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.connections import Place
-from tezio_signer.httpsite import MAX_PIPELINED
+from tezio_signer.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
 from tezio_signer.settings import Limits
+from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 LONGEST_BODY = 131_072
 PATH = b"/keys/%b" % str(TZ1).encode("ascii")
@@ -178,6 +181,47 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((answer.status, message_in(answer.body)), (413, TOO_LARGE))
         self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
         self.assertTrue(self.transport.disconnecting)
+
+    def test_too_many_chunks(self) -> None:
+        """A body in chunks of a byte is refused in the middle of what was received."""
+        self.channel.dataReceived(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH)
+        original = SignerRequest.handleContentChunk
+        pieces: list[bytes] = []
+
+        def count(request: SignerRequest, data: bytes) -> None:
+            pieces.append(data)
+            original(request, data)
+
+        self.patch(SignerRequest, "handleContentChunk", count)
+        self.channel.dataReceived(b"1\r\n1\r\n" * 10_000)
+        self.assertLess(len(pieces), 2 * MAX_CHUNKS)
+        answer = parse_response(self._answers())
+        self.assertEqual(answer.status, 400)
+        self.assertIn("more than 256 chunks", message_in(answer.body))
+        self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
+        self.assertTrue(self.transport.disconnecting)
+        self.channel.dataReceived(b"1\r\n1\r\n" * 10)
+        self.assertEqual(self._answers().count(b"HTTP/1.1"), 1)
+
+    def test_chunk_a_packet(self) -> None:
+        """A chunk of its own for each packet is no reason to refuse the longest body."""
+        self.channel.dataReceived(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH)
+        for _ in range(LONGEST_BODY // 128):
+            self.channel.dataReceived(b"80\r\n%b\r\n" % (b" " * 128))
+        self.channel.dataReceived(b"0\r\n\r\n")
+        self.clock.advance(0)
+        self.assertIn("this is empty", message_in(parse_response(self._answers()).body))
+
+    def test_many_arguments(self) -> None:
+        """A query of many arguments is refused before it is taken apart."""
+        self.patch(http, "parse_qs", mock.Mock(side_effect=AssertionError))
+        for separator in (b"a&", b"a;"):
+            self.setUp()
+            target = b"/authorized_keys?" + separator * 7000
+            self.channel.dataReceived(b"GET %b HTTP/1.1\r\n\r\n" % target)
+            answer = parse_response(self._answers())
+            self.assertEqual(answer.status, 400)
+            self.assertIn("more than 16 arguments", message_in(answer.body))
 
     def test_endless_length(self) -> None:
         """A length of more digits than Python makes a number of is refused, not a fault."""
@@ -342,3 +386,25 @@ class AccessLogTests(TestCase):
         self.assertNotEqual(events, [])
         for event in events:
             self.assertNotIn(signature, f"{formatEvent(event)} {event!r}")
+
+
+class RouteLogTests(TestCase):
+    """What the log says of requests that reach no route."""
+
+    async def test_lines(self) -> None:
+        """An unknown path and a wrong verb have their line each, but a flood has not."""
+        stand = Stand()
+        await stand.start(self)
+        with capturedLogs() as events:
+            await stand.request("GET", "/nowhere?authentication=x")
+            await stand.request("DELETE", "/authorized_keys")
+            for _ in range(LINES_PER_MINUTE):
+                await stand.request("GET", f"/{'x' * 500}")
+        said = [formatEvent(event) for event in events if event["log_format"]]
+        said = [line for line in said if line.startswith("refused")]
+        self.assertIn("refused GET /nowhere from 127.0.0.1: 404 no such route", said[0])
+        self.assertIn(
+            "refused DELETE /authorized_keys from 127.0.0.1: 405 this path takes", said[1]
+        )
+        self.assertEqual(len(said), LINES_PER_MINUTE)
+        self.assertLess(max(map(len, said)), 400)

@@ -247,7 +247,7 @@ def _longest_address(value: str) -> tuple[str, str]:
 
 def _is_ipv6(text: str) -> bool:
     try:
-        return ip_address(text).version == 6
+        return ip_address(text).version == 6 and ":" not in text.partition("%")[2]
     except ValueError:
         return False
 
@@ -258,7 +258,8 @@ def _check_arguments(endpoint: Endpoint) -> None:
         _check_kind(endpoint)
         return
     if endpoint.surplus:
-        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for")
+        sample = "tcp6:6732:interface=::1" if endpoint.kind == "tcp6" else _SAMPLE
+        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for", sample)
     for name in endpoint.arguments:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)

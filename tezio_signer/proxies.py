@@ -114,6 +114,7 @@ class _Proxied(HalfCloseableWrapper):
 
     _received: bytes | None = b""
     _client: IAddress | None = None
+    _muted = False
 
     def __init__(self, factory: Any, wrapped: IProtocol) -> None:
         super().__init__(factory, wrapped)
@@ -146,6 +147,14 @@ class _Proxied(HalfCloseableWrapper):
             if rest:
                 super().dataReceived(rest)
 
+    def write(self, data: bytes) -> None:
+        if not self._muted:
+            super().write(data)
+
+    def loseConnection(self) -> None:
+        if not self._muted:
+            super().loseConnection()
+
     def _goes_on(self, client: IAddress) -> bool:
         """Whether a client of the proxy is served, or told at least that it is not."""
         factory = cast(ProxiedFactory, self.factory)
@@ -165,7 +174,9 @@ class _Proxied(HalfCloseableWrapper):
         assert refusing is not None
         served, self.wrappedProtocol = self.wrappedProtocol, refusing
         self.unregisterProducer()
+        self._muted = True  # TLS would say that there is an end
         served.connectionLost(Failure(ConnectionDone()))
+        self._muted = False
         if place is not None:
             place.close = self.loseConnection
         refusing.makeConnection(cast(ITransport, self))

@@ -214,7 +214,8 @@ def _check_version(request: SignerRequest) -> None:
 def _payload(request: SignerRequest) -> bytes:
     expected = 'the body has to be a JSON string of hexadecimal bytes, such as "03ab…"'
     body = request.content.read()
-    if len(body) > _LONGEST_PARSED and not body.lstrip(_JSON_BLANKS).startswith(b'"'):
+    begins = body.lstrip(_JSON_BLANKS)[:1]
+    if len(body) > _LONGEST_PARSED and begins not in (b"", b'"'):
         raise Malformed(f"{expected}; this is no JSON string")  # whatever takes long to read
     try:
         text = json.loads(body)

@@ -8,6 +8,7 @@ of them were refused or closed before they were done.
 import argparse
 import asyncio
 import json
+import os
 import resource
 import socket
 import ssl
@@ -238,28 +239,29 @@ async def _handshakes(target: Target) -> None:
 
 
 async def _inside_tls(target: Target, head: bytes, more: bytes) -> None:
-    """Connect with TLS, say something, and go on saying more; again when it is over.
-
-    Each connection has a context of its own, so that no session is taken up again.
-    """
+    """Connect with TLS, say something, and go on saying more; again when it is over."""
+    context = ssl.create_default_context()  # of which no connection takes up another's session
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     while True:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
         connection = await target.connect(target.tls_port)
+        writer = None
         try:
             _, writer = await asyncio.open_connection(
                 sock=connection, ssl=context, server_hostname="localhost"
             )
             if head:
                 writer.write(head)
-                while True:
+                while not writer.transport.is_closing():
                     writer.write(more)
                     await writer.drain()
+                    await asyncio.sleep(0)  # or nothing tells that the connection is gone
         except OSError:
             target.refused += 1
         finally:
-            connection.close()
+            if writer is not None:
+                writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 _ROUTE = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -354,11 +356,15 @@ def main() -> None:
     target = Target(options.port, options.tls_port, options.socket_port, options.source)
 
     async def attack() -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ATTACKS[options.attack](target), options.seconds)
+        # Not `wait_for`: a task that begins TLS at that moment would not be cancelled.
+        await asyncio.wait(
+            {asyncio.ensure_future(ATTACKS[options.attack](target))}, timeout=options.seconds
+        )
+        json.dump({"made": target.made, "refused": target.refused}, sys.stdout)
+        sys.stdout.flush()
+        os._exit(0)
 
     asyncio.run(attack())
-    json.dump({"made": target.made, "refused": target.refused}, sys.stdout)
 
 
 if __name__ == "__main__":

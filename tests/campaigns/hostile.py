@@ -6,8 +6,8 @@ They may come from the baker's own address too, for which nothing is promised: c
 are shared out by address. In earnest they would be elsewhere; here, they leave the processor
 to the others where they can. The baker asks for a signature every
 100 ms, whether or not it has the last one, at the HTTP and the socket door in turn. During
-an attack no signature may take more than twice what 99 of 100 take in quiet, and the daemon
-stays small.
+an attack by a stranger, 95 of 100 signatures may take twice what 95 of 100 take in quiet, by
+a client four times that; all are made, and the daemon stays small.
 
 A board takes 150 ms and could not sign every 100 ms, so the simulated HSM takes 60 ms: near
 enough to a board that the time allowed is more than what two busy cores add by chance, which
@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
+from math import inf
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -43,6 +44,13 @@ PERIOD = 0.1
 HSM_MILLISECONDS = 60
 MOST_MEMORY = 120 * 2**20
 SOURCES = {"stranger": "127.0.0.2", "client": "127.0.0.3", "baker": "127.0.0.1"}
+TIMES_QUIET = {"stranger": 2.0, "client": 4.0, "baker": inf}
+"""How many times the quiet 95th percentile a signature may take; nothing is promised to a baker
+whose own address attacks, but that all signatures are made."""
+FROM_BAKER = ("idle-connections",)
+"""What costs a baker no signature even if it comes from his own address."""
+FROM_BAKER_SECONDS = 25.0
+"""The system keeps silent connections to itself for 15 s, and hands them over all at once."""
 _NICE = ("nice", "-n", "19")
 _IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 """Where the daemon's store is: it is not the disk, which others share, that is attacked."""
@@ -66,6 +74,7 @@ class Outcome:
     memory: int
     made: int = 0
     refused: int = 0
+    source: str = "quiet"
 
     @property
     def all_seconds(self) -> list[float]:
@@ -73,11 +82,11 @@ class Outcome:
         return [second for seconds in self.seconds.values() for second in seconds]
 
     def broken(self, allowed: float) -> list[str]:
-        """Which promises were not kept, when a signature may take so many seconds."""
+        """Which promises were not kept, when 95 of 100 signatures may take so many seconds."""
         broken = list(self.failed[:3])
-        slow = [second for second in self.all_seconds if second > allowed]
-        if slow:
-            broken.append(f"{len(slow)} signatures took up to {1000 * max(slow):.0f} ms")
+        most = percentile(self.all_seconds, 0.95) if self.all_seconds else 0.0
+        if most > allowed:
+            broken.append(f"95 of 100 signatures took up to {1000 * most:.0f} ms")
         if self.memory > MOST_MEMORY:
             broken.append(f"the daemon took {self.memory // _MEGABYTE} MB")
         return broken
@@ -103,15 +112,14 @@ class Report:
     quiet: Outcome
     attacks: list[Outcome] = field(factory=list)
 
-    @property
-    def allowed(self) -> float:
-        """Seconds that a signature may take during an attack."""
-        return 2 * percentile(self.quiet.all_seconds, 0.99)
+    def allowed(self, source: str) -> float:
+        """Seconds that 95 of 100 signatures may take during an attack from such an address."""
+        return TIMES_QUIET[source] * percentile(self.quiet.all_seconds, 0.95)
 
     @property
     def broken(self) -> dict[str, list[str]]:
         """The attacks during which promises were not kept, and which ones."""
-        broken = {outcome.name: outcome.broken(self.allowed) for outcome in self.attacks}
+        broken = {each.name: each.broken(self.allowed(each.source)) for each in self.attacks}
         return {name: promises for name, promises in broken.items() if promises}
 
 
@@ -126,7 +134,9 @@ class Baker:
         self._daemon = daemon
         self._level = 1
 
-    async def bake(self, name: str, seconds: float, attacker: list[str] | None = None) -> Outcome:
+    async def bake(
+        self, name: str, seconds: float, attacker: list[str] | None = None, source: str = "quiet"
+    ) -> Outcome:
         """Sign for a while, during an attack or in quiet."""
         process = attacker and Popen(  # noqa: S603
             attacker, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
@@ -162,7 +172,7 @@ class Baker:
             said = {} if process.returncode else json.loads(out)
             if not said.get("made"):
                 failed.append(f"the attacker made no connection: {err[-500:]}")
-        return Outcome(name, took, tuple(failed), self._daemon.peak_memory, **said)
+        return Outcome(name, took, tuple(failed), self._daemon.peak_memory, **said, source=source)
 
 
 async def _sign(sign: Callable[[str, bytes], Awaitable[str]], payload: bytes) -> None:
@@ -175,8 +185,11 @@ async def campaign(
     names: Sequence[str] = tuple(ATTACKS),
     sources: Sequence[str] = ("stranger", "client"),
     say: Callable[[str], object] = bool,
+    from_baker: Sequence[str] = (),
 ) -> Report:
     """Measure in quiet, then during each attack for so many seconds.
+
+    :param from_baker: attacks from the baker's own address, in the end.
 
     :param say: told of each outcome as soon as it is there.
     """
@@ -187,14 +200,16 @@ async def campaign(
             await baker.bake("warming up", 1)
             report = Report(await baker.bake("quiet", seconds))
             say(str(report.quiet))
-            for source, name in product(sources, names):
+            attacks = [*product(sources, names), *product(("baker",), from_baker)]
+            for source, name in attacks:
+                lasting = max(seconds, FROM_BAKER_SECONDS) if source == "baker" else seconds
                 command = [
                     *(*_NICE, sys.executable, "-m", "tests.campaigns.attackers", name),
                     *("--port", str(daemon.port), "--tls-port", str(daemon.tls_port)),
                     *("--socket-port", str(daemon.socket_port)),
-                    *("--source", SOURCES[source], "--seconds", str(seconds)),
+                    *("--source", SOURCES[source], "--seconds", str(lasting)),
                 ]
-                outcome = await baker.bake(f"{name} by a {source}", seconds, command)
+                outcome = await baker.bake(f"{name} by a {source}", lasting, command, source)
                 report.attacks.append(outcome)
                 say(str(outcome))
                 if outcome.memory > MOST_MEMORY:  # which is not the next one's fault
@@ -219,8 +234,12 @@ def main() -> None:
     names = options.attack or list(ATTACKS)
     sources = options.source or ["stranger", "client"]
     say = partial(print, flush=True)
-    report = run(lambda: campaign(options.seconds, names, sources, say))
-    print(f"allowed: {1000 * report.allowed:.0f} ms and {MOST_MEMORY // _MEGABYTE} MB")
+    from_baker = () if options.attack or options.source else FROM_BAKER
+    report = run(lambda: campaign(options.seconds, names, sources, say, from_baker))
+    print(
+        f"allowed: {1000 * report.allowed('stranger'):.0f} ms for strangers, "
+        f"{1000 * report.allowed('client'):.0f} ms for clients, {MOST_MEMORY // _MEGABYTE} MB"
+    )
     for name, promises in report.broken.items():
         print(f"broken: {name}: {'; '.join(promises)}")
     sys.exit(1 if report.broken else 0)
