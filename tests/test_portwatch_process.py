@@ -102,7 +102,8 @@ class VanishingTests(ProcessTestCase):
 
     def _watched(self, daemon: Process) -> int:
         """How many inotify descriptors a daemon has open."""
-        opened = Path(f"/proc/{daemon.transport.pid}/fd")  # type: ignore[attr-defined]
+        assert daemon.transport is not None
+        opened = Path(f"/proc/{daemon.transport.pid}/fd")
         return sum("inotify" in str(link.readlink()) for link in opened.iterdir())
 
     async def _says_times(self, daemon: Process, words: str, times: int) -> None:
