@@ -31,11 +31,13 @@ class BoardFound:
 
     :ivar keys: what its slots hold, as far as it said; none if it could not be read.
     :ivar trouble: why it could not be read, a sentence; empty if it could.
+    :ivar left_out: the slots that said no key that can be used, and why not.
     """
 
     board: Board
     keys: tuple[tuple[Slot, PublicKey], ...] = ()
     trouble: str = ""
+    left_out: tuple[tuple[Slot, str], ...] = ()
 
 
 @frozen
@@ -91,6 +93,9 @@ async def check_boards(
     reading = [Deferred.fromCoroutine(_read(reactor, board, opener, timing)) for board in boards]
     found: list[BoardFound] = await gatherResults(reading)
     problems = [f"HSM {each.board}: {each.trouble}" for each in found if each.trouble]
+    problems += [
+        f"HSM {each.board}, slot {slot:d}: {why}" for each in found for slot, why in each.left_out
+    ]
     problems += map(not_plugged_in, unmatched(selectors, boards))
     if not boards and not problems:
         problems.append(f"no Tezio board is plugged in; plugged in: {plugged_in()}")
@@ -111,7 +116,7 @@ async def _read(reactor: Reactor, board: Board, open_port: OpenPort, timing: Tim
     device.close()
     if not device.keys:
         return BoardFound(board, (), device.trouble or "was unplugged")
-    return BoardFound(board, tuple(device.keys.items()))
+    return BoardFound(board, tuple(device.keys.items()), left_out=tuple(device.left_out.items()))
 
 
 def _judged(

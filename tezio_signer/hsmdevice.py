@@ -28,7 +28,7 @@ from tezio_signer.serialhsm import (
     WrongAnswer,
 )
 from tezio_signer.settings import DEFAULT_WAITING
-from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
+from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, UnsupportedCurveError
 
 _READINGS = 4
 _TIMING = Timing()
@@ -65,6 +65,7 @@ class HsmDevice:
     :param changed: called whenever the device became ready or was lost.
     :param most_waiting: how many commands of one priority may wait.
     :ivar keys: the public keys that the device said it holds when it was asked last.
+    :ivar left_out: the slots that did not say a key that can be used, and why not.
     :ivar connection: the present connection; another object after each re-plugging.
     :ivar present: whether a board is plugged in there, as far as is known.
     :ivar trouble: what keeps the device from being used, if it is known; a sentence
@@ -101,6 +102,7 @@ class HsmDevice:
         self._leaving = False
         self._refusal = ""
         self.present = False
+        self.left_out: dict[Slot, str] = {}
         self.trouble = ""
 
     @property
@@ -281,10 +283,10 @@ class HsmDevice:
                 raise NoAnswer(f"the HSM {self.board} does not take what is written to it")
             await connection.quiet()
             connection.in_step = True
-        keys = {}
+        keys: dict[Slot, PublicKey] = {}
         for slot in Slot:
             try:
-                keys[slot] = await connection.exchange(
+                key = await connection.exchange(
                     framing.get_public_key(slot), partial(_public_key_from, slot)
                 )
             except StatusReply as status:
@@ -292,12 +294,24 @@ class HsmDevice:
                     raise NoAnswer(
                         f"the HSM {self.board} does not say the key of slot {slot:d}: {status}"
                     ) from status
-                self._log.warn(
-                    "HSM {board}, slot {slot}: {why}", board=self.board, slot=slot, why=status
-                )
+                self._leave_out(slot, status)
+                continue
+            if isinstance(key, UnsupportedCurveError):
+                self._leave_out(slot, key)
+            else:
+                self.left_out.pop(slot, None)
+                keys[slot] = key
         if not keys or not connection.in_step:
             raise NoAnswer(f"the HSM {self.board} gives no public keys")
         return keys
+
+    def _leave_out(self, slot: Slot, why: Exception) -> None:
+        """A slot cannot be used, the others can."""
+        if self.left_out.get(slot) != str(why):
+            self.left_out[slot] = str(why)
+            self._log.warn(
+                "HSM {board}, slot {slot}: {why}", board=self.board, slot=int(slot), why=why
+            )
 
     def _became_ready(self, keys: dict[Slot, PublicKey]) -> None:
         for slot in self.keys.keys() & keys.keys():
@@ -364,10 +378,13 @@ class HsmDevice:
             self._log.error("HSM {board}: {trouble}", board=self.board, trouble=trouble)
 
 
-def _public_key_from(slot: Slot, body: bytes) -> PublicKey:
+def _public_key_from(slot: Slot, body: bytes) -> PublicKey | UnsupportedCurveError:
+    """The key, or why it cannot be used, which is an answer too."""
     data = framing.key_from(slot, body)
     try:
         return PublicKey.of(CURVES[slot], data)
+    except UnsupportedCurveError as error:
+        return error
     except ValueError as error:  # the firmware does not notice a failing read
         raise FramingError(
             f"a public key of slot {slot:d} that is no point of its curve"

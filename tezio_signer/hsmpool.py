@@ -15,6 +15,7 @@ from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatc
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
 from tezio_signer.hsm.nonces import Nonces
+from tezio_signer.hsm.slots import CURVES
 from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
 from tezio_signer.hsmsigning import Payload, Signing
 from tezio_signer.serialhsm import (
@@ -264,7 +265,13 @@ class HsmPool(Service):
         troubles = [f"HSM {d.board}: {d.trouble}" for d in self.devices.values() if d.trouble]
         absent = [f"the board with the {selector} is not plugged in" for selector in self._absent]
         nobody = f"no connected HSM holds {key}" + (f": {why}" if why else "")
-        return Unavailable("; ".join([nobody, *troubles, *absent]))
+        left_out = [
+            f"HSM {device.board}, slot {slot:d}: {trouble}"
+            for device in self.devices.values()
+            for slot, trouble in device.left_out.items()
+            if CURVES[slot] is key.curve
+        ]
+        return Unavailable("; ".join([nobody, *troubles, *absent, *left_out]))
 
     def sign(
         self,

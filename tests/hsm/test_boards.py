@@ -7,7 +7,7 @@ from serial.tools.list_ports_common import ListPortInfo
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.hsm import boards
-from tezio_signer.hsm.boards import Board, BoardSelector, find_boards
+from tezio_signer.hsm.boards import Board, BoardSelector, find_boards, unmatched
 
 MKR_WIFI_1010 = 0x8054
 NANO_33_IOT = 0x8057
@@ -121,6 +121,31 @@ class FindBoardsTests(SynchronousTestCase):
                 BoardSelector(),
             ),
             [("/dev/tezio", None), ("/dev/ttyACM0", "B2"), ("/dev/ttyACM1", "A1")],
+        )
+
+    def test_two_names(self) -> None:
+        """A board that is chosen by a link and by its number is found once, not twice."""
+        link = Path(self.mktemp()).absolute()
+        link.symlink_to("/dev/ttyACM1")
+        selectors = (BoardSelector(serial_number="A1"), BoardSelector(port=str(link)))
+        self.assertEqual(self.found((MKR, NANO), *selectors), [(str(link), None)])
+
+    def test_clones(self) -> None:
+        """Boards that say one serial number are all found."""
+        clone = port("/dev/ttyACM7", ARDUINO, MKR_WIFI_1010, "A1")
+        self.assertEqual(
+            self.found((MKR, clone, NANO), BoardSelector(serial_number="A1")),
+            [("/dev/ttyACM1", "A1"), ("/dev/ttyACM7", "A1")],
+        )
+
+    def test_unmatched(self) -> None:
+        """Serial numbers that no board says are told, each once; ports and "every" never are."""
+        wrong, right = BoardSelector(serial_number="A2"), BoardSelector(serial_number="A1")
+        selectors = (wrong, right, BoardSelector(port="/dev/none"), BoardSelector(), wrong)
+        self.assertEqual(unmatched(selectors, [Board("/dev/ttyACM1", "A1")]), (wrong,))
+        self.assertEqual(
+            [str(selector) for selector in selectors[1:4]],
+            ["serial number A1", "port /dev/none", "every board"],
         )
 
     def test_names(self) -> None:

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from tests.hsm.device import KEYS, ask, execute, is_signature, sign
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.framing import FRAME_BUFFER, KeyFormat, Opcode, Request, Slot, Status
+from tezio_signer.hsm.framing import KeyFormat, Opcode, Request, Slot, Status
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import Curve
 
@@ -335,6 +336,22 @@ class ChipFaultTests(FirmwareTestCase):
             self.firmware.failing.clear()
             self.assertEqual(len(ask(self.firmware, request)), before)
 
+    def test_curve_that_is_missing_here(self) -> None:
+        """Where OpenSSL lacks a curve, its slot is unreadable, and the others serve."""
+
+        def derive(number: int, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
+            if isinstance(curve, ec.SECP256K1):
+                raise UnsupportedAlgorithm("no such curve")
+            return genuine(number, curve)
+
+        genuine = ec.derive_private_key
+        self.patch(ec, "derive_private_key", derive)
+        firmware = Firmware()
+        for request in (framing.get_public_key(Slot.TZ2), sign(Slot.TZ2, GENERIC)):
+            self.assertEqual(ask(firmware, request), b"\xb4")
+        for slot in (Slot.TZ1, Slot.TZ3):
+            self.assertTrue(is_signature(slot, 3, GENERIC, ask(firmware, sign(slot, GENERIC))))
+
     def test_noisy(self) -> None:
         """With the library's own message, `15` and a line end come ahead of the reply."""
         self.firmware.noisy = True
@@ -423,11 +440,25 @@ class SilenceTests(FirmwareTestCase):
 
     def test_fitness_length(self) -> None:
         """A block with a fitness length of 8000 or more kills the device, ahead of its policy."""
-        for slot, length in product((Slot.TZ1, Slot.TZ3), (0x8000, 0xFFFF, 2**31, 2**32 - 1)):
+        lengths = (0x8000, 0xFFFF, 2**31, 0xFFFFFFAC)
+        for slot, length in product((Slot.TZ1, Slot.TZ3), lengths):
             payload = bytearray(block(5, 0))
             payload[83:87] = length.to_bytes(4, "big")
             self.assertIsNone(execute(self.firmware, sign(slot, bytes(payload))))
             self.assert_dead()
+
+    def test_fitness_length_that_wraps(self) -> None:
+        """From ffffffad on the place of the round wraps around into the block, which is signed.
+
+        Or refused by the policy (B8), or by the watermark (D4), as any block.
+        """
+        for level, length in ((5, 0xFFFFFFAD), (6, 0xFFFFFFC0), (7, 2**32 - 1)):
+            payload = bytearray(block(level, 0))
+            payload[83:87] = length.to_bytes(4, "big")
+            self.assertEqual(ask(self.firmware, sign(Slot.TZ1, bytes(payload))), NOT_ENABLED)
+            self.assertTrue(self.signs(Slot.TZ3, bytes(payload)))
+            self.assertEqual(ask(self.firmware, sign(Slot.TZ3, bytes(payload))), b"\xd4")
+            self.assert_alive()
 
     def test_smaller_fitness_length(self) -> None:
         """A fitness length below that, and behind all memory, reads a round of nothing."""
@@ -438,13 +469,35 @@ class SilenceTests(FirmwareTestCase):
             self.assertTrue(self.signs(Slot.TZ3, block(level, 1)))
 
     def test_overlong_frame(self) -> None:
-        """A frame behind the buffer's end is refused once, and then nothing is answered."""
-        for size in (FRAME_BUFFER + 1, 4096, 65535):
-            packet = size.to_bytes(2, "little") + b"\x21\x01\x03" + bytes(size - 5)
+        """A frame far behind the buffer's end is refused once, and then nothing is answered."""
+        for size in (1033, 4096, 65535):
+            packet = size.to_bytes(2, "little") + b"\x21\x01\x03" + b"\x07" * (size - 5)
             answer = self.firmware.execute(packet)
             assert answer is not None
             self.assertEqual(answer.packet, bytes.fromhex("0500a79583"))
             self.assert_dead()
+
+    def test_overlong_frame_survived(self) -> None:
+        """The device lives when the one byte behind the buffer that matters stays zero."""
+        for size in (1029, 1032, 1033, 4096):  # messages of 1020 bytes and more
+            body = bytearray(b"\x07" * (size - 5))
+            body[1032 - 5 : 1033 - 5] = bytes(len(body[1032 - 5 : 1033 - 5]))
+            answer = self.firmware.execute(size.to_bytes(2, "little") + b"\x21\x01\x03" + body)
+            assert answer is not None
+            self.assertEqual(answer.packet, bytes.fromhex("0500a79583"))
+            self.assert_alive()
+
+    def test_just_overlong_message(self) -> None:
+        """Up to four bytes more than fit are signed: nobody uses what they overwrite."""
+        for length in range(1016, 1020):
+            message = b"\x03" + bytes(length - 1)
+            body = bytes([Opcode.SIGN, Slot.TZ1, 3, 0, 0]) + message
+            answer = self.firmware.execute(framing.reply(body))
+            assert answer is not None
+            split = framing.split_reply(answer.packet)
+            assert split is not None
+            self.assertTrue(is_signature(Slot.TZ1, 3, message, split[0]))
+            self.assert_alive()
 
     def test_longest_frame(self) -> None:
         """A frame that just fills the buffer is served."""
@@ -457,7 +510,11 @@ class SilenceTests(FirmwareTestCase):
             (Slot.TZ1, 4, b"2" * 200),
             (Slot.TZ2, 2, b"z" * 105),
             (Slot.TZ1, 4, b"11111"),
+            (Slot.TZ1, 4, b"1" * 7),  # n of them are n + 1 bytes
+            (Slot.TZ3, 4, b"1" * 6),
             (Slot.TZ1, 4, b""),
+            (Slot.TZ1, 4, b"0" * 65),  # none of them is Base58
+            (Slot.TZ3, 2, b"\x00\xff" * 40),
         ):
             message = bytes(32) if mode == 2 else bytes(100)
             request = Request(Opcode.VERIFY, slot, mode, len(message), message + text)
@@ -466,9 +523,16 @@ class SilenceTests(FirmwareTestCase):
 
     def test_short_signature_text(self) -> None:
         """A text that is too short to be a signature, but long enough to be cut, is just wrong."""
-        for text in (b"1" * 65, b"1" * 10):
-            request = Request(Opcode.VERIFY, Slot.TZ1, 4, len(GENERIC), GENERIC + text)
+        for slot, text in (
+            (Slot.TZ1, b"1" * 65),
+            (Slot.TZ1, b"1" * 10),
+            (Slot.TZ1, b"1" * 8),  # prefix and checksum, and nothing between
+            (Slot.TZ2, b"1" * 8),
+            (Slot.TZ3, b"1" * 7),
+        ):
+            request = Request(Opcode.VERIFY, slot, 4, len(GENERIC), GENERIC + text)
             self.assertEqual(ask(self.firmware, request), b"\x00")
+            self.assert_alive()
 
     def test_message_length(self) -> None:
         """A message length behind the data's end kills the device, but only for texts."""

@@ -330,7 +330,7 @@ class TimingTests(SynchronousTestCase):
     def test_overlong_frame(self) -> None:
         """A message over 1015 bytes is refused once, then there is silence until power is cut."""
         line = Line()
-        line.send(b"\x03" + framing.reply(b"\x21\x01\x03\x00\x00" + b"\x07" * 1016))
+        line.send(b"\x03" + framing.reply(b"\x21\x01\x03\x00\x00" + b"\x07" * 1024))
         self.assertEqual(line.settle(), CUT_OFF)
         line.send(ADDRESS)
         self.assertEqual(line.settle(), b"")

@@ -2,14 +2,25 @@
 
 from itertools import product
 
+from cryptography.exceptions import InternalError
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.exceptions import RuntimeError as NaclRuntimeError
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.missingcurve import without_curve
 from tests.vectors import AUTHENTICATION, MORE_PAYLOADS, OCTEZ, PAYLOADS
-from tezio_signer.tezos import base58check
+from tezio_signer.tezos import base58check, keys
 from tezio_signer.tezos.base58check import Base58Type
-from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature, digest
+from tezio_signer.tezos.keys import (
+    Curve,
+    PublicKey,
+    PublicKeyHash,
+    Signature,
+    UnsupportedCurveError,
+    digest,
+)
 
 # The orders of the groups: SEC 2 (secp256k1, secp256r1) and RFC 8032.
 SECP256K1_N = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
@@ -389,3 +400,49 @@ class LowSTests(SynchronousTestCase):
         for curve in (Curve.ED25519, Curve.P256, None):
             signature = scalars(curve, 1, SECP256K1_N - 1)
             self.assertEqual(signature.low_s(), signature)
+
+
+class MissingCurveTests(SynchronousTestCase):
+    """An OpenSSL without a curve: that concerns the keys of this curve only."""
+
+    def test_missing(self) -> None:
+        """Such a key is read, says why it is of no use, and verifies nothing; others do."""
+        for missing in (TZ2_KEY, TZ3_KEY):
+            without_curve(self, missing.curve)
+            for key in (TZ1_KEY, TZ2_KEY, TZ3_KEY):
+                parsed = PublicKey.parse(str(key))
+                self.assertEqual(parsed, key)
+                usable = key.curve is not missing.curve
+                self.assertEqual(parsed.unsupported is None, usable)
+                self.assertEqual(parsed.verifies(MESSAGE, signature_of(key)), usable)
+                if usable:
+                    PublicKey.of(key.curve, key.data)
+                    continue
+                error = self.assertRaises(UnsupportedCurveError, PublicKey.of, key.curve, key.data)
+                self.assertIn(f"has no {key.curve.name}", str(error))
+            self._restore()
+
+    def _restore(self) -> None:
+        """Have all curves again."""
+        keys._point.cache_clear()
+        keys._verifies_ecdsa.cache_clear()
+        self.patch(keys, "_ELLIPTIC", {Curve.SECP256K1: ec.SECP256K1, Curve.P256: ec.SECP256R1})
+
+    def test_library_fails(self) -> None:
+        """What cannot be verified because a library fails does not verify, and is no fault."""
+
+        def fail(*_: object) -> None:
+            raise InternalError("OpenSSL", [])
+
+        self.addCleanup(keys._verifies_ecdsa.cache_clear)
+        keys._verifies_ecdsa.cache_clear()
+        self.patch(keys, "_point", fail)
+        for key in (TZ2_KEY, TZ3_KEY):
+            self.assertFalse(key.verifies(MESSAGE, signature_of(key)))
+
+        class FailingKey:
+            def __init__(self, _: bytes) -> None:
+                raise NaclRuntimeError("libsodium")
+
+        self.patch(keys, "VerifyKey", FailingKey)
+        self.assertFalse(TZ1_KEY.verifies(MESSAGE, signature_of(TZ1_KEY)))

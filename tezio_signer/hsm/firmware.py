@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import base58
 from attrs import frozen
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from tezio_signer.hsm.framing import (
     FRAME_BUFFER,
@@ -51,7 +52,12 @@ _TEZOS_OPERATIONS = 0x13
 _POLICY_SIZE = _TEZOS_OPERATIONS + 0x22
 _BUFFER = _POLICY + len(Slot) * _POLICY_SIZE
 _MEMORY = _BUFFER + FRAME_BUFFER
+_ROUND = _DATA + 87 - 4  # and the length of the fitness, of a block
 _FATAL_FITNESS_LENGTH = 0x8000
+_FRAME_BYTES = FRAME_BUFFER + 4
+"""Bytes of a packet of which nothing is lost: behind the buffer are four that nobody uses."""
+_FATAL_BYTE = 1032
+"""The byte of a packet that has to be zero; those before it spoil the length that is checked."""
 _NONCE = 0x7E210  # of a random generator that has failed
 
 
@@ -131,11 +137,13 @@ class Firmware:
         self._printed = b""
         try:
             self._store(_BUFFER, packet[:FRAME_BUFFER])
-            if len(packet) > FRAME_BUFFER:
-                # What lies behind the buffer is overwritten: one refusal, then silence.
-                self.crashed = True
+            if len(packet) > _FRAME_BYTES:
+                # What lies behind the buffer is overwritten: a refusal, and then silence.
+                self.crashed = any(packet[_FATAL_BYTE : _FATAL_BYTE + 1])
                 raise _Refusal(Status.WRONG_CRC)
             body, seconds = self._run(packet)
+        except UnsupportedAlgorithm:  # of this machine's OpenSSL, not of the device
+            body, seconds = bytes([Status.KEY_UNREADABLE]), _STATUS_SECONDS
         except _Refusal as refusal:
             body, seconds = bytes([refusal.status]), _STATUS_SECONDS
         except _Crash:
@@ -249,9 +257,10 @@ class Firmware:
         """The RAM watermark: no chain id, and moved before the policy is asked."""
         if magic == 0x11:
             fitness_length = self._uint32(_DATA + 83)
-            if fitness_length >= _FATAL_FITNESS_LENGTH:
+            index = (_ROUND + fitness_length) % 2**32  # it wraps around
+            if fitness_length >= _FATAL_FITNESS_LENGTH and index >= _ROUND:
                 raise _Crash
-            level, round_ = self._uint32(_DATA + 5), self._uint32(_DATA + 87 + fitness_length - 4)
+            level, round_ = self._uint32(_DATA + 5), self._uint32(index)
         else:
             level, round_ = self._uint32(_DATA + 40), self._uint32(_DATA + 44)
         if (level, round_) <= self._mark(slot, magic):
@@ -304,10 +313,16 @@ class Firmware:
 
 
 def _signature_from_text(text: bytes, curve: Curve) -> bytes:
-    """Base58 as the device reads it: neither alphabet, prefix nor checksum is checked."""
-    known = bytes(c if c in base58.BITCOIN_ALPHABET else base58.BITCOIN_ALPHABET[0] for c in text)
+    """Base58 as the device reads it: neither alphabet, prefix nor checksum is checked.
+
+    Each `1` in front is a byte of zero, what is no Base58 is a digit of zero, and the number
+    behind them takes one byte at least.
+    """
+    zeros = len(text) - len(text.lstrip(b"1"))
+    digits = bytes(c if c in base58.BITCOIN_ALPHABET else base58.BITCOIN_ALPHABET[0] for c in text)
+    value = base58.b58decode_int(digits)
+    decoded = bytes(zeros) + value.to_bytes(max(1, (value.bit_length() + 7) // 8), "big")
     prefix = 4 if curve is Curve.P256 else 5
-    raw = base58.b58decode(known)[prefix:-4]
-    if not 0 < len(raw) <= SIGNATURE_LENGTH:
+    if not prefix + 4 <= len(decoded) <= prefix + 4 + SIGNATURE_LENGTH:
         raise _Crash
-    return raw.ljust(SIGNATURE_LENGTH, b"\x00")
+    return decoded[prefix:-4].ljust(SIGNATURE_LENGTH, b"\x00")

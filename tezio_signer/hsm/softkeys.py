@@ -1,5 +1,7 @@
 """Secret keys in software, and what a Tezio HSM does with them."""
 
+from functools import cached_property
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -36,9 +38,14 @@ class SoftKey:
 
     def __init__(self, curve: Curve, secret: bytes) -> None:
         self.curve = curve
+        self._secret = secret
         self._ed25519 = SigningKey(secret)
-        kind = ec.SECP256K1() if curve is Curve.SECP256K1 else ec.SECP256R1()
-        self._elliptic = ec.derive_private_key(int.from_bytes(secret, "big"), kind)
+
+    @cached_property
+    def _elliptic(self) -> ec.EllipticCurvePrivateKey:
+        """Made when it is used; raises UnsupportedAlgorithm where OpenSSL lacks the curve."""
+        kind = ec.SECP256K1() if self.curve is Curve.SECP256K1 else ec.SECP256R1()
+        return ec.derive_private_key(int.from_bytes(self._secret, "big"), kind)
 
     @classmethod
     def parse(cls, text: str) -> "SoftKey":

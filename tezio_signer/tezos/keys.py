@@ -10,11 +10,11 @@ from hashlib import blake2b
 from typing import Self, TypeVar
 
 from attrs import frozen
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from nacl.exceptions import BadSignatureError
+from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
 from tezio_signer.tezos import base58check
@@ -57,6 +57,19 @@ _ELLIPTIC = {Curve.SECP256K1: ec.SECP256K1, Curve.P256: ec.SECP256R1}
 _DIGEST_GIVEN = ec.ECDSA(Prehashed(SHA256()))
 
 
+_CANNOT_VERIFY = (InvalidSignature, InternalError, UnsupportedAlgorithm, ValueError)
+
+
+class UnsupportedCurveError(ValueError):
+    """The OpenSSL of this machine does not have the curve of a key, which is of no use then."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__(
+            f"the OpenSSL of this machine has no {curve.name}, so that nothing of this key can be "
+            "verified; the wheels of cryptography on PyPI bring one that has"
+        )
+
+
 def digest(message: bytes) -> bytes:
     """The 32-byte BLAKE2b digest that Tezos signs and identifies a payload by."""
     return blake2b(message, digest_size=32).digest()
@@ -80,14 +93,18 @@ def _verifies_ecdsa(curve: Curve, key: bytes, hashed: bytes, signature: "Signatu
     encoded = encode_dss_signature(signature.r, signature.s)
     try:
         _point(curve, key).verify(encoded, hashed, _DIGEST_GIVEN)
-    except InvalidSignature:
+    except _CANNOT_VERIFY:
         return False
     return True
 
 
 @lru_cache(maxsize=64)
 def _point(curve: Curve, data: bytes) -> ec.EllipticCurvePublicKey:
-    return ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[curve](), data)
+    """A point of a curve; raises ValueError if it is none, and UnsupportedCurveError."""
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(_ELLIPTIC[curve](), data)
+    except (UnsupportedAlgorithm, InternalError) as error:
+        raise UnsupportedCurveError(curve) from error
 
 
 _Tag = TypeVar("_Tag")
@@ -185,12 +202,23 @@ class PublicKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `edpk…`, `sppk…` or `p2pk…`; raises ValueError for anything else."""
-        return cls.of(*_decode(text, KEY_TYPES, "a public key"))
+        """Read `edpk…`, `sppk…` or `p2pk…`; raises ValueError for anything else.
+
+        A key whose curve is missing here is read all the same, and verifies nothing.
+        """
+        curve, data = _decode(text, KEY_TYPES, "a public key")
+        try:
+            return cls.of(curve, data)
+        except UnsupportedCurveError:
+            return cls(curve, data)
 
     @classmethod
     def of(cls, curve: Curve, data: bytes) -> Self:
-        """The key of these bytes; raises ValueError if they are no point of the curve."""
+        """The key of these bytes.
+
+        :raises UnsupportedCurveError: if nothing could be verified with it.
+        :raises ValueError: if they are no point of the curve.
+        """
         if curve not in KEY_TYPES or len(data) != KEY_TYPES[curve].value.length:
             raise ValueError(f"no {curve.name} public key: {len(data)} bytes")
         if curve in _ELLIPTIC:
@@ -200,6 +228,16 @@ class PublicKey:
     def __str__(self) -> str:
         return base58check.encode(KEY_TYPES[self.curve], self.data)
 
+    @property
+    def unsupported(self) -> UnsupportedCurveError | None:
+        """Why nothing can be verified with this key, if that is so."""
+        try:
+            if self.curve in _ELLIPTIC:
+                _point(self.curve, self.data)
+        except UnsupportedCurveError as error:
+            return error
+        return None
+
     @cached_property
     def hash(self) -> PublicKeyHash:
         """The address of this key."""
@@ -208,8 +246,8 @@ class PublicKey:
     def verifies(self, message: bytes, signature: Signature) -> bool:
         """Whether this key signed the message, by the rules that Octez applies.
 
-        A typed signature is only good for a key of its type, and secp256k1 has
-        to be in low-s form, as libsecp256k1 demands.
+        What cannot be verified, for whatever reason, does not. A typed signature is only good
+        for a key of its type, and secp256k1 has to be in low-s form, as libsecp256k1 demands.
         """
         if signature.curve not in (None, self.curve) or len(signature.data) != 64:
             return False
@@ -222,6 +260,6 @@ class PublicKey:
     def _verifies_ed25519(self, hashed: bytes, signature: Signature) -> bool:
         try:
             VerifyKey(self.data).verify(hashed, signature.data)
-        except (BadSignatureError, ValueError):
+        except (CryptoError, ValueError):
             return False
         return True

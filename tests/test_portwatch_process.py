@@ -1,0 +1,110 @@
+"""A whole daemon where the kernel tells nothing of ports, or that their directory has gone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGTERM
+from unittest import SkipTest
+
+from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
+from tests.stand import reactor
+from tests.test_daemon import ProcessTestCase
+from tests.vectors import PAYLOADS, TZ3, block
+from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.simulator import Simulator
+
+_LIMITS = "/proc/sys/user"
+_UNSHARE = ("unshare", "--user", "--map-root-user")
+
+
+class ExhaustedTests(ProcessTestCase):
+    """A daemon whose user has used up what the kernel gives, really: in a namespace of its own."""
+
+    def _exhausted(self, limit: str) -> Process:
+        """A daemon with this limit at nought, of which nothing outside is affected."""
+        unshare = shutil.which(_UNSHARE[0])
+        if unshare is None:
+            raise SkipTest("there is no unshare(1) to run the daemon in a user namespace")
+        setting = f"echo 0 > {_LIMITS}/{limit}"
+        tried = subprocess.run(  # noqa: S603
+            [unshare, *_UNSHARE[1:], "sh", "-c", setting], capture_output=True, check=False
+        )
+        if tried.returncode:
+            raise SkipTest(f"no limits in a user namespace here: {tried.stderr.decode().strip()}")
+        command = f'{setting}; exec "$0" "$@"'
+        daemon = spawn(
+            [
+                *(unshare, *_UNSHARE[1:], "sh", "-c", command),
+                *(sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tezio-signer"),
+                *("--simulate", "--http", FREE_PORT),
+            ],
+            self.directory,
+            {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    async def _serves(self, limit: str, reason: str) -> None:
+        daemon = self._exhausted(limit)
+        client = await serving(daemon)
+        answer = await client.sign(TZ3, block(10, 0))
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(daemon.log.count("the kernel does not tell of changes in /dev"), 1)
+        self.assertIn(reason, daemon.log)
+        daemon.send("TERM")
+        self.assertEqual(await daemon.exits(), -SIGTERM)
+        self.assert_quiet(daemon)
+
+    async def test_no_instances(self) -> None:
+        """Without an inotify instance the daemon finds boards by looking, and says so once."""
+        await self._serves("max_inotify_instances", "INotify initialization error")
+
+    async def test_no_watches(self) -> None:
+        """So it does when no watch is left."""
+        await self._serves("max_inotify_watches", "Failed to add watch")
+
+
+class VanishingTests(ProcessTestCase):
+    """A port in a directory that goes with its last board."""
+
+    async def test_directory_goes_and_comes(self) -> None:
+        """The board is used again when directory and link are back, and the stop is clean."""
+        board = Simulator(reactor, Firmware(), 0)
+        board.startService()
+        self.addCleanup(board.stopService)
+        by_id = self.directory / "serial" / "by-id"
+        link = by_id / "usb-Arduino"
+
+        def lay_down() -> None:
+            by_id.mkdir(parents=True)
+            link.symlink_to(str(board.port))
+
+        lay_down()
+        self.configure(f"hsms: [{{port: {link}}}]")
+        daemon = self.start()
+        client = await serving(daemon)
+        for level in (10, 11):
+            shutil.rmtree(by_id.parent)
+            board.unplug()
+            await self._says_times(daemon, "was unplugged", level - 9)
+            board.firmware.power_cycle()
+            board.plug_in()
+            lay_down()
+            await self._says_times(daemon, r"HSM \S+ is ready", level - 8)
+            self.assertEqual((await client.sign(TZ3, PAYLOADS["transfer"])).status, 200)
+            self.assertEqual(self._watched(daemon), 2)  # /dev and the directory of the link
+        daemon.send("TERM")
+        self.assertEqual(await daemon.exits(), -SIGTERM)
+        self.assert_quiet(daemon)
+        self.assertNotIn("INotify", daemon.log)
+
+    def _watched(self, daemon: Process) -> int:
+        """How many inotify descriptors a daemon has open."""
+        assert daemon.transport is not None
+        opened = Path(f"/proc/{daemon.transport.pid}/fd")
+        return sum("inotify" in str(link.readlink()) for link in opened.iterdir())
+
+    async def _says_times(self, daemon: Process, words: str, times: int) -> None:
+        await daemon.says(f"(?s)({words}.*){{{times}}}")
