@@ -241,7 +241,7 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual(self.said(2, lambda: self.successResultOf(self.keep(1))), [])
 
     def test_request_first(self) -> None:
-        """What who asks has met first is not said again, neither that it is lost nor that it is back."""
+        """What a request has shown is not said again, neither a loss nor that it is over."""
         self.path.rename(self.away)
         ((level, _),) = self.said(5, lambda: self.failureResultOf(self.keep(1), StoreLostError))
         self.assertEqual(level, "critical")
