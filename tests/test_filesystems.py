@@ -5,7 +5,13 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer import filesystems
-from tezio_signer.filesystems import file_system, is_mount_point, keeping_warnings, mounts
+from tezio_signer.filesystems import (
+    file_system,
+    is_mount_point,
+    keeping_warnings,
+    mount_of,
+    mounts,
+)
 
 LISTING = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -55,6 +61,11 @@ class MountsTests(MountsTestCase):
         link = Path(self.mktemp())
         link.symlink_to("/data/s.sqlite")
         self.assertTrue(is_mount_point(link))
+
+    def test_where(self) -> None:
+        """Where a file system is mounted is known: links to a file are there, and nowhere else."""
+        self.assertEqual(mount_of(Path("/srv/with a blank/a")).point, Path("/srv/with a blank"))
+        self.assertEqual(mount_of(Path("/var/lib/a")).point, Path("/"))
 
     def test_nothing_known(self) -> None:
         """Without /proc nothing is known, and nothing warned of."""

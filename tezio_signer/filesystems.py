@@ -52,13 +52,18 @@ def is_mount_point(path: Path) -> bool:
     return any(mount.point == real for mount in mounts())
 
 
-def file_system(path: Path) -> str:
-    """The type of the file system that a path is on, or would be; "" if it is not known."""
+def mount_of(path: Path) -> Mount:
+    """The mount that a path is in, or would be; one of no type at / if that is not known."""
     real = Path(os.path.realpath(path))
     around = [mount for mount in mounts() if real.is_relative_to(mount.point)]
     # The deepest counts, and of several at one point the one that was mounted last.
     around.reverse()
-    return max(around, key=lambda mount: len(mount.point.parts), default=Mount(real, "")).kind
+    return max(around, key=lambda mount: len(mount.point.parts), default=Mount(Path("/"), ""))
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on, or would be; "" if it is not known."""
+    return mount_of(path).kind
 
 
 def keeping_warnings(path: Path, what: str) -> list[str]:

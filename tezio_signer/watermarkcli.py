@@ -188,7 +188,7 @@ def _check_listed(settings: Settings, mark_id: MarkId) -> None:
     else:
         return
     raise CommandError(
-        f"{what} in the configuration of {settings.store} (it has: {named}), so that the mark "
+        f"{what} in the configuration (those are: {named}), so that the mark in {settings.store} "
         "would protect nothing that is signed with it; if it is meant all the same, add --unlisted"
     )
 

@@ -15,10 +15,10 @@ from tests.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.grouped import REST, GroupedStore, ThreadWriter
+from tezio_signer.watermarks.grouped import LOOK_INTERVAL, REST, GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
-from tezio_signer.watermarks.store import Kept, StoreError
+from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 FIRST = Signature(Curve.P256, b"\x01" * 64)
@@ -194,6 +194,91 @@ class TidyingTests(SynchronousTestCase):
         self.keep(1)
         self.store.keep(BLOCK, Mark(2, 0, bytes(32)))
         self.store.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class LookingTests(SynchronousTestCase):
+    """A store that is looked at although nobody asks for anything."""
+
+    def setUp(self) -> None:
+        self.clock, self.writer = Clock(), HeldWriter()
+        self.home = Path(self.mktemp())
+        self.home.mkdir()
+        self.path, self.away = self.home / "store", self.home / "away"
+        sqlite.create(self.path)
+        self.file = SqliteStore(self.path)
+        self.store = GroupedStore(self.file, self.writer, self.clock, self.file.look)
+        self.addCleanup(self.store.close)
+
+    def said(self, seconds: float, act: Callable[[], object] = bool) -> list[tuple[str, str]]:
+        """What is said in this time, and how loud."""
+        with capturedLogs() as logged:
+            act()
+            for _ in range(int(seconds / LOOK_INTERVAL)):
+                self.clock.advance(LOOK_INTERVAL)
+                self.writer.stop()
+        return [(e["log_level"].name, str(formatEvent(e))) for e in logged]
+
+    def keep(self, level: int) -> Deferred[Kept]:
+        """Bring a mark."""
+        kept = self.store.keep(BLOCK, Mark(level, 0, bytes(32)))
+        self.clock.advance(0)
+        self.writer.stop()
+        return kept
+
+    def test_lost_and_back(self) -> None:
+        """A store that is gone is said to be once, within a second; so is that it is back."""
+        self.assertEqual(self.said(10), [])
+        ((level, sentence),) = self.said(1, lambda: self.path.rename(self.away))
+        self.assertEqual(level, "critical")
+        for words in (f"{self.path} was removed or moved away", "nothing that needs a watermark"):
+            self.assertIn(words, sentence)
+        self.assertEqual(self.said(10), [])
+        failing = self.said(1, lambda: self.failureResultOf(self.keep(1), StoreLostError))
+        self.assertEqual(failing, [])
+        ((level, sentence),) = self.said(1, lambda: self.away.rename(self.path))
+        self.assertEqual((level, "is there again" in sentence), ("info", True))
+        self.assertEqual(self.said(2, lambda: self.successResultOf(self.keep(1))), [])
+
+    def test_request_first(self) -> None:
+        """What a request has shown is not said again, neither a loss nor that it is over."""
+        self.path.rename(self.away)
+        ((level, _),) = self.said(5, lambda: self.failureResultOf(self.keep(1), StoreLostError))
+        self.assertEqual(level, "critical")
+        self.away.rename(self.path)
+        ((level, _),) = self.said(5, lambda: self.successResultOf(self.keep(1)))
+        self.assertEqual(level, "info")
+
+    def test_one_at_a_time(self) -> None:
+        """A look that hangs is not followed by others, nor does one wait behind a commit."""
+        for _ in range(5):
+            self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.stop()
+        kept = self.store.keep(BLOCK, Mark(1, 0, bytes(32)))
+        for _ in range(5):
+            self.clock.advance(LOOK_INTERVAL)
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.stop()
+        self.successResultOf(kept)
+
+    def test_fault(self) -> None:
+        """A look that fails in a way of its own is logged, and the next one comes."""
+        looks: list[None] = []
+
+        def look() -> None:
+            looks.append(None)
+            raise ZeroDivisionError
+
+        self.store.close()
+        self.store = GroupedStore(SqliteStore(self.path), self.writer, self.clock, look)
+        self.said(3)
+        self.assertEqual(len(looks), 3)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+
+    def test_closed(self) -> None:
+        """A closed store is not looked at."""
+        self.successResultOf(self.store.close())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 

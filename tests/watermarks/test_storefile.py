@@ -35,7 +35,7 @@ class OtherNamesTests(StoreTestCase):
         """A store with two names is refused by either, for reading too; with one it opens."""
         self.link.hardlink_to(self.path)
         for path in (self.path, self.link):
-            for words in ("has 2 names (hard links)", "find / -xdev -samefile", "name that one"):
+            for words in ("has 2 names (hard links)", "-xdev -samefile", "name that one"):
                 self.assertIn(words, self.refused(path))
             self.assertIn("2 names", str(self.assertRaises(StoreError, sqlite.read, path)))
         self.assertEqual(list(self.other.iterdir()), [self.link])

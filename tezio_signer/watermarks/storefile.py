@@ -14,7 +14,7 @@ from errno import EADDRINUSE
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 
-from tezio_signer.filesystems import is_mount_point
+from tezio_signer.filesystems import is_mount_point, mount_of
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
 LOGS = ("-wal", "-shm")
@@ -42,8 +42,9 @@ def check_name(path: Path) -> None:
 def _linked(path: Path, links: int) -> str:
     return (
         f"watermark store {path} has {links} names (hard links), and by another one a second "
-        f"daemon could use it without what lies beside it: delete all but one (`find / -xdev "
-        f"-samefile {path}` finds them), and name that one in watermarks.store"
+        f"daemon could use it without what lies beside it: delete all but one (`find "
+        f"{mount_of(path).point} -xdev -samefile {path}` finds them), and name that one in "
+        "watermarks.store"
     )
 
 
