@@ -93,8 +93,9 @@ def boot(root: Path, more: Sequence[str] = ()) -> dict[str, str]:
             (shared / "more.conf").write_text("\n".join(("[Service]", *more, "")))
         container = subprocess.run(  # noqa: S603
             [
-                str(shutil.which("systemd-nspawn")), "--register=no", "--keep-unit", "--boot", "--quiet",
-                "--private-network", f"--directory={root}", f"--bind={shared}:/campaign",
+                str(shutil.which("systemd-nspawn")), "--boot", "--quiet",
+                "--register=no", "--keep-unit", "--private-network",
+                f"--directory={root}", f"--bind={shared}:/campaign",
             ],
             check=False,
             capture_output=True,
