@@ -1,9 +1,49 @@
-"""Calls that are to be made later."""
+"""Calls that are to be made later, and threads that are left behind."""
+
+from threading import Event
+from time import monotonic
+from typing import cast
 
 from twisted.internet.task import Clock
+from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer.reactors import Alarm
+from tezio_signer.reactors import Alarm, Reactor, leave_threads_behind
+
+
+class PooledReactor:
+    """A reactor with a pool of threads of its own."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPool(0, 2)
+
+    def getThreadPool(self) -> ThreadPool:
+        return self.pool
+
+
+class ThreadTests(SynchronousTestCase):
+    """What hangs in the pool of a reactor."""
+
+    def test_left_behind(self) -> None:
+        """A thread that hangs holds up neither the pool nor Python; others do their work."""
+        reactor = PooledReactor()
+        leave_threads_behind(cast(Reactor, reactor))
+        reactor.pool.start()
+        hanging, running, done = Event(), Event(), Event()
+        self.addCleanup(hanging.set)
+
+        def hang() -> None:
+            running.set()
+            hanging.wait()
+
+        reactor.pool.callInThread(hang)
+        reactor.pool.callInThread(done.set)
+        self.assertTrue(running.wait(10))
+        self.assertTrue(done.wait(10))
+        self.assertTrue(all(thread.daemon for thread in reactor.pool.threads))
+        began = monotonic()
+        reactor.pool.stop()
+        self.assertLess(monotonic() - began, 5)
 
 
 class AlarmTests(SynchronousTestCase):

@@ -311,6 +311,33 @@ reactor.callWhenRunning(lambda: reactor.callInThread(socket.getaddrinfo, "b.exam
 """
 
 
+_HANGING_CLOSE = """
+import threading
+from tezio_signer import run
+from tezio_signer.watermarks.sqlite import SqliteStore
+run.STOP_LIMIT = 1.0
+SqliteStore.close = lambda _: threading.Event().wait()
+"""
+
+
+class LimitTests(ProcessTestCase):
+    """A stop in which the reactor itself hangs."""
+
+    async def test_ended(self) -> None:
+        """The process is ended when its time is over, and says so."""
+        self.configure("hsms: [{port: /dev/none}]")
+        program = f"{_HANGING_CLOSE}\n{_RUN}"
+        command = [sys.executable, "-c", program, "--http", FREE_PORT]
+        daemon = spawn(command, self.directory, {**os.environ, "PYTHONPATH": _PATH})
+        self.addCleanup(daemon.kill)
+        await daemon.says("has started")
+        began = reactor.seconds()
+        daemon.send("TERM")
+        self.assertEqual(await daemon.exits(), 1)
+        self.assertLess(reactor.seconds() - began, STOP_SECONDS)
+        self.assertIn("critical the daemon does not stop in 1.0 s, and is ended\n", daemon.log)
+
+
 class ResolverTests(ProcessTestCase):
     """A resolver that never answers, in a network and with a `resolv.conf` of its own."""
 

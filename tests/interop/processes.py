@@ -26,7 +26,6 @@ _ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEZIO_"))
 }
 _OURS = {"PYTHONPATH": os.pathsep.join(sys.path)}
-_TWISTD = "from twisted.scripts.twistd import run; run()"
 _SIGNER = "from tezio_signer.cli import main; main()"
 
 
@@ -135,14 +134,12 @@ def start_signer_command(test: TestCase, *arguments: str) -> Program:
 
 async def start_simulated_signer(test: TestCase) -> Client:
     """Start the daemon with a simulated HSM; a client of it, once its log names the keys."""
-    arguments = ("-n", "--pidfile=", "tezio-signer", "--simulate")
-    listening = ("--http", "tcp:0:interface=127.0.0.1")
-    daemon = start(test, [sys.executable, "-c", _TWISTD, *arguments, *listening], _OURS)
+    daemon = start_signer_command(test, "run", "--simulate", "--http", "tcp:0:interface=127.0.0.1")
     port = await daemon.says(r"starting on (\d+)\n")
     await daemon.says(str(TZ3))
     return Client(int(port[1]))
 
 
-def twistd_script() -> str:
-    """The text of a `twistd` that finds what these tests import, whatever its environment."""
-    return f"#!{sys.executable}\nimport sys\nsys.path[:] = {sys.path!r}\n{_TWISTD}\n"
+def signer_script() -> str:
+    """The text of a `tezio-signer` that finds what these tests import, whatever its environment."""
+    return f"#!{sys.executable}\nimport sys\nsys.path[:] = {sys.path!r}\n{_SIGNER}\n"

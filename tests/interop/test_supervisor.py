@@ -18,12 +18,13 @@ from tests.interop.processes import (
     ROOT,
     command,
     run,
+    signer_script,
     start,
     start_signer_command,
-    twistd_script,
 )
-from tests.stand import Answer, Client
+from tests.stand import Answer, Client, reactor
 from tests.vectors import TZ3, block
+from tezio_signer.run import RESTART_PAUSE
 
 _SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"
 _PROGRAM = "program:tezio-signer"
@@ -61,6 +62,8 @@ def _local_lines(root: Path) -> str:
     shipped = RawConfigParser()
     shipped.read(_SHIPPED)
     lines = [f"[{_PROGRAM}]", f"user={pwd.getpwuid(os.getuid()).pw_name}"]
+    # supervisord gives up after so many starts that count as failed: there must be none.
+    lines.append("startretries=1")
     for name, value in shipped[_PROGRAM].items():
         moved = re.sub("/(opt|etc|var)/", rf"{root}/\1/", value)
         if moved != value:
@@ -81,16 +84,16 @@ class SupervisorTests(TestCase):
         self.main_file = root / "supervisord.conf"
         self.main_file.write_text(_SUPERVISORD.format(root=root, shipped=_SHIPPED))
         (root / "tezio-signer.local.conf").write_text(_local_lines(root))
-        twistd = root / "opt" / "tezio-signer" / "bin" / "twistd"
+        program = root / "opt" / "tezio-signer" / "bin" / "tezio-signer"
         config = root / "etc" / "tezio-signer" / "config.yaml"
-        for directory in (twistd.parent, config.parent, root / "var" / "lib" / "tezio-signer"):
+        for directory in (program.parent, config.parent, root / "var" / "lib" / "tezio-signer"):
             directory.mkdir(parents=True)
         self.log = root / "var" / "log" / "supervisor" / "tezio-signer.log"
         self.log.parent.mkdir(parents=True)
         self.heard = 0
         self.written = FileWatch(self, self.log.parent)
-        twistd.write_text(twistd_script())
-        twistd.chmod(0o755)
+        program.write_text(signer_script())
+        program.chmod(0o755)
         self.client = Client(self.free_port())
         config.write_text(_CONFIGURATION.format(root=root, key=TZ3, port=self.client.port))
         hsm = start_signer_command(self, "simulate", "--latency", "0", "--link", f"{root}/hsm")
@@ -147,11 +150,34 @@ class SupervisorTests(TestCase):
         await self.running()
         said = await self.ask_supervisorctl("stop", "tezio-signer")
         self.assertEqual(said, "tezio-signer: stopped\n")
-        # With this signal twistd ends itself, after all services have stopped.
-        await self.supervisord.says(r"stopped: tezio-signer \(terminated by SIGTERM\)\n")
-        self.assertIn("Server Shut Down.", self.log.read_text())
+        await self.supervisord.says(r"stopped: tezio-signer \(exit status 0\)\n")
+        self.assertIn("info the signer has stopped\n", self.log.read_text())
         with self.assertRaises(error.ConnectionRefusedError):
             await self.client.request("GET", "/")
+
+    async def test_store_that_comes_late(self) -> None:
+        """However often it cannot start, the next start follows soon, until it can."""
+        await self.running()
+        await self.ask_supervisorctl("stop", "tezio-signer")
+        store = self.main_file.parent / "var" / "lib" / "tezio-signer" / "watermarks.sqlite"
+        away = self.main_file.parent / "away"
+        os.rename(store, away)
+        await self.ask_supervisorctl("start", "tezio-signer")
+        pids, began = [], reactor.seconds()
+        for _ in range(4):
+            ended = await self.supervisord.says(
+                r"spawned: 'tezio-signer' with pid (\d+)\n(?:.*\n)*?.*exited: .*exit status 1"
+            )
+            pids.append(ended[1])
+        took = reactor.seconds() - began
+        self.assertEqual(len(set(pids)), 4)
+        self.assertTrue(4 * RESTART_PAUSE < took < 4 * 6, f"4 starts took {took:.1f} s")
+        self.assertIn("watermarks.sqlite does not exist", self.log.read_text())
+        os.rename(away, store)
+        await self.running()
+        self.assertEqual((await self.sign_block(0x41)).status, 200)
+        for word in ("FATAL", "gave up", "BACKOFF"):
+            self.assertNotIn(word, self.supervisord.said)
 
     async def ask_supervisorctl(self, *arguments: str) -> str:
         """What a supervisorctl command says."""
