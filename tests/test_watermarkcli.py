@@ -10,12 +10,14 @@ from attrs import evolve
 from twisted.trial.unittest import SkipTest
 
 from tests.commandtest import CommandTestCase, Outcome
+from tests.stand import reactor
 from tests.vectors import OCTEZ, TZ1, TZ3
 from tezio_signer.hints import spelled_out
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.access import user_name
+from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
@@ -269,6 +271,13 @@ class HintTests(CommandTestCase):
         os.environ["TEZIO_SIGNER_CONFIG"] = str(self.config)
         line = self.refused("watermarks", "list")
         self.assertTrue(line.endswith(f"tezio-signer watermarks init --config {self.config}"))
+
+    def test_daemon(self) -> None:
+        """A daemon that does not start names its configuration in the hint, too."""
+        store = self.directory / "watermarks.sqlite"
+        for config, end in (("c.yaml", "init --config c.yaml"), (None, "init")):
+            error = self.assertRaises(StoreError, open_store, store, reactor, config)
+            self.assertTrue(str(error).endswith(f"tezio-signer watermarks {end}"), str(error))
 
     def test_options_stay(self) -> None:
         """What is behind the command stays behind it, and is not said twice."""

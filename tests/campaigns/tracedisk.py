@@ -134,6 +134,12 @@ class Disk:
         if call.name.startswith("unlink"):
             path = Path(call.strings[0].decode())
             return path.parent == self._directory and self._names.pop(path.name) is not None
+        if call.name.startswith("rename"):
+            old, new = (Path(text.decode()) for text in call.strings)
+            if old.parent != self._directory:
+                return False
+            self._names[new.name] = self._names.pop(old.name)
+            return True
         if call.file == self._directory and call.name in SYNCS:
             self._synced_names = dict(self._names)
             return True

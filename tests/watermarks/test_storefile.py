@@ -298,6 +298,23 @@ class LostTests(StoreTestCase):
         log.rename(stranger)
         self.well()
 
+    def test_closed_beside_another_log(self) -> None:
+        """SQLite deletes its log by the name: that of somebody else stays, and fools nobody."""
+        log = Path(f"{self.path}-wal")
+        stranger = log.read_bytes()
+        self.keep()
+        log.unlink()
+        log.write_bytes(stranger)
+        self.store.close()
+        self.assertEqual(log.read_bytes(), stranger)
+        newest = self.path.read_bytes()
+        for read in (SqliteStore, sqlite.read):
+            error = self.assertRaises(StoreError, read, self.path)
+            self.assertIn("older copy", str(error))
+            self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, stranger))
+        log.unlink()
+        self.assertEqual(self.open().load()[BLOCK].level, self.level)
+
     def test_log_moved_and_back(self) -> None:
         """A log that comes back before it is missed is as it was."""
         log, away = Path(f"{self.path}-wal"), self.home / "away"

@@ -91,6 +91,8 @@ class LockFile:
         self.path = path
         self._store = store
         self._file = file
+        self._there = str(path)  # looked at for every commit
+        self._status = os.fstat(file)
 
     def noted(self) -> Progress:
         """What was noted last; raises UnreadableNoteError."""
@@ -112,7 +114,7 @@ class LockFile:
     def is_there(self) -> bool:
         """Whether its path still leads to this file; raises OSError if nobody can tell."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self._file))
+            return os.path.samestat(os.lstat(self._there), self._status)
         except FileNotFoundError:
             return False
 

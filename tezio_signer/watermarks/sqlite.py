@@ -25,7 +25,7 @@ from tezio_signer.watermarks.sqliteschema import (
     use_log,
 )
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
-from tezio_signer.watermarks.storefile import StoreFile, check_name
+from tezio_signer.watermarks.storefile import StoreFile, check_name, close_untouched
 
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
@@ -46,9 +46,13 @@ def read(path: Path) -> dict[MarkId, Mark]:
         check_name(path)
         before = noted_beside(path)  # ahead of the store, which a daemon may be writing
         with closing(connect(path)) as connection:
-            check(connection, path)
-            _check_progress(path, before, _progress_in(connection, path))
-            return _marks_in(connection, path)
+            try:
+                check(connection, path)
+                _check_progress(path, before, _progress_in(connection, path))
+                return _marks_in(connection, path)
+            except BaseException:
+                close_untouched(connection, path)
+                raise
 
 
 def _check_there(path: Path) -> None:
@@ -125,6 +129,7 @@ class SqliteStore:
             before = None if lock is None else lock.noted()
             self._connection = connect(path)
             undoing.callback(self._connection.close)
+            undoing.callback(file.keep_logs)  # what is refused is left as it is
             check(self._connection, path)
             self._take(self._connection)
             _check_progress(path, before, self._progress)
@@ -356,8 +361,7 @@ class SqliteStore:
                 self._file.log_is_gone()
             except StoreLostError:
                 self._save()
-                with suppress(OSError):
-                    self._file.keep_logs()
+                self._file.keep_logs()
         self._connection.close()
         if self._lock is not None:
             self._lock.close()

@@ -8,8 +8,9 @@ several names, by links and mounts, each with a `-wal` and a `.lock` of its own 
 
 import fcntl
 import os
+import sqlite3
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from errno import EADDRINUSE
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
@@ -61,6 +62,7 @@ class StoreFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._real = Path(os.path.realpath(path))
+        self._named, self._there = str(path), str(self._real)  # looked at for every commit
         self._logs: dict[str, tuple[int, int]] = {}
         self._content = (0, 0)
         self._copies: socket | None = None
@@ -70,7 +72,7 @@ class StoreFile:
             status = os.fstat(self._file)
             self._identity = _identity(status)
             try:
-                self._lock(fcntl.F_WRLCK, _LOCKED_AT, 1)
+                _lock(self._file, fcntl.F_WRLCK, _LOCKED_AT, 1)
             except (BlockingIOError, PermissionError) as error:
                 raise StoreError(
                     f"watermark store {path} is in use by another daemon, it may be under "
@@ -79,10 +81,6 @@ class StoreFile:
             check_name(path)
             self.look()
             undoing.pop_all()
-
-    def _lock(self, kind: int, start: int, length: int) -> None:
-        asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, asked)
 
     def hold_copies(self, store: str) -> None:
         """Keep out daemons that are started on a copy, on this machine; raises StoreError.
@@ -112,8 +110,8 @@ class StoreFile:
     def look(self) -> None:
         """Raises StoreLostError unless the path leads to this file, and this is its only name."""
         try:
-            found = os.lstat(self._real)  # beside it is the log, wherever a link would lead
-            named = found if self._real == self._path else os.stat(self._path)
+            found = os.lstat(self._there)  # beside it is the log, wherever a link would lead
+            named = found if self._there == self._named else os.stat(self._named)
         except FileNotFoundError as error:
             raise StoreLostError(
                 f"watermark store {self._path} was removed or moved away under this signer: put "
@@ -142,7 +140,8 @@ class StoreFile:
 
     def remember_logs(self) -> None:
         """Take the files beside it for those that SQLite has open; raises OSError."""
-        self._logs = {suffix: _identity(os.stat(f"{self._real}{suffix}")) for suffix in LOGS}
+        paths = [f"{self._real}{suffix}" for suffix in LOGS]
+        self._logs = {path: _identity(os.stat(path)) for path in paths}
 
     @property
     def was_written(self) -> bool:
@@ -155,8 +154,7 @@ class StoreFile:
         :raises StoreLostError: if the name is that of another file by now, one with content.
         """
         gone = False
-        for suffix, identity in self._logs.items():
-            path = f"{self._real}{suffix}"
+        for path, identity in self._logs.items():
             try:
                 status = os.stat(path)
             except FileNotFoundError:
@@ -177,12 +175,11 @@ class StoreFile:
         return gone
 
     def keep_logs(self) -> None:
-        """From now on, closing the database deletes nothing beside it.
+        """From now on, closing the database leaves it, and what is beside it, as it is.
 
-        SQLite deletes the log by its name, which may be that of another daemon's by now. It does
-        not while somebody is reading, as it seems with this lock.
+        SQLite deletes the log by its name, which may be that of another daemon's by now.
         """
-        self._lock(fcntl.F_RDLCK, _SHARED_FIRST, _SHARED_SIZE)
+        _seem_to_read(self._file)
 
     def close(self) -> None:
         """Let others have the file. The database has to be closed before."""
@@ -206,6 +203,27 @@ def is_held(path: Path) -> bool:
         os.close(file)
     kind: int = _FLOCK.unpack(answer)[0]
     return kind != fcntl.F_UNLCK
+
+
+def close_untouched(connection: sqlite3.Connection, path: Path) -> None:
+    """Close a database, and leave the log beside it, which may not belong to it, where it is."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _seem_to_read(file)
+        connection.close()
+    finally:
+        os.close(file)
+
+
+def _seem_to_read(file: int) -> None:
+    """Keep who closes a database last from bringing its log into it, and deleting the log."""
+    with suppress(OSError):
+        _lock(file, fcntl.F_RDLCK, _SHARED_FIRST, _SHARED_SIZE)
+
+
+def _lock(file: int, kind: int, start: int, length: int) -> None:
+    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, asked)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
