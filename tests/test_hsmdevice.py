@@ -224,6 +224,19 @@ class ConnectingTests(DeviceTestCase):
             ],
         )
 
+    def test_refused_again(self) -> None:
+        """A port that may not be opened is told again when its board was away meanwhile."""
+        self.board.refusal = SerialException("Permission denied")
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.device.plugged_in(self.device.board)
+                self.device.unplugged()
+                self.device.unplugged()
+        self.assertEqual(
+            [line.partition(": ")[2] for line in self.logged(events)],
+            ["cannot be opened: Permission denied", "was unplugged"] * 2,
+        )
+
     def test_silent_device(self) -> None:
         """A device that does not answer is left alone for longer and longer, then tried again."""
         self.device.plugged_in(self.device.board)

@@ -158,10 +158,14 @@ class ConflictTests(TestCase):
         store.keep([(other, Mark(7, 0, digest(block(7, 0, 9))))])
         error = await failure_of(stand.signer.submit(submission(block(7, 0))))
         self.assertIsInstance(error, Conflict)
+        following = stand.signer.submit(submission(TRANSFER))
         stand.answer()
         await first
+        await stand.asked()
+        self.assertEqual(stand.messages(), [NOOP, TRANSFER])
+        stand.answer()
+        await following
         await stand.signer.drained()
-        self.assertEqual(stand.messages(), [NOOP])
 
 
 def _be_impatient(test: TestCase, stand: Stand) -> None:

@@ -210,6 +210,7 @@ class HsmDevice:
     def unplugged(self) -> None:
         """The board is not there any more."""
         self.present = False
+        self._refusal = ""
         self._report("was unplugged")
         self.close()
         self._forget_failures()

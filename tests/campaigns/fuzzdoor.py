@@ -14,7 +14,6 @@ from zlib import crc32
 
 from attrs import evolve, frozen
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory, ITCPTransport
 from twisted.internet.task import Clock
@@ -31,9 +30,10 @@ from tests.strategies import RECORDED
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.connections import Connections, LimitedFactory
 from tezio_signer.errors import Unavailable
-from tezio_signer.hsm.framing import Status, StatusReply
+from tezio_signer.hsm import framing
+from tezio_signer.hsm.framing import Slot, Status, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
-from tezio_signer.hsmdevice import Priority
+from tezio_signer.hsmdevice import Job, Priority
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.hsmsigning import Signing
 from tezio_signer.settings import Limits, Settings, SigningKey
@@ -111,8 +111,9 @@ class NotingHsms(HsmPool):
         late: Callable[[Signature], object] = bool,
     ) -> Signing:
         self.asked.append((str(key), message))
-        signing = Signing(key, message, priority, late, sent=True)
-        signing.result = Deferred()
+        signing = Signing(key, message, priority, late)
+        request = framing.get_public_key(Slot.AUTH)  # whatever it is, it is in flight
+        signing.job = Job(priority, request, framing.signature_from, sent=True)
         self._open.append(signing)
         if self.behaviour == 0:
             self.answer()
@@ -123,11 +124,11 @@ class NotingHsms(HsmPool):
         waiting, self._open = self._open, []
         for signing in waiting:
             if self.behaviour == 1:
-                signing.result.errback(StatusReply(Status.WATERMARK))
+                signing.end(Failure(StatusReply(Status.WATERMARK)))
             elif self.behaviour == 2:
-                signing.result.errback(Unavailable("no board"))
+                signing.end(Failure(Unavailable("no board")))
             else:
-                signing.result.callback(self._signature(signing))
+                signing.end(self._signature(signing))
         return bool(waiting)
 
     def _signature(self, signing: Signing) -> Signature:

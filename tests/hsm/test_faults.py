@@ -63,7 +63,7 @@ class FaultTests(SynchronousTestCase):
 
     def test_no_reply(self) -> None:
         """Silence is silence, also later; a stuck or pulled device does not even try."""
-        for fault in (Fault.SILENCE, Fault.UNPLUGGED_BEFORE, Fault.STUCK):
+        for fault in (Fault.LOST, Fault.SILENCE, Fault.UNPLUGGED_BEFORE, Fault.STUCK):
             device = self._after(fault)
             self.clock.pump([1] * 10)
             self.assertEqual(device.said, b"", fault)

@@ -20,6 +20,7 @@ from tezio_signer.reactors import Reactor
 class Fault(Enum):
     """What goes wrong in one exchange."""
 
+    LOST = "the command never reaches the device"
     SILENCE = "the command is carried out, its reply never comes"
     DELAY = "the reply comes after the host has given up"
     CUT = "the reply ends early"
@@ -145,6 +146,8 @@ class _FaultyLine(SerialLine):
         if self._fault is not None:
             self._hsm.counts[self._fault] += 1
         match self._fault:
+            case Fault.LOST:
+                pass
             case Fault.UNPLUGGED_BEFORE:
                 self._hsm.later(0, self._hsm.leave)
             case Fault.STUCK:
