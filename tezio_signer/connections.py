@@ -547,8 +547,10 @@ class _LimitedProtocol(HalfCloseableWrapper):
         return self._asked
 
     def _read_or_not(self) -> None:
+        if self.place.gone or self.transport.disconnecting:
+            return
         reads = not self._received and not self._wants_none
-        if reads is not self._reads and not self.place.gone:
+        if reads is not self._reads:
             self._reads = reads
             if reads:
                 self.transport.resumeProducing()
