@@ -17,16 +17,15 @@ from tezio_signer.connections import (
     FINISH_SECONDS,
     HANDSHAKES_PER_SECOND,
     MOST_UNKNOWN,
-    SLICE,
     TOLD_PER_SECOND,
     YOUNG_SECONDS,
     Connections,
-    LimitedFactory,
     Place,
     peer_of,
     place_of,
 )
 from tezio_signer.errors import NotAdmitted
+from tezio_signer.limitedfactory import SLICE, LimitedFactory
 from tezio_signer.peers import UnsaidAddress
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.settings import Limits
