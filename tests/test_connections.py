@@ -521,6 +521,8 @@ class StoppingTests(ConnectionsTestCase):
         self.assertNoResult(stopped)
         half.place.serving()
         late.place.serving()
+        self.assertNoResult(stopped)  # until it was handed on
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertFalse(half.place.answered())
 
@@ -530,5 +532,6 @@ class StoppingTests(ConnectionsTestCase):
         half.protocol.dataReceived(b"POST")
         stopped = self.connections.stopService()
         self.clock.advance(FINISH_SECONDS)
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertTrue(half.transport.closed)

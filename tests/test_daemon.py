@@ -357,11 +357,11 @@ class MistakeTests(ProcessTestCase):
             ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
             ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
             ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
-            ("--http", "tcp:99999"): ("0-65535",),
+            ("--http", "tcp:99999"): ("from 0 to 65535",),
             ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),
             ("--http", f"{https}:sslmethod=TLSv1_METHOD"): ("TLSv1_METHOD", "TLS 1.2"),
-            ("--http", f"ssl:0:privateKey={authority.path}"): ("no certificate and its key",),
+            ("--http", f"ssl:0:privateKey={authority.path}"): ("holds no key in PEM",),
             ("--config", "wrong.yaml"): ("wrong.yaml:2: verbos: unknown key", "verbose"),
             ("--config", "none.yaml"): ("none.yaml: cannot be read: No such file",),
         }

@@ -630,6 +630,7 @@ class StoppingTests(TransportTestCase):
         stopped = self.connections.stopService()
         self.assert_open()
         self.receive(SIGN[9:] + SIGN[:9])
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.signer.answer()
         self.clock.advance(0)

@@ -15,6 +15,7 @@ connections ever costs one that has sent something; what waits to be read counts
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from functools import partial
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any, cast
 from typing import Protocol as Abilities
@@ -409,9 +410,11 @@ class Connections(Service):
         for place in self._all():
             if place.state is not State.SERVING and not self._half_sent(place):
                 self._close(place)
+        if not any(place.state is State.RECEIVING for place in self._all()):
+            finished.callback(None)
+            return finished
         self._finished = finished
         self._finishing.set(FINISH_SECONDS, self._finish)
-        self._tell_if_finished()
         return finished
 
     def _all(self) -> list[Place]:
@@ -437,8 +440,8 @@ class Connections(Service):
         if finished is None or any(place.state is State.RECEIVING for place in self._all()):
             return
         self._finished = None
-        self._finishing.end()
-        finished.callback(None)
+        # In the next turn: a request that has just come has then been handed on.
+        self._finishing.set(0, partial(finished.callback, None))
 
 
 def peer_of(address: object, otherwise: str = _LOCAL) -> str:
