@@ -20,12 +20,12 @@ from tezio_signer.connections import (
     TOLD_PER_SECOND,
     YOUNG_SECONDS,
     Connections,
-    LimitedFactory,
     Place,
     peer_of,
     place_of,
 )
 from tezio_signer.errors import NotAdmitted
+from tezio_signer.limitedfactory import SLICE, LimitedFactory
 from tezio_signer.peers import UnsaidAddress
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.settings import Limits
@@ -382,6 +382,72 @@ class SilentTests(ConnectionsTestCase):
         self.assertEqual([client.transport.open for client in full], [False, True, True])
 
 
+class _Closing(Protocol):
+    """Closes the connection on what comes first, and remembers all that comes."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.received: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received.append(data)
+        if data.startswith(b"pause"):
+            self.transport.pauseProducing()
+        if data.startswith(b"close"):
+            self.transport.loseConnection()
+
+
+class SliceTests(ConnectionsTestCase):
+    """What is received is given on in slices, in the turns of its address."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory = LimitedFactory(Factory.forProtocol(_Closing), self.connections)
+
+    def test_slices(self) -> None:
+        """A protocol sees a slice at a time, and all of them in order."""
+        client = self.let_in(BAKER)
+        data = b"".join(bytes([number]) * SLICE for number in range(5))
+        client.protocol.dataReceived(data)
+        received = client.protocol.wrappedProtocol.received
+        self.assertEqual([len(each) for each in received], [SLICE] * 5)
+        self.assertEqual(b"".join(received), data)
+
+    def test_others_meanwhile(self) -> None:
+        """While slices wait for their turn, nothing more is read, and others have theirs."""
+        client, other = self.let_in(STRANGER), self.let_in(BAKER)
+        client.protocol.dataReceived(b"x" * SLICE)
+        self.connections.turns._spent = 1.0
+        for each in (client, other):
+            each.protocol.dataReceived(b"y")
+            self.assertEqual(each.transport.producerState, "paused")
+        self.assertEqual(client.protocol.wrappedProtocol.received, [b"x" * SLICE])
+        self.connections.turns._turn()
+        for each in (client, other):
+            self.assertEqual(each.protocol.wrappedProtocol.received[-1], b"y")
+            self.assertEqual(each.transport.producerState, "producing")
+
+    def test_paused(self) -> None:
+        """A protocol that wants no more gets no more slices until it does."""
+        client = self.let_in(BAKER)
+        client.protocol.dataReceived(b"pause".ljust(SLICE) + b"more")
+        protocol = client.protocol.wrappedProtocol
+        self.assertEqual(len(protocol.received), 1)
+        self.assertEqual(client.transport.producerState, "paused")
+        protocol.transport.resumeProducing()
+        self.assertEqual(protocol.received[1:], [b"more"])
+        self.assertEqual(client.transport.producerState, "producing")
+
+    def test_closed(self) -> None:
+        """A transport that is being closed is neither paused nor resumed any more."""
+        client = self.let_in(BAKER)
+        client.protocol.dataReceived(b"close")
+        self.assertTrue(client.transport.closed)
+        client.protocol.dataReceived(b"more" * SLICE)
+        client.protocol.wrappedProtocol.transport.resumeProducing()
+
+
 class TimeTests(ConnectionsTestCase):
     """How long a connection may do what it does."""
 
@@ -455,6 +521,8 @@ class StoppingTests(ConnectionsTestCase):
         self.assertNoResult(stopped)
         half.place.serving()
         late.place.serving()
+        self.assertNoResult(stopped)  # until it was handed on
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertFalse(half.place.answered())
 
@@ -464,5 +532,6 @@ class StoppingTests(ConnectionsTestCase):
         half.protocol.dataReceived(b"POST")
         stopped = self.connections.stopService()
         self.clock.advance(FINISH_SECONDS)
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertTrue(half.transport.closed)

@@ -5,21 +5,24 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from signal import SIGTERM
+from typing import Any, cast
 
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.certificates import Authority
 from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.filewatch import FileWatch
 from tests.heldstand import HeldStand
-from tests.octezclient import HSM_KEYS, SecretKey, verifies
+from tests.octezclient import HSM_KEYS, SecretKey, post, text_in, verifies
 from tests.octezsocketclient import (
     AUTHORIZED_KEYS,
     OctezSocketClient,
@@ -27,7 +30,7 @@ from tests.octezsocketclient import (
     sign,
     signature_in,
 )
-from tests.stand import Answer, Client, reactor
+from tests.stand import Answer, Client, parse_response, reactor
 from tests.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
@@ -157,6 +160,22 @@ class DaemonTests(SynchronousTestCase):
         self.assertRaises(ZeroDivisionError, self.daemon.privilegedStartService)
 
 
+class Asking(Protocol):
+    """Collects what comes until the connection is closed."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed.callback(self.received)
+
+
 class ProcessTestCase(TestCase):
     """Runs daemons in a directory of its own."""
 
@@ -235,6 +254,27 @@ class SigningTests(ProcessTestCase):
         await daemon.exits()
         self.assert_quiet(daemon)
         self.assertEqual(os.listdir(self.directory), [])
+
+    async def test_half_sent(self) -> None:
+        """A request of which half has come when SIGTERM does is signed, and the daemon ends."""
+        daemon = self.start("--simulate")
+        client = await serving(daemon)
+        payload = PAYLOADS["transfer"]
+        request = post("127.0.0.1", f"/keys/{TZ1}", payload)
+        asking = await connectProtocol(clientFromString(reactor, client.endpoint), Asking())
+        asking.transport.write(request[:-9])
+        other = await client.request("GET", "/authorized_keys")  # so that the half was read
+        self.assertEqual(other.status, 200)
+        daemon.send("TERM")
+        await daemon.says("Received SIGTERM")
+        self.assertNoResult(asking.closed)
+        asking.transport.write(request[-9:])
+        answer = parse_response(await asking.closed)
+        self.assertEqual(answer.status, 200)
+        signature = text_in(answer.body, "signature")
+        self.assertTrue(verifies(HSM_KEYS[0].public_key, payload, signature))
+        await daemon.exits()
+        self.assert_quiet(daemon)
 
     async def test_requests_waiting(self) -> None:
         """No more requests wait for the HSM than the configuration allows."""
@@ -320,7 +360,7 @@ class MistakeTests(ProcessTestCase):
             ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),
             ("--http", f"{https}:sslmethod=TLSv1_METHOD"): ("TLSv1_METHOD", "TLS 1.2"),
-            ("--http", f"ssl:0:privateKey={authority.path}"): ("no certificate and its key",),
+            ("--http", f"ssl:0:privateKey={authority.path}"): ("holds no key in PEM",),
             ("--config", "wrong.yaml"): ("wrong.yaml:2: verbos: unknown key", "verbose"),
             ("--config", "none.yaml"): ("none.yaml: cannot be read: No such file",),
         }

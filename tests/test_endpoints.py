@@ -101,6 +101,12 @@ class ReadingTests(SynchronousTestCase):
             endpoint = Endpoint.parse(given, base)
             self.assertEqual(endpoint.arguments, Endpoint.parse(meant).arguments)
 
+    def test_long_path(self) -> None:
+        """A socket whose whole path is too long is found from here, if that is shorter."""
+        deep = Path.cwd() / ("d" * 120)
+        self.assertEqual(resolved("unix:x", deep / "e"), f"unix:{'d' * 120}/e/x")
+        self.assertEqual(resolved("unix:x", Path.cwd() / "d"), f"unix:{Path.cwd()}/d/x")
+
     def test_unreadable(self) -> None:
         """What nobody could read ends the start."""
         for endpoint, says in (

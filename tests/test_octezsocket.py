@@ -25,9 +25,10 @@ from tests.stand import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
 from tests.strategies import socket_payloads
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
-from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.connections import Connections
 from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.limitedfactory import LimitedFactory
 from tezio_signer.octezmessages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
@@ -629,6 +630,7 @@ class StoppingTests(TransportTestCase):
         stopped = self.connections.stopService()
         self.assert_open()
         self.receive(SIGN[9:] + SIGN[:9])
+        self.clock.advance(0)
         self.successResultOf(stopped)
         self.signer.answer()
         self.clock.advance(0)

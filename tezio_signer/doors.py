@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from tezio_signer import ports
 from tezio_signer.certificates import ServedCertificates
-from tezio_signer.connections import Connections, LimitedFactory
+from tezio_signer.connections import Connections
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
 from tezio_signer.handshakes import TlsFactory
+from tezio_signer.limitedfactory import LimitedFactory
 from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.refusals import RefusingFactory

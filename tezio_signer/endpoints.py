@@ -196,7 +196,10 @@ def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
     for name in _PATHS if kind in _ARGUMENTS else ():
         path = arguments.get(name)
         if path and not os.path.isabs(path):
-            arguments[name] = os.path.normpath(directory.absolute() / path)
+            whole = os.path.normpath(directory.absolute() / path)
+            if name == "address" and len(os.fsencode(whole)) > _LONGEST_SOCKET:
+                whole = min(os.path.relpath(whole), whole, key=len)
+            arguments[name] = whole
             changed = True
     return changed
 

@@ -23,14 +23,8 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from tezio_signer.connections import (
-    UNKNOWN,
-    Connections,
-    HalfCloseableWrapper,
-    name_of,
-    peer_of,
-    place_of,
-)
+from tezio_signer.connections import UNKNOWN, Connections, peer_of, place_of
+from tezio_signer.limitedfactory import HalfCloseableWrapper, name_of
 from tezio_signer.peers import UnsaidAddress, credentials_at
 
 _NEWLINE = b"\r\n"
