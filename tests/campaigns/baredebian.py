@@ -43,7 +43,7 @@ class Step:
 
 def steps(text: str, heading: str) -> list[Step]:
     """The commands in the `console` blocks of a section; here-documents belong to theirs."""
-    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", text, re.S | re.M)
     if section is None:
         raise Unlike(f"README has no section {heading!r}")
     return [
@@ -186,7 +186,7 @@ def _quick_start(root: Root, user: str, home: str, place: str, requests: Sequenc
         )
         written = root.must(f"exec bash -c {shlex.quote(script)}", user, home)
     finally:
-        daemon.terminate()
+        daemon.kill()  # unshare(1) does not heed TERM; with it go those that it has started
         daemon.wait()
     outputs = re.split(rf"^{_MARK}\d+\n", written, flags=re.M)[1:]
     for step, output in zip(requests, outputs, strict=True):
