@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -82,3 +83,33 @@ class LowestTests(SynchronousTestCase):
         self.assertIn("twisted[tls,serial]==26.10\n", printed)
         for line in printed.splitlines():
             self.assertRegex(line, r"\A[\w.\-\[\],]+==[\d.]+\Z")
+
+
+class MovedTests(SynchronousTestCase):
+    """The virtual environment of a checkout."""
+
+    def planned(self, directory: Path) -> str:
+        """What make would do for the environment there."""
+        makefile = str(TOOLS.parent / "Makefile")
+        arguments = ["make", "-n", "-C", str(directory), "-f", makefile, ".venv/made-for"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(  # noqa: S603
+            [*arguments, f"PYTHON={sys.executable}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def test_made_anew(self) -> None:
+        """It is kept where it was made, and made anew in another place or for another Python."""
+        directory = Path(self.mktemp()).absolute()
+        stamp = directory / ".venv" / "made-for"
+        stamp.parent.mkdir(parents=True)
+        python = f"{sys.executable} {sys.version_info[0]} {sys.version_info[1]}"
+        stamp.write_text(f"{directory} {python}\n")
+        self.assertNotIn("make-environment", self.planned(directory))
+        for other in (f"/elsewhere {python}", f"{directory} /usr/bin/python3 3 10"):
+            stamp.write_text(f"{other}\n")
+            self.assertIn("make-environment", self.planned(directory))
