@@ -43,7 +43,7 @@ class Step:
 
 def steps(text: str, heading: str) -> list[Step]:
     """The commands in the `console` blocks of a section; here-documents belong to theirs."""
-    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", text, re.S | re.M)
     if section is None:
         raise Unlike(f"README has no section {heading!r}")
     return [
@@ -69,10 +69,19 @@ class Root:
 
     :ivar path: where it is on this machine.
     :ivar environment: what commands in it have besides a home and a path.
+    :ivar copied: files of this machine that it is to have.
     """
 
     path: Path
     environment: dict[str, str]
+    copied: Sequence[str]
+
+    def copy(self) -> None:
+        """Copy what it is to have; installing packages may have made it otherwise."""
+        for name in self.copied:
+            target = self.path / name.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, target)
 
     def start(
         self, command: str, user: str = "root", home: str = "/root"
@@ -120,6 +129,7 @@ class Root:
 
 def checks(root: Root, user: str, readme: str, skip_tests: bool) -> None:
     """Do as README says in a clean clone; raises Unlike."""
+    root.copy()
     home = "/root" if user == "root" else f"/home/{user}"
     place = f"{home}/tezio-signer"
     if user != "root":
@@ -143,6 +153,7 @@ def checks(root: Root, user: str, readme: str, skip_tests: bool) -> None:
             f"DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND; {install.command} -y -qq",
             seconds=1200,
         )
+    root.copy()
     # As root, `make run` installs by itself what is missing.
     _quick_start(root, user, home, place, requests)
     if not skip_tests:
@@ -175,7 +186,7 @@ def _quick_start(root: Root, user: str, home: str, place: str, requests: Sequenc
         )
         written = root.must(f"exec bash -c {shlex.quote(script)}", user, home)
     finally:
-        daemon.terminate()
+        daemon.kill()  # unshare(1) does not heed TERM; with it go those that it has started
         daemon.wait()
     outputs = re.split(rf"^{_MARK}\d+\n", written, flags=re.M)[1:]
     for step, output in zip(requests, outputs, strict=True):
@@ -183,17 +194,13 @@ def _quick_start(root: Root, user: str, home: str, place: str, requests: Sequenc
             raise Unlike(f"{step.command}: {output!r}, and README has {step.output!r}")
 
 
-def _bare(path: Path, suite: str, mirror: str, copied: Sequence[str]) -> None:
+def _bare(path: Path, suite: str, mirror: str) -> None:
     print(f"debootstrap {suite} {path}", flush=True)
     subprocess.run(  # noqa: S603
         ["debootstrap", "--variant=minbase", suite, path, mirror],  # noqa: S607
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    for name in copied:
-        target = path / name.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, target)
 
 
 def main() -> None:
@@ -233,8 +240,8 @@ def main() -> None:
             shutil.rmtree(path, ignore_errors=True)
             outcome = "as README says"
             try:
-                _bare(path, suite, options.mirror, options.copy)
-                checks(Root(path, environment), user, readme, options.skip_tests)
+                _bare(path, suite, options.mirror)
+                checks(Root(path, environment, options.copy), user, readme, options.skip_tests)
             except (Unlike, subprocess.CalledProcessError) as error:
                 outcome = f"not as README says: {error}"
                 unlike.append(f"{suite} {user}: {error}")
