@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any, cast
 
 from attrs import define, field
