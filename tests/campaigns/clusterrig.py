@@ -126,7 +126,7 @@ class SignerDaemon:
         process.send("TERM")
         code = await process.exits().addTimeout(PATIENCE, reactor)
         self.client = None
-        return "" if code == -15 else f"it ended with {code}:\n{process.log[-2000:]}"
+        return "" if code == 0 else f"it ended with {code}:\n{process.log[-2000:]}"
 
     async def marks(self) -> dict[MarkId, Mark]:
         """What stands in its store, by `tezio-signer watermarks export`."""

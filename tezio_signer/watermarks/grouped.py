@@ -223,8 +223,9 @@ class GroupedStore:
         cancel(self._tidying)
         cancel(self._looking)
         self._write()
-        if self._writer.stop():
-            self._store.close()
-        else:
+        # Behind what is written, and in the same thread: closing, too, waits for the disk.
+        closed = self._writer.run(self._store.close)
+        closed.addErrback(lambda failure: self._log.failure("closing the store failed", failure))
+        if not self._writer.stop():
             self._log.error("the watermark store does not finish writing, and is not waited for")
         return succeed(None)
