@@ -18,10 +18,10 @@ from tests.stand import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"
-_COMMAND = "from tezio_signer.cli import main; main()"
+COMMAND = "from tezio_signer.cli import main; main()"
 _ACTIVATED = (
     "import os; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', "
-    f"LISTEN_FDNAMES='door'); {_COMMAND}"
+    f"LISTEN_FDNAMES='door'); {COMMAND}"
 )
 
 
@@ -150,12 +150,12 @@ def spawn_daemon(
 
     :param before: a command that runs it, such as `unshare`.
     """
-    return _spawn_ours(_COMMAND, ("run", *options), directory, environment, before=before)
+    return _spawn_ours(COMMAND, ("run", *options), directory, environment, before=before)
 
 
 def spawn_command(directory: Path, *arguments: str) -> Process:
     """Run `tezio-signer` with these arguments; whoever starts it has to end it."""
-    return _spawn_ours(_COMMAND, arguments, directory, {})
+    return _spawn_ours(COMMAND, arguments, directory, {})
 
 
 def start_daemon(test: TestCase, directory: Path, *options: str) -> Process:

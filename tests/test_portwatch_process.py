@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from unittest import SkipTest
 
-from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
+from tests.daemonprocess import COMMAND, FREE_PORT, Process, serving, spawn
 from tests.stand import reactor
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ3, block
@@ -36,8 +36,7 @@ class ExhaustedTests(ProcessTestCase):
         daemon = spawn(
             [
                 *(unshare, *_UNSHARE[1:], "sh", "-c", command),
-                *(sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tezio-signer"),
-                *("--simulate", "--http", FREE_PORT),
+                *(sys.executable, "-c", COMMAND, "run", "--simulate", "--http", FREE_PORT),
             ],
             self.directory,
             {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
