@@ -449,7 +449,7 @@ class WrongTests(CheckTestCase):
         self.patch(EtcdStore, "read", nothing)
         self.write(minimal(etcd))
         self.assertEqual(self.errors(), [])
-        (told,) = self.lines("private key for etcd")
+        (told,) = self.lines("private key for etcd ")  # longer than its column
         self.assertTrue(told.endswith(", mode 0600)"), told)
         certified.key.write_bytes(locked(certified.key.read_bytes()))
         (error,) = self.errors()

@@ -70,8 +70,8 @@ def lines_of(meaning: Meaning) -> Iterator[str]:
 
 
 def line(name: str, text: str) -> str:
-    """One line of what is general."""
-    return f"{name:{_WIDTH}}{text}"
+    """One line of what is general; a name that fills its column is kept apart from the text."""
+    return f"{name:{_WIDTH - 1}} {text}"
 
 
 def _general(meaning: Meaning) -> Iterator[str]:
