@@ -436,8 +436,23 @@ class SliceTests(ConnectionsTestCase):
         self.assertEqual(len(protocol.received), 1)
         self.assertEqual(client.transport.producerState, "paused")
         protocol.transport.resumeProducing()
+        self.assertEqual(len(protocol.received), 1)  # it may be in the middle of something
+        self.clock.advance(0)
         self.assertEqual(protocol.received[1:], [b"more"])
         self.assertEqual(client.transport.producerState, "producing")
+
+    def test_paused_again(self) -> None:
+        """One that wants no more by the time its turn comes gets none."""
+        client = self.let_in(BAKER)
+        client.protocol.dataReceived(b"pause".ljust(SLICE) + b"more")
+        protocol = client.protocol.wrappedProtocol
+        protocol.transport.resumeProducing()
+        protocol.transport.pauseProducing()
+        self.clock.advance(0)
+        self.assertEqual(len(protocol.received), 1)
+        protocol.transport.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(protocol.received[1:], [b"more"])
 
     def test_closed(self) -> None:
         """A transport that is being closed is neither paused nor resumed any more."""
