@@ -498,6 +498,22 @@ class TimeTests(ConnectionsTestCase):
         self.clock.advance(9)
         self.assertTrue(clients[0].transport.aborted)
 
+    def test_late_request(self) -> None:
+        """One that has come by the time the idle time is over is not cut for it."""
+        clients = [self.let_in(BAKER), self.let_in(BAKER)]
+        for client in clients:
+            client.place.serving()
+            self.assertTrue(client.place.answered())
+        clients[0].transport.waiting = b"POST"  # it is still with the system
+        clients[1].protocol.pauseProducing()
+        clients[1].protocol.dataReceived(b"POST")  # or waits to be given on
+        self.clock.advance(30)
+        for client in clients:
+            self.assertTrue(client.transport.open)
+        self.clock.advance(10)
+        for client in clients:
+            self.assertTrue(client.transport.aborted)
+
     def test_closing(self) -> None:
         """A client that does not take what is written to it is cut off after ten seconds."""
         client = self.let_in(BAKER)

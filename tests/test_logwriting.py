@@ -5,14 +5,17 @@ import os
 import pty
 import socket
 import termios
+from collections import deque
 from collections.abc import Mapping
 from threading import enumerate as threads
 from time import monotonic
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tezio_signer import logwriting
 from tezio_signer.logwriting import BATCH_BYTES, STALLED_SECONDS, Line, LineQueue, LogWriter
 
 INFO, WARN, CRITICAL = 1, 2, 4
@@ -227,6 +230,35 @@ class LogWriterTests(SynchronousTestCase):
 
         self.patch(writer._queue, "put", interrupted)
         writer.put(line(1))
+        self.assertTrue(writer.finish())
+        self.assertEqual(os.read(reader, 4096), line(1).data + line(2).data)
+
+    def test_logged_behind_the_last_look(self) -> None:
+        """So does what comes when all lines are sorted, and the writer does not know it yet."""
+        reader, end = self.pipe()
+        writer = LogWriter(end, left_out)
+
+        class Arrived(deque[Line]):
+            interruptions = [line(2)]
+
+            def __bool__(self) -> bool:
+                if len(self) or not self.interruptions or not writer._queue:
+                    return len(self) > 0
+                writer.put(self.interruptions.pop())
+                return False  # as it was before
+
+        writer._arrived = Arrived()
+        writer.put(line(1))
+        self.assertTrue(writer.finish())
+        self.assertEqual(os.read(reader, 4096), line(1).data + line(2).data)
+
+    def test_no_thread_for_now(self) -> None:
+        """Where no thread can be started, the next line tries again, and none is lost."""
+        reader, end = self.pipe()
+        writer = LogWriter(end, left_out)
+        with mock.patch.object(logwriting.Thread, "start", side_effect=RuntimeError):
+            writer.put(line(1))
+        writer.put(line(2))
         self.assertTrue(writer.finish())
         self.assertEqual(os.read(reader, 4096), line(1).data + line(2).data)
 

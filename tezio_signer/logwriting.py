@@ -131,9 +131,7 @@ class LogWriter:
                 return
             self._sort()
             if self._thread is None:
-                # Not one that Python waits for at its end.
-                self._thread = Thread(target=self._work, name="log", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
         if self._ends_since is not None:
             self.finish()
@@ -154,13 +152,22 @@ class LogWriter:
                 self._changed.wait(left)
         return True
 
-    def _sort(self) -> None:
-        self._sorting = True
+    def _start(self) -> None:
+        # Not one that Python waits for at its end.
+        self._thread = Thread(target=self._work, name="log", daemon=True)
         try:
-            while self._arrived:
-                self._queue.put(self._arrived.popleft())
-        finally:
-            self._sorting = False
+            self._thread.start()
+        except RuntimeError:  # there are too many: the next line tries again
+            self._thread = None
+
+    def _sort(self) -> None:
+        while self._arrived:  # again: a signal may come behind the last look and before the end
+            self._sorting = True
+            try:
+                while self._arrived:
+                    self._queue.put(self._arrived.popleft())
+            finally:
+                self._sorting = False
 
     def _work(self) -> None:
         while True:
