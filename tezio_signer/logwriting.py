@@ -88,14 +88,19 @@ class LineQueue:
             if batch and size + len(line.data) > BATCH_BYTES:
                 break
             if self._dropped and self._gap <= place:
-                missing, self._dropped = self._dropped, Counter()
-                batch.append(Line(line.importance, self._left_out(missing), missing=missing))
+                batch.append(self._missing(line.importance))
                 size += len(batch[-1].data)
             self._waiting[line.importance].popleft()
             self._bytes -= len(line.data)
             batch.append(line)
             size += len(line.data)
+        if batch and self._dropped and head is None:  # those behind the last that is there
+            batch.append(self._missing(batch[-1].importance))
         return batch
+
+    def _missing(self, importance: int) -> Line:
+        missing, self._dropped = self._dropped, Counter()
+        return Line(importance, self._left_out(missing), missing=missing)
 
     def _head(self) -> tuple[int, Line] | None:
         heads = (lines[0] for lines in self._waiting.values() if lines)
