@@ -340,6 +340,14 @@ class WrongTests(CheckTestCase):
                 self.assertEqual(len(errors), 1, endpoint)
                 self.assertNotIn("\n", errors[0])
 
+    def test_sockets_of_systemd(self) -> None:
+        """They are handed to the daemon itself, not to the check before its start."""
+        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=door"):
+            self.write(minimal(f"listen: {{octez_socket: ['{text}']}}"))
+            self.assertEqual(self.errors(), [])
+        self.write(minimal("listen: {http: ['systemd:INET']}"))
+        self.assertEqual(len(self.errors()), 1)
+
     def test_all_endpoints(self) -> None:
         """All that are wrong are told at once."""
         self.write(minimal("listen: {http: ['tcp:abc', 'tcp:1'], octez_socket: ['tcp:70000']}"))

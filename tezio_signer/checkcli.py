@@ -107,7 +107,8 @@ def _look_at_endpoints(
     for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
         try:
             check_endpoints([endpoint], None)
-            door(endpoint, Factory(), reactor, connections)
+            if Endpoint.parse(endpoint).kind != "systemd":  # which hands it to the daemon only
+                door(endpoint, Factory(), reactor, connections)
         except StartupError as error:
             found.errors.append(str(error))
     try:
