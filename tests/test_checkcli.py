@@ -348,6 +348,19 @@ class WrongTests(CheckTestCase):
         self.write(minimal("listen: {http: ['systemd:INET']}"))
         self.assertEqual(len(self.errors()), 1)
 
+    def test_paths(self) -> None:
+        """Where no socket can be is an error, and so is a zero byte in a path."""
+        for path, wrong in (("a.sock", 0), ("none/a.sock", 1), ("config.yaml", 1), (".", 1)):
+            self.write(minimal(f"listen: {{octez_socket: ['unix:{path}']}}"))
+            self.assertEqual(len(self.errors()), wrong, path)
+        for more in (
+            'listen: {http: ["ssl:1:privateKey=a\\0b"]}',
+            'watermarks: {store: "sqlite:a\\0b"}',
+            'client_ca: "a\\0b"',
+        ):
+            self.write(minimal(more))
+            self.assertIn("a text without a zero byte", self.refused("check"))
+
     def test_all_endpoints(self) -> None:
         """All that are wrong are told at once."""
         self.write(minimal("listen: {http: ['tcp:abc', 'tcp:1'], octez_socket: ['tcp:70000']}"))

@@ -276,6 +276,8 @@ def _check_arguments(endpoint: Endpoint) -> None:
 
 def _check_values(endpoint: Endpoint) -> None:
     arguments = endpoint.arguments
+    if any("\0" in arguments.get(name, "") for name in _PATHS):
+        raise _no_endpoint(endpoint, "a path has no zero byte")
     if "port" in arguments:
         _check_number(endpoint, "port", _HIGHEST_PORT)
     if "backlog" in arguments:
@@ -329,8 +331,6 @@ def _check_unix(endpoint: Endpoint) -> None:
     if arguments.get("lockfile", "1") not in ("0", "1"):
         raise _no_endpoint(endpoint, "lockfile is 0 or 1")
     address = arguments["address"]
-    if "\0" in address:
-        raise _no_endpoint(endpoint, "a path has no zero byte")
     if len(os.fsencode(address)) > _LONGEST_SOCKET:
         raise _no_endpoint(
             endpoint,
