@@ -340,6 +340,27 @@ class WrongTests(CheckTestCase):
                 self.assertEqual(len(errors), 1, endpoint)
                 self.assertNotIn("\n", errors[0])
 
+    def test_sockets_of_systemd(self) -> None:
+        """They are handed to the daemon itself, not to the check before its start."""
+        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=door"):
+            self.write(minimal(f"listen: {{octez_socket: ['{text}']}}"))
+            self.assertEqual(self.errors(), [])
+        self.write(minimal("listen: {http: ['systemd:INET']}"))
+        self.assertEqual(len(self.errors()), 1)
+
+    def test_paths(self) -> None:
+        """Where no socket can be is an error, and so is a zero byte in a path."""
+        for path, wrong in (("a.sock", 0), ("none/a.sock", 1), ("config.yaml", 1), (".", 1)):
+            self.write(minimal(f"listen: {{octez_socket: ['unix:{path}']}}"))
+            self.assertEqual(len(self.errors()), wrong, path)
+        for more in (
+            'listen: {http: ["ssl:1:privateKey=a\\0b"]}',
+            'watermarks: {store: "sqlite:a\\0b"}',
+            'client_ca: "a\\0b"',
+        ):
+            self.write(minimal(more))
+            self.assertIn("a text without a zero byte", self.refused("check"))
+
     def test_all_endpoints(self) -> None:
         """All that are wrong are told at once."""
         self.write(minimal("listen: {http: ['tcp:abc', 'tcp:1'], octez_socket: ['tcp:70000']}"))

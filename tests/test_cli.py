@@ -12,7 +12,7 @@ from tests.commandtest import CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import __version__, cli
+from tezio_signer import __version__, cli, commands
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
@@ -114,6 +114,15 @@ class InProcessTests(CommandTestCase):
         self.patch(cli, "find_boards", fail)
         outcome = self.run_command("keys")
         self.assertEqual((outcome.code, outcome.err), (1, ""))
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C before a reactor listens to it is no fault."""
+
+        def interrupt(_: object) -> None:
+            raise KeyboardInterrupt
+
+        self.patch(commands, "react", interrupt)
+        self.assertEqual(self.run_command("keys"), Outcome(cli.INTERRUPTED, "", ""))
 
     def test_simulate(self) -> None:
         """The simulated HSM is there until the reactor stops, its link as well."""

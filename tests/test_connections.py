@@ -436,8 +436,23 @@ class SliceTests(ConnectionsTestCase):
         self.assertEqual(len(protocol.received), 1)
         self.assertEqual(client.transport.producerState, "paused")
         protocol.transport.resumeProducing()
+        self.assertEqual(len(protocol.received), 1)  # it may be in the middle of something
+        self.clock.advance(0)
         self.assertEqual(protocol.received[1:], [b"more"])
         self.assertEqual(client.transport.producerState, "producing")
+
+    def test_paused_again(self) -> None:
+        """One that wants no more by the time its turn comes gets none."""
+        client = self.let_in(BAKER)
+        client.protocol.dataReceived(b"pause".ljust(SLICE) + b"more")
+        protocol = client.protocol.wrappedProtocol
+        protocol.transport.resumeProducing()
+        protocol.transport.pauseProducing()
+        self.clock.advance(0)
+        self.assertEqual(len(protocol.received), 1)
+        protocol.transport.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(protocol.received[1:], [b"more"])
 
     def test_closed(self) -> None:
         """A transport that is being closed is neither paused nor resumed any more."""
@@ -482,6 +497,22 @@ class TimeTests(ConnectionsTestCase):
         self.assertFalse(clients[1].transport.aborted)
         self.clock.advance(9)
         self.assertTrue(clients[0].transport.aborted)
+
+    def test_late_request(self) -> None:
+        """One that has come by the time the idle time is over is not cut for it."""
+        clients = [self.let_in(BAKER), self.let_in(BAKER)]
+        for client in clients:
+            client.place.serving()
+            self.assertTrue(client.place.answered())
+        clients[0].transport.waiting = b"POST"  # it is still with the system
+        clients[1].protocol.pauseProducing()
+        clients[1].protocol.dataReceived(b"POST")  # or waits to be given on
+        self.clock.advance(30)
+        for client in clients:
+            self.assertTrue(client.transport.open)
+        self.clock.advance(10)
+        for client in clients:
+            self.assertTrue(client.transport.aborted)
 
     def test_closing(self) -> None:
         """A client that does not take what is written to it is cut off after ten seconds."""

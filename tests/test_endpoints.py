@@ -190,6 +190,7 @@ class CheckTests(SynchronousTestCase):
             ("unix:/x:mode=999", "mode is three octal digits"),
             (f"unix:/{'x' * 107}", "has 107 bytes at most"),
             ("systemd:INET", "wants either index or name"),
+            ("systemd:inet:index=0", "domain is INET, INET6 or UNIX, not 'inet'"),
             ("tls:", "no path"),
         ):
             sentence = self.refused(endpoint)

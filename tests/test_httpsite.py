@@ -17,14 +17,22 @@ from tests import octezclient
 from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import Stand, parse_response, reactor, settings_with
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
-from tezio_signer.connections import Place
+from tezio_signer.connections import Connections, Place
 from tezio_signer.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
+from tezio_signer.limitedfactory import LimitedFactory
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 LONGEST_BODY = 131_072
 PATH = b"/keys/%b" % str(TZ1).encode("ascii")
 TOO_LARGE = f"the request body is larger than {LONGEST_BODY} bytes"
+
+
+class AbortableTransport(StringTransport):
+    """Can be closed at once."""
+
+    def abortConnection(self) -> None:
+        self.disconnected = True
 
 
 class ConnectionTests(SynchronousTestCase):
@@ -266,6 +274,38 @@ class ConnectionTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnected)
         self.channel.dataReceived(b"\x00")
         self.assertTrue(self.transport.disconnected)
+
+
+class SlicedTests(SynchronousTestCase):
+    """A connection behind its limits, which gives on slices."""
+
+    def test_long_request_behind_one_that_is_served(self) -> None:
+        """It is read to its end when its turn comes, however much of it came in advance."""
+        clock = Clock()
+        stand = Stand(site_clock=clock)
+        factory = LimitedFactory(stand.site, Connections(Limits(), clock))
+        transport = AbortableTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
+        connection = factory.buildProtocol(transport.getPeer())
+        connection.makeConnection(transport)
+        self.addCleanup(connection.connectionLost, Failure(ConnectionDone()))
+        found: Deferred[object] = Deferred()
+        self.patch(stand.signer, "public_key", lambda _: found)
+        body = b'"%b"' % (b"0" * 100_000)
+        head = b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PATH, len(body))
+        sent = octezclient.get("127.0.0.1", PATH.decode("ascii")) + head + body
+        while sent:
+            if transport.producerState == "producing":
+                connection.dataReceived(sent[:0x10000])  # as much as Twisted reads at a time
+                sent = sent[0x10000:]
+            elif not found.called:
+                found.callback("edpk")
+            clock.advance(0)
+            if transport.producerState == "paused" and found.called:
+                clock.pump([0] * 40)
+                self.assertEqual(transport.producerState, "producing")
+        clock.pump([0] * 40)
+        self.assertEqual(transport.value().count(b"HTTP/1.1 "), 2)
+        self.assertIn(b"HTTP/1.1 400", transport.value())  # a payload of zeros
 
 
 class BodyLimitTests(TestCase):

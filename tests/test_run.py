@@ -320,6 +320,26 @@ SqliteStore.close = lambda _: threading.Event().wait()
 """
 
 
+class SignalTests(ProcessTestCase):
+    """More signals than one."""
+
+    async def test_stopped_twice(self) -> None:
+        """Whoever is impatient gets a line, no traceback, and the same end."""
+        for start, first in ((start_command, ("run",)), (start_twistd, ("-n", "tezio-signer"))):
+            daemon = start(self, self.directory, *first, "--simulate", "--http", FREE_PORT)
+            client = await serving(daemon)
+            with socket.create_connection(("127.0.0.1", client.port)) as half_sent:
+                half_sent.sendall(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n1")
+                await client.request("GET", "/")
+                for signal in ("TERM", "TERM", "INT"):
+                    daemon.send(signal)
+                    await deferLater(reactor, 0.1)
+                await daemon.exits()
+            self.assertIn("SIGTERM: the signer is stopping already\n", daemon.log)
+            self.assertIn("SIGINT: the signer is stopping already\n", daemon.log)
+            self.assertNotIn("Traceback", daemon.log)
+
+
 class LimitTests(ProcessTestCase):
     """A stop in which the reactor itself hangs."""
 

@@ -107,7 +107,9 @@ def _look_at_endpoints(
     for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
         try:
             check_endpoints([endpoint], None)
-            door(endpoint, Factory(), reactor, connections)
+            if Endpoint.parse(endpoint).kind != "systemd":  # which hands it to the daemon only
+                door(endpoint, Factory(), reactor, connections)
+            _check_path(endpoint)
         except StartupError as error:
             found.errors.append(str(error))
     try:
@@ -120,6 +122,18 @@ def _look_at_endpoints(
             )
     except StartupError as error:
         found.errors.append(str(error))
+
+
+def _check_path(text: str) -> None:
+    """Raises StartupError if no Unix socket can be at a path; one that is in use is no error."""
+    endpoint = Endpoint.parse(text)
+    if endpoint.kind != "unix":
+        return
+    path = Path(endpoint.arguments["address"])
+    if not path.absolute().parent.is_dir():
+        raise StartupError(f"{path}: there is no directory {path.absolute().parent}")
+    if path.exists() and not path.is_socket():
+        raise StartupError(f"{path} is no socket, and stays as it is")
 
 
 async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:

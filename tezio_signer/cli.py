@@ -26,6 +26,8 @@ from tezio_signer.reactors import Reactor
 from tezio_signer.settings import Settings
 from tezio_signer.watermarks.store import StoreError
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C has ended, as shells have it."""
 _MILLISECONDS = 1000
 
 
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.finish()
     except (CommandError, StartupError, StoreError) as error:
         sys.exit(f"tezio-signer: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

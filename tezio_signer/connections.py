@@ -174,7 +174,9 @@ class Place:
             self._connections.moved(self)
 
     def _time_is_over(self) -> None:
-        if self.state is State.IDLE:
+        if self.state is State.IDLE and self.look():
+            self.receiving()  # of the next request, which has come while others were worked for
+        elif self.state is State.IDLE:
             self.close()
             self.closing()
         else:

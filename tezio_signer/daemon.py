@@ -30,6 +30,16 @@ def _hung_up(number: int, frame: object) -> None:  # noqa: ARG001
     _log.warn("SIGHUP changes nothing: restart the daemon to have it read its configuration")
 
 
+def obey_no_other_signal() -> None:
+    """Let a second signal to stop change nothing, for which Twisted logs a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stops_already)
+
+
+def _stops_already(number: int, frame: object) -> None:  # noqa: ARG001
+    _log.info("{name}: the signer is stopping already", name=signal.Signals(number).name)
+
+
 class Daemon(MultiService):
     """Inner services first, then the doors; on the way down the doors close first.
 

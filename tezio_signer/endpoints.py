@@ -276,6 +276,8 @@ def _check_arguments(endpoint: Endpoint) -> None:
 
 def _check_values(endpoint: Endpoint) -> None:
     arguments = endpoint.arguments
+    if any("\0" in arguments.get(name, "") for name in _PATHS):
+        raise _no_endpoint(endpoint, "a path has no zero byte")
     if "port" in arguments:
         _check_number(endpoint, "port", _HIGHEST_PORT)
     if "backlog" in arguments:
@@ -286,8 +288,8 @@ def _check_values(endpoint: Endpoint) -> None:
         _check_unix(endpoint)
     elif endpoint.kind == "tls" and not arguments.get("path"):
         raise _no_endpoint(endpoint, "it has no path of a directory with certificates")
-    elif endpoint.kind == "systemd" and ("index" in arguments) == ("name" in arguments):
-        raise _no_endpoint(endpoint, "it wants either index or name of the socket")
+    elif endpoint.kind == "systemd":
+        _check_systemd(endpoint)
     interface = arguments.get("interface", "")
     try:
         ip_address(interface)
@@ -296,6 +298,18 @@ def _check_values(endpoint: Endpoint) -> None:
             raise _no_endpoint(
                 endpoint, f"{interface!r} is no address of an interface", "tcp6:6732:interface=::1"
             ) from error
+
+
+def _check_systemd(endpoint: Endpoint) -> None:
+    arguments = endpoint.arguments
+    sample = "systemd:domain=INET:index=0"
+    if arguments["domain"] not in ("INET", "INET6", "UNIX"):
+        given = arguments["domain"]
+        sentence = f"domain is INET, INET6 or UNIX, not {given!r:.60}"
+        raise _no_endpoint(endpoint, sentence, sample)
+    if ("index" in arguments) == ("name" in arguments):
+        sentence = "it wants either index or name of the socket"
+        raise _no_endpoint(endpoint, sentence, sample)
 
 
 def _check_number(endpoint: Endpoint, name: str, most: int) -> None:
@@ -317,8 +331,6 @@ def _check_unix(endpoint: Endpoint) -> None:
     if arguments.get("lockfile", "1") not in ("0", "1"):
         raise _no_endpoint(endpoint, "lockfile is 0 or 1")
     address = arguments["address"]
-    if "\0" in address:
-        raise _no_endpoint(endpoint, "a path has no zero byte")
     if len(os.fsencode(address)) > _LONGEST_SOCKET:
         raise _no_endpoint(
             endpoint,

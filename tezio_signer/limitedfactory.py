@@ -95,19 +95,22 @@ class _LimitedProtocol(HalfCloseableWrapper):
         self._read_or_not()
 
     def resumeProducing(self) -> None:
-        """The protocol wants more."""
+        """The protocol wants more, but not before it has come to the end of what it is at."""
         self._wants_none = False
-        self._ask()
+        self._ask(at_once=False)
 
-    def _ask(self) -> None:
+    def _ask(self, at_once: bool = True) -> None:
         """Ask for a turn, if there is something to give on."""
         if self._received and not self._asked and not self._wants_none:
             self._asked = True
             turns = cast(LimitedFactory, self.factory).connections.turns
-            turns.ask(self.place.client, self._give_on)
+            turns.ask(self.place.client, self._give_on, at_once)
         self._read_or_not()
 
     def _give_on(self) -> bool:
+        if self._wants_none:  # since it has asked
+            self._asked = False
+            return False
         data, self._received = self._received[:SLICE], self._received[SLICE:]
         self.place.unread = bool(self._received)
         if data and not self.place.gone:

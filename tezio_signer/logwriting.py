@@ -88,14 +88,19 @@ class LineQueue:
             if batch and size + len(line.data) > BATCH_BYTES:
                 break
             if self._dropped and self._gap <= place:
-                missing, self._dropped = self._dropped, Counter()
-                batch.append(Line(line.importance, self._left_out(missing), missing=missing))
+                batch.append(self._missing(line.importance))
                 size += len(batch[-1].data)
             self._waiting[line.importance].popleft()
             self._bytes -= len(line.data)
             batch.append(line)
             size += len(line.data)
+        if batch and self._dropped and head is None:  # those behind the last that is there
+            batch.append(self._missing(batch[-1].importance))
         return batch
+
+    def _missing(self, importance: int) -> Line:
+        missing, self._dropped = self._dropped, Counter()
+        return Line(importance, self._left_out(missing), missing=missing)
 
     def _head(self) -> tuple[int, Line] | None:
         heads = (lines[0] for lines in self._waiting.values() if lines)
@@ -131,9 +136,7 @@ class LogWriter:
                 return
             self._sort()
             if self._thread is None:
-                # Not one that Python waits for at its end.
-                self._thread = Thread(target=self._work, name="log", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
         if self._ends_since is not None:
             self.finish()
@@ -154,13 +157,22 @@ class LogWriter:
                 self._changed.wait(left)
         return True
 
-    def _sort(self) -> None:
-        self._sorting = True
+    def _start(self) -> None:
+        # Not one that Python waits for at its end.
+        self._thread = Thread(target=self._work, name="log", daemon=True)
         try:
-            while self._arrived:
-                self._queue.put(self._arrived.popleft())
-        finally:
-            self._sorting = False
+            self._thread.start()
+        except RuntimeError:  # there are too many: the next line tries again
+            self._thread = None
+
+    def _sort(self) -> None:
+        while self._arrived:  # again: a signal may come behind the last look and before the end
+            self._sorting = True
+            try:
+                while self._arrived:
+                    self._queue.put(self._arrived.popleft())
+            finally:
+                self._sorting = False
 
     def _work(self) -> None:
         while True:

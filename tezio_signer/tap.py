@@ -116,7 +116,8 @@ def makeService(options: Options) -> Daemon:
 
     def give_up(error: StartupError) -> None:
         daemon.give_up(error)
-        reactor.stop()
+        if daemon.running:  # else it is being stopped already
+            reactor.stop()
 
     watermarks = Watermarks(
         partial(open_store, settings.store, reactor, named_config(options["config"])),

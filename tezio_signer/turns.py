@@ -48,10 +48,15 @@ class Turns:
         self._next_turn_comes = False
         self._working = False
 
-    def ask(self, who: str, piece: Piece) -> None:
-        """Have pieces of work done, the first at once if there is time."""
+    def ask(self, who: str, piece: Piece, at_once: bool = True) -> None:
+        """Have pieces of work done, the first at once if there is time.
+
+        :param at_once: False if whoever asks is not ready for it before the next turn.
+        """
         self._waiting.setdefault(who, deque()).append(piece)
-        if not self._working:
+        if not at_once:
+            self._come_again()
+        elif not self._working:
             self._work()
 
     def _work(self) -> None:
@@ -61,9 +66,13 @@ class Turns:
                 self._do_one(self._first())
         finally:
             self._working = False
-            if (self._waiting or self._spent) and not self._next_turn_comes:
-                self._next_turn_comes = True
-                self._clock.callLater(0, self._turn)
+            if self._waiting or self._spent:
+                self._come_again()
+
+    def _come_again(self) -> None:
+        if not self._next_turn_comes:
+            self._next_turn_comes = True
+            self._clock.callLater(0, self._turn)
 
     def _turn(self) -> None:
         self._next_turn_comes = False

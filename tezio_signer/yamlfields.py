@@ -100,8 +100,11 @@ class Field:
         return value
 
     def text(self) -> str:
-        """A text."""
-        return self._scalar(str)
+        """A text; none of ours, many of which are paths, has a zero byte."""
+        text = self._scalar(str)
+        if "\0" in text:
+            raise self.error("a text without a zero byte is expected here")
+        return text
 
     def _scalar(self, kind: type[_Value]) -> _Value:
         value = self.value()
