@@ -121,7 +121,7 @@ class HolderTests(SynchronousTestCase):
 
     def test_locked(self) -> None:
         """Who locked it is named by the list of locks, which everybody may read."""
-        self.patch(portaccess, "_opener", lambda _: None)
+        self.patch(portaccess, "_opener", lambda *_: None)
         self.assertIsNone(holder_of(str(self.port)))
         process = self.hold("lock")
         self.assertEqual(holder_of(str(self.port)), process)
@@ -131,6 +131,19 @@ class HolderTests(SynchronousTestCase):
     def test_open(self) -> None:
         """Who has it open without a lock is found among the processes that we may look at."""
         process = self.hold("only open it")
+        self.assertEqual(holder_of(str(self.port)), process)
+
+    def test_hanging(self) -> None:
+        """No other open file is looked at: on a file system that hangs, that takes for ever."""
+        process = self.hold("only open it")
+        stat = os.stat
+
+        def checked(path: str | Path) -> os.stat_result:
+            if "/fd/" in str(path):
+                self.assertEqual(os.readlink(path), str(self.port))
+            return stat(path)
+
+        self.patch(os, "stat", checked)
         self.assertEqual(holder_of(str(self.port)), process)
 
     def test_unknown(self) -> None:

@@ -126,6 +126,26 @@ class WatchPortsTests(TestCase):
         with patch.object(_inotify.libc, "inotify_add_watch", lambda *_: -1):
             self.assertIn("Failed to add watch on", self._cannot("/dev", "/"))
 
+    async def test_said_once(self) -> None:
+        """One directory of two cannot be watched: what happens in the other repeats no warning."""
+        root = os.path.abspath(self.mktemp())
+        watched, other = f"{root}/watched", f"{root}/other"
+        os.makedirs(watched)
+        os.mkdir(other)
+        add_watch, news = _inotify.libc.inotify_add_watch, DeferredQueue[None]()
+
+        def add(descriptor: int, path: bytes, mask: int) -> int:
+            return -1 if b"other" in path else int(add_watch(descriptor, path, mask))
+
+        watch = PortWatch(reactor, [watched, other], lambda: news.put(None))
+        with patch.object(_inotify.libc, "inotify_add_watch", add), capturedLogs() as events:
+            watch.start()
+            for number in range(3):
+                os.mkdir(f"{watched}/{number}")
+                await news.get()
+        watch.stop()
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.warn])
+
     def test_without_inotify(self) -> None:
         """A system without it is no fault either."""
         from twisted.internet import inotify

@@ -113,7 +113,7 @@ def holder_of(port: str) -> int | None:
         status = os.stat(port)
     except OSError:
         return None
-    return _locker(status) or _opener(status)
+    return _locker(status) or _opener(os.path.basename(os.path.realpath(port)), status)
 
 
 def _locker(status: os.stat_result) -> int | None:
@@ -128,8 +128,12 @@ def _locker(status: os.stat_result) -> int | None:
     return None
 
 
-def _opener(status: os.stat_result) -> int | None:
-    """Who has it open, among the processes that this user may look at."""
+def _opener(name: str, status: os.stat_result) -> int | None:
+    """Who has it open, among the processes that this user may look at.
+
+    :param name: of the file, without its directory. Only what is called so is looked at itself:
+        others may be on a file system that hangs, and we would with it.
+    """
     looked_at = 0
     for process in _numbers(_PROC):
         descriptors = _PROC / str(process) / "fd"
@@ -138,7 +142,10 @@ def _opener(status: os.stat_result) -> int | None:
             if looked_at > _MOST_DESCRIPTORS:
                 return None
             with suppress(OSError):
-                opened = os.stat(descriptors / str(number))
+                descriptor = descriptors / str(number)
+                if os.path.basename(os.readlink(descriptor)) != name:
+                    continue
+                opened = os.stat(descriptor)
                 if (opened.st_dev, opened.st_ino) == (status.st_dev, status.st_ino):
                     return process
     return None

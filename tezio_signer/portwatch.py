@@ -55,6 +55,7 @@ class PortWatch:
         self._callback = callback
         self._notifiers: dict[str, Any] = {}
         self._failed: set[str] = set()
+        self._said = False
         self._running = False
 
     def start(self) -> None:
@@ -105,7 +106,8 @@ class PortWatch:
         self._notifiers[directory] = notifier
 
     def _cannot(self, directory: str, error: Exception) -> None:
-        if not self._failed:
+        if not self._said:
+            self._said = True
             self._log.warn(
                 "the kernel does not tell of changes in {directory} ({error}; see "
                 "fs.inotify.max_user_instances and max_user_watches, and its rights): boards "

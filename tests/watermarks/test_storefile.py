@@ -1,5 +1,7 @@
 """A store is a file, not a name: what happens to its files while a daemon has it."""
 
+import errno
+import gc
 import os
 import shutil
 import sqlite3
@@ -287,6 +289,19 @@ class LostTests(StoreTestCase):
             Path(f"{copy}{suffix}").write_bytes(content)
         self.assertEqual(sqlite.read(copy), self.store.load())
 
+    def test_destroyed_and_killed(self) -> None:
+        """A file that is no database any more takes no log with it: there are the newest marks."""
+        copy = self.directory / "copy"
+        files = self.copies("", "-wal", ".lock")
+        files[""] = bytes(len(files[""]))
+        for read in (SqliteStore, sqlite.read):
+            for suffix, content in files.items():
+                Path(f"{copy}{suffix}").write_bytes(content)
+            self.assertIn("not a database", str(self.assertRaises(StoreError, read, copy)))
+            gc.collect()  # a connection that nobody has closed
+            for suffix, content in files.items():
+                self.assertEqual(Path(f"{copy}{suffix}").read_bytes(), content, suffix)
+
     def test_log_replaced(self) -> None:
         """A log of another time is not read, nor deleted; without it the own one is made anew."""
         log, stranger = Path(f"{self.path}-wal"), self.home / "stranger"
@@ -347,6 +362,22 @@ class LostTests(StoreTestCase):
         self.lost(f"{lock} was removed or replaced", "Is a directory")
         lock.rmdir()
         self.well()
+
+    def test_lock_replaced_on_a_full_disk(self) -> None:
+        """A lock in which nothing can be noted is not kept: with space again, it is taken over."""
+        lock = Path(f"{self.path}.lock")
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        for replace in (lock.touch, bool):
+            lock.unlink()
+            replace()
+            patched = self.patch(os, "fsync", full)
+            self.lost(f"{lock} was removed or replaced", "No space left on device")
+            patched.restore()
+            self.level += 1
+            self.well()
 
     def test_overwritten(self) -> None:
         """Older content in the very file is found; the newest is taken back."""

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from attrs import evolve
@@ -25,7 +25,7 @@ from tezio_signer.watermarks.sqliteschema import (
     use_log,
 )
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
-from tezio_signer.watermarks.storefile import StoreFile, check_name, close_untouched
+from tezio_signer.watermarks.storefile import StoreFile, check_name, logs_kept
 
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
@@ -45,14 +45,15 @@ def read(path: Path) -> dict[MarkId, Mark]:
     with errors(path):
         check_name(path)
         before = noted_beside(path)  # ahead of the store, which a daemon may be writing
-        with closing(connect(path)) as connection:
-            try:
-                check(connection, path)
-                _check_progress(path, before, _progress_in(connection, path))
-                return _marks_in(connection, path)
-            except BaseException:
-                close_untouched(connection, path)
-                raise
+        with logs_kept(path), ExitStack() as undoing:  # what is refused is left as it is
+            connection = connect(path)
+            undoing.callback(connection.close)
+            check(connection, path)
+            _check_progress(path, before, _progress_in(connection, path))
+            marks = _marks_in(connection, path)
+            undoing.pop_all()
+        connection.close()
+        return marks
 
 
 def _check_there(path: Path) -> None:
@@ -127,9 +128,9 @@ class SqliteStore:
             if lock is not None:
                 undoing.callback(lock.close)
             before = None if lock is None else lock.noted()
+            file.keep_logs()  # what is refused is left as it is
             self._connection = connect(path)
             undoing.callback(self._connection.close)
-            undoing.callback(file.keep_logs)  # what is refused is left as it is
             check(self._connection, path)
             self._take(self._connection)
             _check_progress(path, before, self._progress)
@@ -144,6 +145,7 @@ class SqliteStore:
 
     def _begin_log(self, file: StoreFile, path: Path) -> None:
         """Have an empty log; not before the file proved ours."""
+        file.give_logs()
         use_log(self._connection, path)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         file.remember_logs()
@@ -282,6 +284,7 @@ class SqliteStore:
                     raise StoreLostError(_log_removed(path))
                 self._open = False
                 self._connection.close()
+            file.keep_logs()
             connection = _connect_again(path)
         except sqlite3.Error as error:
             raise StoreLostError(f"{_log_removed(path)}: {error}") from error
@@ -338,13 +341,16 @@ class SqliteStore:
         if lock is None or lock.is_there():
             return
         try:
-            there = lockfile.take(path)
-            if there is None:
-                there = lockfile.make(path, self._progress)
-            else:
+            with ExitStack() as undoing:
+                there = lockfile.take(path)
+                if there is None:
+                    there = lockfile.make(path, self._progress)
+                undoing.callback(there.close)  # else it would keep us out the next time
                 there.note_for_certain(self._progress)
-        except StoreError as error:
-            raise StoreLostError(f"{lock.path} was removed or replaced: {error}") from error
+                undoing.pop_all()
+        except (StoreError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreLostError(f"{lock.path} was removed or replaced: {why}") from error
         lock.close()
         self._lock = there
         self._log.warn(

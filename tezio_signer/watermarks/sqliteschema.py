@@ -65,15 +65,18 @@ def connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,  # opened in one thread, used by one writer thread
     )
-    connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    connection.execute("PRAGMA synchronous = FULL")
-    (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
-    if synchronous != _FULL:
-        connection.close()
-        raise StoreError(
-            f"watermark store {path}: SQLite syncs less than it was told to (synchronous is "
-            f"{synchronous!r}, not {_FULL}): use another build of SQLite"
-        )
+    try:
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+        connection.execute("PRAGMA synchronous = FULL")
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        if synchronous != _FULL:
+            raise StoreError(
+                f"watermark store {path}: SQLite syncs less than it was told to (synchronous is "
+                f"{synchronous!r}, not {_FULL}): use another build of SQLite"
+            )
+    except BaseException:
+        connection.close()  # now, not when nobody refers to the error any more
+        raise
     return connection
 
 

@@ -8,9 +8,9 @@ several names, by links and mounts, each with a `-wal` and a `.lock` of its own 
 
 import fcntl
 import os
-import sqlite3
 import struct
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from errno import EADDRINUSE
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
@@ -181,6 +181,11 @@ class StoreFile:
         """
         _seem_to_read(self._file)
 
+    def give_logs(self) -> None:
+        """From now on, closing the database ends the log again: it is ours."""
+        with suppress(OSError):
+            _lock(self._file, fcntl.F_UNLCK, _SHARED_FIRST, _SHARED_SIZE)
+
     def close(self) -> None:
         """Let others have the file. The database has to be closed before."""
         os.close(self._file)
@@ -205,12 +210,16 @@ def is_held(path: Path) -> bool:
     return kind != fcntl.F_UNLCK
 
 
-def close_untouched(connection: sqlite3.Connection, path: Path) -> None:
-    """Close a database, and leave the log beside it, which may not belong to it, where it is."""
+@contextmanager
+def logs_kept(path: Path) -> Iterator[None]:
+    """Closing a database meanwhile leaves the log beside it, which may not belong to it.
+
+    Not in a process that has it open otherwise: SQLite's own locks are gone at the end.
+    """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _seem_to_read(file)
-        connection.close()
+        yield
     finally:
         os.close(file)
 
