@@ -227,8 +227,8 @@ class PlaceTests(CreatingTestCase):
             put(made, path)
 
         beside: list[Path] = []
-        put = sqlite._put
-        self.patch(sqlite, "_put", looked_at)
+        put = creating._put
+        self.patch(creating, "_put", looked_at)
         sqlite.create(self.path)
         (directory,) = beside
         self.assertEqual(directory.parent, self.directory)

@@ -37,11 +37,15 @@ ROOMS = {
     "sqlite": Room(
         (
             "tezio_signer.watermarks.sqlite",
-            "tezio_signer.watermarks.grouped",
+            "tezio_signer.watermarks.sqliteschema",
+            "tezio_signer.watermarks.storefile",
+            "tezio_signer.watermarks.creating",
             "tezio_signer.watermarks.lockfile",
+            "tezio_signer.watermarks.grouped",
         ),
         (
             "watermarks.test_sqlite",
+            "watermarks.test_storefile",
             "watermarks.test_grouped",
             "watermarks.test_lockfile",
             "watermarks.test_creating",
@@ -51,8 +55,13 @@ ROOMS = {
         ),
     ),
     "etcd": Room(
-        ("tezio_signer.watermarks.etcd",),
-        ("watermarks.test_etcd", "watermarks.test_etcdgateway", *_PROMISES),
+        ("tezio_signer.watermarks.etcd", "tezio_signer.watermarks.etcdanswers"),
+        (
+            "watermarks.test_etcd",
+            "watermarks.test_etcdanswers",
+            "watermarks.test_etcdgateway",
+            *_PROMISES,
+        ),
     ),
     "signer": Room(
         ("tezio_signer.signer",),
@@ -71,8 +80,14 @@ ROOMS = {
         ("test_serialhsm", "test_serialport", "test_hsmdevice", "test_hsmpool"),
     ),
     "hsmpool": Room(
-        ("tezio_signer.hsmpool",),
-        ("test_hsmpool", "test_hsmpool_waiting", "test_signer_device", "test_signer"),
+        ("tezio_signer.hsmpool", "tezio_signer.hsmsigning", "tezio_signer.hsm.nonces"),
+        (
+            "test_hsmsigning",
+            "test_hsmpool_boards",
+            "test_hsmpool_waiting",
+            "test_hsmpool",
+            "test_signer_device",
+        ),
     ),
     "framing": Room(
         ("tezio_signer.hsm.framing",),
