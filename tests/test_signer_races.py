@@ -88,7 +88,7 @@ class RaceTestCase(SynchronousTestCase):
 
 
 class _Overruled:
-    """Watermarks that have stored another signature before the one that they are given."""
+    """Watermarks on a store where another daemon's signature comes to stand meanwhile."""
 
     def __init__(self, watermarks: Watermarks, stands: Signature) -> None:
         self._watermarks = watermarks
@@ -96,7 +96,7 @@ class _Overruled:
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
-        return evolve(claim, complete=lambda _: succeed(self._stands))
+        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
 
 
 class OtherSignatureTests(RaceTestCase):
@@ -114,6 +114,14 @@ class OtherSignatureTests(RaceTestCase):
         """The one that stands leaves."""
         stands = self.as_another_daemon_had_it(block(7, 0))
         self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+
+    def test_hsm_refuses(self) -> None:
+        """It leaves also when the HSM will not sign any more what it has signed for the other."""
+        made = self.pool.sign(TZ3, block(7, 0)).result
+        self.board.serve()
+        stands = self.successResultOf(made)
+        self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+        self.assertEqual(self.board.serve(), [])
 
     def test_wrong(self) -> None:
         """One that does not verify leaves for nobody, wherever it stands."""
@@ -177,8 +185,9 @@ class FailingTests(RaceTestCase):
             self.assertIn("disk full", self.told(request))
         self.board.serve()
         disk.write()
-        # Whose failure nobody has taken is told when it is collected.
+        # Whose failure nobody has taken is told when it is collected; an error has hold of it.
         del request, requests
+        self.store.error = self.store.signature_error = None
         gc.collect()
         self.assertEqual(self.flushLoggedErrors(), [])
 
