@@ -248,6 +248,15 @@ class SettleTests(SynchronousTestCase):
             self.assertIs(settle(standing, Mark(100, 2, OTHER, second.signature)), standing)
 
 
+class DefaultTests(SynchronousTestCase):
+    """What holds where a caller names no floor."""
+
+    def test_lowest_position(self) -> None:
+        """There is none: the very first position may be signed."""
+        asked = Mark(0, 0, ONE)
+        self.assertIs(judge(BLOCK, None, asked), asked)
+
+
 class JumpSentenceTests(SynchronousTestCase):
     """The numbers in a refusal of a jump."""
 
