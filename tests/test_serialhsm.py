@@ -362,3 +362,33 @@ class LateSignatureTests(SynchronousTestCase):
         self.answer(bytes([0]) * 64)
         self.failureResultOf(last, WrongAnswer)
         self.assertEqual(len(self.late), 1)
+
+    def test_told(self) -> None:
+        """A late answer leaves a line, once."""
+        self.given_up(b"1" * 64)
+        self.ask(b"2" * 64).addErrback(lambda _: None)
+        with capturedLogs() as events:
+            self.answer(b"1" * 64)
+        self.assertEqual(
+            list(map(formatEvent, events)), ["HSM board: a late answer came, and is kept apart"]
+        )
+
+    def test_behind_garbage(self) -> None:
+        """One that comes when garbage has ended its command is read from its own first byte."""
+        asked = self.ask(b"1" * 64)
+        self.protocol.dataReceived(b"15\r\n")
+        self.failureResultOf(asked, NoAnswer)
+        quiet = self.protocol.quiet()
+        self.answer(b"1" * 64)
+        self.assertEqual(self.late, [("late", b"1" * 64)])
+        self.clock.advance(QUIET)
+        self.successResultOf(quiet)
+
+    def test_noise_to_the_moment(self) -> None:
+        """A device that is not quiet after just two seconds is given up."""
+        quiet = self.protocol.quiet()
+        for _ in range(16):
+            self.assertNoResult(quiet)
+            self.clock.advance(0.125)
+            self.protocol.dataReceived(b"\xff")
+        self.failureResultOf(quiet, NoAnswer)

@@ -17,6 +17,7 @@ from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
+from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.policy import Credentials, Peer
@@ -232,6 +233,36 @@ class LateTests(RaceTestCase):
         first.serve()
         second.serve()
         self.assertIn("the HSM answered", self.told(request))
+
+
+class WantedAgainTests(RaceTestCase):
+    """Somebody asks for what a client has left behind at the HSM."""
+
+    def test_lost(self) -> None:
+        """When its answer is lost, the HSM is asked once more: somebody wants it."""
+        leaving = self.submit(block(7, 0))
+        (frame,) = self.board.asked()
+        leaving.cancel()
+        self.failureResultOf(leaving, CancelledError)
+        again = self.submit(block(7, 0))
+        self.clock.advance(ANSWER)
+        self.clock.advance(QUIET)
+        self.assertIn(frame, self.board.serve())
+        self.signed(again, block(7, 0))
+
+
+class DeviceMarkTests(RaceTestCase):
+    """The HSM refuses by a mark of its own what ours allow."""
+
+    def test_no_level(self) -> None:
+        """For what has no level there is none, and nothing is advised."""
+        request = self.submit(NOOP)
+        self.board.asked()
+        self.board.protocol.dataReceived(framing.reply(b"\xd4"))
+        sentence = self.told(request, Conflict)
+        self.assertTrue(
+            sentence.endswith("; which is not known to happen for what has no level"), sentence
+        )
 
 
 class DrainingTests(RaceTestCase):

@@ -401,3 +401,22 @@ class PassedTests(SharedTestCase):
         completed = claim.complete(FIRST)
         self.store.write()
         self.assertEqual(self.successResultOf(completed), SECOND)
+
+
+class FirstMarkTests(SharedTestCase):
+    """What is said of the first mark of a key."""
+
+    def said(self, level: int, round_: int) -> bool:
+        """Whether a first block above this floor is told."""
+        floors = {Operation.BLOCK: (level, round_)}
+        watermarks = Watermarks(lambda: self.store, floors, self.clock, bool)
+        watermarks.startService()
+        self.addCleanup(watermarks.stopService)
+        with capturedLogs() as events:
+            watermarks.claim(TZ3, cast(Baking, decode(OURS)), OURS)
+        return any("is taken as it comes" in formatEvent(event) for event in events)
+
+    def test_floors(self) -> None:
+        """It is told unless a floor has a level: a round alone holds it to nothing."""
+        told = {floor: self.said(*floor) for floor in ((0, 0), (0, 5), (99, 0), (99, 5))}
+        self.assertEqual(told, {(0, 0): True, (0, 5): True, (99, 0): False, (99, 5): False})
