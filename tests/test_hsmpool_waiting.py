@@ -224,6 +224,19 @@ class NamelessTests(BoardsTestCase):
         board.serve()
         self.signed(signing, transfer(1))
 
+    def test_clone_that_moves(self) -> None:
+        """Of two boards that say one serial number, the one that moved is known again."""
+        boards = [FakeBoard() for _ in range(2)]
+        for port, board in zip(("one", "two"), boards, strict=True):
+            self.plugged[Board(port, "clone")] = board
+        self.run_pool(boards)
+        self.pull(boards[1])
+        self.plugged[Board("three", "clone")] = boards[1]
+        self.looked(1)
+        boards[1].serve()
+        places = [(d.board.port, d.ready) for d in self.pool.devices.values()]
+        self.assertEqual(places, [("one", True), ("three", True)])
+
 
 class MissingKeysTests(BoardsTestCase):
     """The keys that no board holds."""
@@ -293,6 +306,27 @@ class WaitingTests(BoardsTestCase):
         self.clock.advance(0.4)
         board.serve()
         self.signed(sent, transfer(1))
+
+    def test_same_payload_twice(self) -> None:
+        """Two requests for one payload are each answered."""
+        (board,) = self.start("one")
+        requests = [self.sign(transfer(1)).result for _ in range(2)]
+        board.serve()
+        for request in requests:
+            self.signed(request, transfer(1))
+        again = self.sign(transfer(1)).result
+        board.serve()
+        self.signed(again, transfer(1))
+
+    def test_changed(self) -> None:
+        """Who waits for a change is told whether there was one in time."""
+        (board,) = self.start("one")
+        in_time = Deferred.fromCoroutine(self.pool.changed(1))
+        self.pull(board)
+        self.assertIs(self.successResultOf(in_time), True)
+        too_late = Deferred.fromCoroutine(self.pool.changed(1))
+        self.clock.advance(1)
+        self.assertIs(self.successResultOf(too_late), False)
 
     def test_patience(self) -> None:
         """Nobody waits longer than that."""

@@ -392,3 +392,21 @@ class LateSignatureTests(SynchronousTestCase):
             self.clock.advance(0.125)
             self.protocol.dataReceived(b"\xff")
         self.failureResultOf(quiet, NoAnswer)
+
+    def test_out_of_step_is_told(self) -> None:
+        """That replies and commands do not belong together any more is told once, and why."""
+        with capturedLogs() as events:
+            self.protocol.dataReceived(b"x")
+            self.protocol.dataReceived(b"yz")
+        self.assertEqual(list(map(formatEvent, events)), ["HSM board out of step: 1 stray bytes"])
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
+
+    def test_behind_the_quiet(self) -> None:
+        """Half a reply that was said before the quiet is not taken for the half of a later one."""
+        self.given_up(b"1" * 64)
+        quiet = self.protocol.quiet()
+        self.protocol.dataReceived(b"\x44")
+        self.clock.advance(QUIET)
+        self.successResultOf(quiet)
+        self.answer(b"1" * 64)
+        self.assertEqual(self.late, [("late", b"1" * 64)])

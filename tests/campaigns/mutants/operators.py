@@ -33,7 +33,6 @@ _TO_DROP = {
     "return_stmt",
     "raise_stmt",
     "del_stmt",
-    "assert_stmt",
     "atom_expr",
     "power",
     "await_expr",
@@ -85,7 +84,10 @@ class _Replacing(Operator):  # type: ignore[misc]
 
 
 class DropStatement(_Replacing):
-    """A call whose result nobody takes, a change of a state, a return, a raise: not done."""
+    """A call whose result nobody takes, a change of a state, a return, a raise: not done.
+
+    Not so for assertions, most of which speak to the type checker: they are only inverted.
+    """
 
     def fits(self, node: Any) -> bool:
         if node.parent is None or node.parent.type != "simple_stmt" or not _in_function(node):
