@@ -84,6 +84,7 @@ ROOMS = {
         (
             "test_hsmsigning",
             "test_hsmpool_boards",
+            "test_hsmpool_looking",
             "test_hsmpool_waiting",
             "test_hsmpool",
             "test_signer_device",
