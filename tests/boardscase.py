@@ -1,5 +1,7 @@
 """A pool of HSMs on boards in this process, which come and go as a test says."""
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -37,8 +39,14 @@ class BoardsTestCase(SynchronousTestCase):
             self.clock,
             self.find,
             lambda protocol, port: self.at(port).open(protocol, port),
+            self.watch,
             wanted=wanted,
         )
+
+    def watch(self, tell: Callable[[], object]) -> Callable[[], object]:
+        """Have `tell` say that something has happened to the ports."""
+        self.tell = tell
+        return bool
 
     def find(self) -> list[Board]:
         """The boards that are plugged in."""

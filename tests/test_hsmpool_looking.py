@@ -1,6 +1,6 @@
 """All HSMs together: when boards are looked for, and how they are told apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from twisted.internet.defer import Deferred
@@ -11,7 +11,6 @@ from tests.test_hsmdevice import FakeBoard
 from tests.vectors import OCTEZ, TZ1, TZ3, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.tezos.keys import PublicKeyHash
 
 
@@ -56,17 +55,10 @@ class LookingTests(BoardsTestCase):
 
     def test_told_again_and_again(self) -> None:
         """However often something happens to the ports, it is looked for boards soon."""
-        tell: list[Callable[[], object]] = []
-
-        def watch(told: Callable[[], object]) -> Callable[[], object]:
-            tell.append(told)
-            return bool
-
-        self.pool = HsmPool(self.clock, self.find, lambda *_: self.fail("a port"), watch)
         self.run_pool([])
         self.looks.clear()
         for _ in range(10):
-            tell[0]()
+            self.tell()
             self.clock.advance(0.03)
         self.assertGreaterEqual(len(self.looks), 4)
 

@@ -11,7 +11,7 @@ from tests.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.framing import Slot, StatusReply
+from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.hsmdevice import Priority
 from tezio_signer.serialhsm import NoAnswer
@@ -82,6 +82,23 @@ class WaitingTests(BoardsTestCase):
         self.assertEqual(
             str(self.failureResultOf(request, Unavailable).value), f"no connected HSM holds {TZ3}"
         )
+
+    def test_other_board_comes_first(self) -> None:
+        """Patience lasts to its end, though a board comes meanwhile that does not hold the key."""
+        self.run_pool([])
+        request = self.sign(transfer(1)).result
+        self.clock.advance(PATIENCE - 0.75)
+        other = self.plug_in("other")
+        other.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
+        self.tell()
+        self.looked(0.25)
+        other.serve()
+        self.assertNoResult(request)
+        board = self.plug_in("one")
+        self.tell()
+        self.looked(0.25)
+        board.serve()
+        self.signed(request, transfer(1))
 
     def test_withdrawn_while_it_waits(self) -> None:
         """One that nobody wants any more is not sent when its board is back."""
