@@ -160,6 +160,13 @@ class MissingKeysTests(BoardsTestCase):
             self.start("one")
         self.assertEqual(self.missing(events), [", ".join(map(str, keys))])
 
+    def test_no_board(self) -> None:
+        """Where no board is plugged in, all keys are missing."""
+        self.pool = self.made((TZ1, TZ3))
+        with capturedLogs() as events:
+            self.run_pool([])
+        self.assertEqual(self.missing(events), [f"{TZ1}, {TZ3}"])
+
     def test_found(self) -> None:
         """When they are there, nothing is said."""
         self.pool = self.made((TZ1, TZ3))

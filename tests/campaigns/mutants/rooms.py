@@ -45,6 +45,7 @@ ROOMS = {
         ),
         (
             "watermarks.test_sqlite",
+            "watermarks.test_reading",
             "watermarks.test_storefile",
             "watermarks.test_grouped",
             "watermarks.test_lockfile",
