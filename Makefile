@@ -2,6 +2,7 @@
 # make test         the tests, against the built wheel
 # make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
 # make lint         mypy and ruff
+# make mutants      the tests, against changed code; CHANGED=main: only lines changed since that
 # make clean        remove what the others made
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ ifneq ($(shell cat $(VENV)/made-for 2> /dev/null),$(MADE_FOR))
 $(VENV)/made-for: FORCE
 endif
 
-.PHONY: run test test-lowest coverage-report lint format clean FORCE
+.PHONY: run test test-lowest coverage-report lint format mutants clean FORCE
 
 run: $(INSTALLED)
 	exec $(VENV)/bin/tezio-signer run --simulate --config $(CONFIG)
@@ -62,6 +63,10 @@ format: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Changes single places of the sources in the checkout, and runs the tests on them.
+mutants: $(VENV)/test.stamp $(VENV)/mutation.stamp
+	$(BIN)/python -m tests.campaigns.mutants $(if $(CHANGED),--changed $(CHANGED))
+
 $(VENV)/made-for:
 	@./tools/make-environment $(PYTHON) $(VENV)
 	@echo "$(MADE_FOR)" > $@
@@ -88,6 +93,10 @@ $(VENV)/test.stamp: $(INSTALLED) setup.cfg
 
 $(VENV)/lint.stamp: $(INSTALLED) setup.cfg
 	$(VENV)/bin/pip install --quiet "$$(ls $(BUILD)/wheel/*.whl)[lint]"
+	touch $@
+
+$(VENV)/mutation.stamp: $(INSTALLED) setup.cfg
+	$(VENV)/bin/pip install --quiet "$$(ls $(BUILD)/wheel/*.whl)[mutation]"
 	touch $@
 
 clean:

@@ -297,3 +297,116 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual([event["log_level"] for event in events], [LogLevel.debug])
         self.assertEqual(formatEvent(events[0]), "HSM board: 85 bytes, opcode 21, slot 1")
         protocol.connectionLost()
+
+
+class LateSignatureTests(SynchronousTestCase):
+    """Replies to commands whose answers prove by verifying whose they are."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.protocol = HsmProtocol(self.clock, bool, "board")
+        FakePort(self.protocol)
+        self.late: list[tuple[str, bytes]] = []
+
+    def ask(self, own: bytes) -> Deferred[bytes]:
+        """Ask for the signature that consists of these bytes."""
+
+        def read(body: bytes) -> bytes:
+            if framing.signature_from(body) != own:
+                raise WrongAnswer("it does not verify")
+            return body
+
+        late = self.late.append
+        return self.protocol.exchange(ASK_SIGNATURE, read, lambda body: late(("late", body)))
+
+    def answer(self, body: bytes) -> None:
+        """A reply comes."""
+        self.protocol.dataReceived(framing.reply(body))
+
+    def given_up(self, own: bytes) -> None:
+        """A command to which no reply comes in time."""
+        asked = self.ask(own)
+        self.clock.advance(ANSWER)
+        self.failureResultOf(asked, NoAnswer)
+
+    def test_for_neither(self) -> None:
+        """A signature that verifies for no command is a wrong answer to the last one."""
+        self.given_up(b"1" * 64)
+        second = self.ask(b"2" * 64)
+        self.answer(b"3" * 64)
+        self.assertIn("does not verify", str(self.failureResultOf(second, WrongAnswer).value))
+        self.assertFalse(self.protocol.in_step)
+        self.assertEqual(self.late, [])
+
+    def test_for_the_earlier(self) -> None:
+        """One that verifies for an earlier command is that one's, once."""
+        for own in (b"1" * 64, b"2" * 64):
+            self.given_up(own)
+        third = self.ask(b"3" * 64)
+        self.answer(b"2" * 64)
+        self.assertNoResult(third)
+        self.answer(b"1" * 64)
+        self.assertEqual(self.late, [("late", b"2" * 64), ("late", b"1" * 64)])
+        self.answer(b"2" * 64)  # which is nobody's any more
+        self.failureResultOf(third, WrongAnswer)
+        self.assertEqual(len(self.late), 2)
+
+    def test_so_many(self) -> None:
+        """Eight commands are remembered; the answer to one before them is nobody's."""
+        for number in range(9):
+            self.given_up(bytes([number]) * 64)
+        last = self.ask(b"x" * 64)
+        self.answer(bytes([1]) * 64)
+        self.assertEqual(self.late, [("late", bytes([1]) * 64)])
+        self.assertNoResult(last)
+        self.answer(bytes([0]) * 64)
+        self.failureResultOf(last, WrongAnswer)
+        self.assertEqual(len(self.late), 1)
+
+    def test_told(self) -> None:
+        """A late answer leaves a line, once."""
+        self.given_up(b"1" * 64)
+        self.ask(b"2" * 64).addErrback(lambda _: None)
+        with capturedLogs() as events:
+            self.answer(b"1" * 64)
+        self.assertEqual(
+            list(map(formatEvent, events)), ["HSM board: a late answer came, and is kept apart"]
+        )
+
+    def test_behind_garbage(self) -> None:
+        """One that comes when garbage has ended its command is read from its own first byte."""
+        asked = self.ask(b"1" * 64)
+        self.protocol.dataReceived(b"15\r\n")
+        self.failureResultOf(asked, NoAnswer)
+        quiet = self.protocol.quiet()
+        self.answer(b"1" * 64)
+        self.assertEqual(self.late, [("late", b"1" * 64)])
+        self.clock.advance(QUIET)
+        self.successResultOf(quiet)
+
+    def test_noise_to_the_moment(self) -> None:
+        """A device that is not quiet after just two seconds is given up."""
+        quiet = self.protocol.quiet()
+        for _ in range(16):
+            self.assertNoResult(quiet)
+            self.clock.advance(0.125)
+            self.protocol.dataReceived(b"\xff")
+        self.failureResultOf(quiet, NoAnswer)
+
+    def test_out_of_step_is_told(self) -> None:
+        """That replies and commands do not belong together any more is told once, and why."""
+        with capturedLogs() as events:
+            self.protocol.dataReceived(b"x")
+            self.protocol.dataReceived(b"yz")
+        self.assertEqual(list(map(formatEvent, events)), ["HSM board out of step: 1 stray bytes"])
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
+
+    def test_behind_the_quiet(self) -> None:
+        """Half a reply that was said before the quiet is not taken for the half of a later one."""
+        self.given_up(b"1" * 64)
+        quiet = self.protocol.quiet()
+        self.protocol.dataReceived(b"\x44")
+        self.clock.advance(QUIET)
+        self.successResultOf(quiet)
+        self.answer(b"1" * 64)
+        self.assertEqual(self.late, [("late", b"1" * 64)])

@@ -409,3 +409,17 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual([*map(int, Slot)], [0, 1, 2, 3])
         self.assertEqual([*map(int, KeyFormat)], [1, 2, 3, 4])
         self.assertEqual([*map(int, MessageMode)], [0, 1, 2, 3, 4])
+
+
+class BeginningTests(SynchronousTestCase):
+    """The first bytes of a packet."""
+
+    def test_one_byte(self) -> None:
+        """One byte of a reply can be the first half of any length: the other is waited for."""
+        for byte in range(256):
+            self.assertIsNone(split_reply(bytes([byte])))
+
+    def test_third_parameter(self) -> None:
+        """A command with data has two zero bytes before it, unless it says otherwise."""
+        frame = Request(Opcode.SIGN, Slot.TZ1, MessageMode.RAW, data=b"\x03").frame()
+        self.assertEqual(frame[3:9], bytes([Opcode.SIGN, Slot.TZ1, MessageMode.RAW, 0, 0, 3]))

@@ -538,3 +538,13 @@ class AnyBytesTests(PayloadTestCase):
                     continue
                 accepted.add(place)
             self.assertEqual(accepted, free)
+
+
+class DalSignTests(SynchronousTestCase):
+    """The sign of the number that says which DAL slots are attested."""
+
+    def test_several_bytes(self) -> None:
+        """It is in the first byte alone: in the last, the same bit is one of the number."""
+        begun = PAYLOADS["att_dal_5"][:-1]
+        decode(begun + b"\x80\x41")
+        self.assertRaises(ValueError, decode, begun + b"\xc0\x01")

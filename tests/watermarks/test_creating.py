@@ -214,3 +214,30 @@ class SuccessorTests(CreatingTestCase):
         log.write_bytes(b"")  # as one who reads may leave it
         sqlite.create(other)
         self.assertEqual(self.open(other).load(), {})
+
+
+class PlaceTests(CreatingTestCase):
+    """Where a store is made before it gets its name."""
+
+    def test_beside_it(self) -> None:
+        """In its own directory: from another disk it could not be renamed in one step."""
+
+        def looked_at(made: Path, path: Path) -> None:
+            beside.append(made.parent)
+            put(made, path)
+
+        beside: list[Path] = []
+        put = creating._put
+        self.patch(creating, "_put", looked_at)
+        sqlite.create(self.path)
+        (directory,) = beside
+        self.assertEqual(directory.parent, self.directory)
+        self.assertTrue(directory.name.startswith(f"{self.path.name}."), directory)
+        self.assertFalse(directory.exists())
+
+    def test_modes(self) -> None:
+        """Nobody else may read or write it, from its first moment on."""
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        sqlite.create(self.path)
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)

@@ -9,7 +9,7 @@ from tests.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId, judge
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId, judge, settle
 
 MAINNET = "NetXdQprcVkpaWU"
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
@@ -214,3 +214,64 @@ class MarkIdTests(SynchronousTestCase):
         )
         ids = {MarkId.of(key, p) for key in (TZ1, TZ3) for p in (payload, elsewhere)}
         self.assertEqual(len(ids), 4)
+
+
+class SettleTests(SynchronousTestCase):
+    """Which of two marks stands in a store afterwards."""
+
+    def test_never_lower(self) -> None:
+        """The higher one stands, whatever its payload, in whichever order they come."""
+        higher = [Mark(100, 3, ONE), Mark(101, 0, OTHER), Mark(101, 0, NO_PAYLOAD)]
+        for low in (SIGNED, UNSIGNED, Mark(100, 2, NO_PAYLOAD)):
+            for high in higher:
+                self.assertIs(settle(low, high), high)
+                self.assertIs(settle(high, low), high)
+
+    def test_closed_marks(self) -> None:
+        """Of two closed marks, whose payloads are the same, the higher one stands."""
+        for low, high in [((100, 2), (100, 3)), ((99, 7), (100, 0))]:
+            below, above = Mark(*low, NO_PAYLOAD), Mark(*high, NO_PAYLOAD)
+            self.assertIs(settle(below, above), above)
+            self.assertIs(settle(above, below), above)
+
+    def test_first(self) -> None:
+        """Where nothing stands, anything may."""
+        self.assertIs(settle(None, SIGNED), SIGNED)
+
+    def test_same_position(self) -> None:
+        """At one position the first payload stands, and its first signature."""
+        second = Mark(100, 2, ONE, Signature(Curve.P256, b"\x01" * 64))
+        self.assertIs(settle(UNSIGNED, SIGNED), SIGNED)
+        self.assertIs(settle(SIGNED, UNSIGNED), SIGNED)
+        self.assertIs(settle(SIGNED, second), SIGNED)
+        for standing in (SIGNED, UNSIGNED, Mark(100, 2, NO_PAYLOAD)):
+            self.assertIs(settle(standing, Mark(100, 2, OTHER, second.signature)), standing)
+
+
+class DefaultTests(SynchronousTestCase):
+    """What holds where a caller names no floor."""
+
+    def test_lowest_position(self) -> None:
+        """There is none: the very first position may be signed."""
+        asked = Mark(0, 0, ONE)
+        self.assertIs(judge(BLOCK, None, asked), asked)
+
+
+class JumpSentenceTests(SynchronousTestCase):
+    """The numbers in a refusal of a jump."""
+
+    def test_numbers(self) -> None:
+        """It says how far the level is ahead, and of what."""
+        cases = [
+            (SIGNED, (0, 0), 800, "high watermark, level 100 round 2"),
+            (None, (100, 3), 800, "configured floor, level 100 round 3"),
+        ]
+        for standing, floor, ahead, above in cases:
+            error = self.assertRaises(
+                Conflict, judge, BLOCK, standing, Mark(900, 1, ONE), floor, 10
+            )
+            self.assertIn(
+                f"block at level 900 round 1 is {ahead} levels above the {above}, and "
+                "max_level_jump is 10",
+                str(error),
+            )

@@ -1,0 +1,102 @@
+"""The modules that carry the safety, and the tests that are to notice a change in each."""
+
+from attrs import frozen
+
+_PROMISES = ("watermarks.test_conformance", "watermarks.test_model")
+
+
+@frozen
+class Room:
+    """A part of the code with one subject.
+
+    :ivar modules: what is changed.
+    :ivar tests: what is run, the quickest and the likeliest to notice first; modules below
+        `tests`. None of them starts a process, which would run the code as it is.
+    """
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+ROOMS = {
+    "rule": Room(
+        ("tezio_signer.watermarks.rule",),
+        ("watermarks.test_rule", "watermarks.test_claims", *_PROMISES),
+    ),
+    "claims": Room(
+        ("tezio_signer.watermarks.claims",),
+        (
+            "watermarks.test_claims",
+            "watermarks.test_sharedclaims",
+            "watermarks.test_recovery",
+            "test_signer_store",
+            "test_resource_watermarks",
+            *_PROMISES,
+        ),
+    ),
+    "sqlite": Room(
+        (
+            "tezio_signer.watermarks.sqlite",
+            "tezio_signer.watermarks.sqliteschema",
+            "tezio_signer.watermarks.storefile",
+            "tezio_signer.watermarks.creating",
+            "tezio_signer.watermarks.lockfile",
+            "tezio_signer.watermarks.grouped",
+        ),
+        (
+            "watermarks.test_sqlite",
+            "watermarks.test_reading",
+            "watermarks.test_storefile",
+            "watermarks.test_grouped",
+            "watermarks.test_lockfile",
+            "watermarks.test_creating",
+            "watermarks.test_oldercopy",
+            "watermarks.test_locking",
+            *_PROMISES,
+        ),
+    ),
+    "etcd": Room(
+        ("tezio_signer.watermarks.etcd", "tezio_signer.watermarks.etcdanswers"),
+        (
+            "watermarks.test_etcd",
+            "watermarks.test_etcdanswers",
+            "watermarks.test_etcdgateway",
+            *_PROMISES,
+        ),
+    ),
+    "signer": Room(
+        ("tezio_signer.signer",),
+        (
+            "test_signer",
+            "test_signer_store",
+            "test_signer_device",
+            "test_signer_races",
+            "test_resource",
+            "test_refusals",
+        ),
+    ),
+    "policy": Room(("tezio_signer.policy",), ("test_policy", "test_admission", "test_resource")),
+    "serialhsm": Room(
+        ("tezio_signer.serialhsm",),
+        ("test_serialhsm", "test_serialport", "test_hsmdevice", "test_hsmpool"),
+    ),
+    "hsmpool": Room(
+        ("tezio_signer.hsmpool", "tezio_signer.hsmsigning", "tezio_signer.hsm.nonces"),
+        (
+            "test_hsmsigning",
+            "test_hsmpool_boards",
+            "test_hsmpool_looking",
+            "test_hsmpool_waiting",
+            "test_hsmpool",
+            "test_signer_device",
+        ),
+    ),
+    "framing": Room(
+        ("tezio_signer.hsm.framing",),
+        ("hsm.test_framing", "test_serialhsm", "test_hsmdevice"),
+    ),
+    "payload": Room(("tezio_signer.tezos.payload",), ("tezos.test_payload", "test_policy")),
+    "keys": Room(
+        ("tezio_signer.tezos.keys",), ("tezos.test_keys", "tezos.test_base58check", "test_policy")
+    ),
+}

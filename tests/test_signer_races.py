@@ -1,0 +1,376 @@
+"""The path of a request when two things happen at once: answers, faults, clients, the stop."""
+
+import gc
+from typing import Any, cast
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.heldstand import FailingStore, SlowDisk, good, submission
+from tests.missingcurve import without_curve
+from tests.octezclient import HSM_KEYS
+from tests.stand import settings_with, watermarks_on
+from tests.test_hsmdevice import FakeBoard
+from tests.test_serialhsm import ANSWER, QUIET
+from tests.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
+from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
+from tezio_signer.hsm import framing
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsmpool import HsmPool
+from tezio_signer.policy import Credentials, Peer
+from tezio_signer.settings import Settings
+from tezio_signer.signer import Signer
+from tezio_signer.tezos.keys import Curve, PublicKey, Signature
+from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.store import StoreError
+
+NOOP = PAYLOADS["noop"]
+DEADLINE = 6.0
+
+
+class RaceTestCase(SynchronousTestCase):
+    """A signer on boards that answer when the test says so, on a store and a disk that obey it."""
+
+    boards = 1
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)  # as any clock has run for a while
+        self.store = FailingStore()
+        self.disk: SlowDisk | None = None
+        self.plugged = {f"port{number}": FakeBoard() for number in range(self.boards)}
+        self.pool = HsmPool(
+            self.clock,
+            lambda: [Board(port, f"serial of {port}") for port in self.plugged],
+            lambda protocol, port: self.plugged[port].open(protocol, port),
+        )
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        for board in self.plugged.values():
+            board.serve()
+        self.signer = self.made()
+
+    def made(self, settings: Settings | None = None, disk: SlowDisk | None = None) -> Signer:
+        """A signer, on a disk that writes at once unless another is given."""
+        if disk is None:
+            self.watermarks = watermarks_on(lambda: self.store)
+        else:
+            self.watermarks = watermarks_on(lambda: self.store, lambda: disk)
+        self.watermarks.startService()
+        self.addCleanup(self.watermarks.stopService)
+        return Signer(settings or settings_with(), self.pool, self.watermarks, self.clock)
+
+    @property
+    def board(self) -> FakeBoard:
+        """The first board."""
+        return next(iter(self.plugged.values()))
+
+    def submit(self, payload: bytes) -> Deferred[Signature]:
+        """Ask for a signature of tz3."""
+        return self.signer.submit(submission(payload))
+
+    def as_another_daemon_had_it(self, payload: bytes) -> Signature:
+        """A signature by the same key, of which the board's own watermark knows nothing."""
+        made = self.pool.sign(TZ3, payload).result
+        self.board.serve()
+        self.board.firmware.power_cycle()
+        return self.successResultOf(made)
+
+    def told(self, request: Deferred[Signature], kind: type[Exception] = Unavailable) -> str:
+        """Why a request has been refused."""
+        return str(self.failureResultOf(request, kind).value)
+
+    def signed(self, request: Deferred[Signature], payload: bytes) -> Signature:
+        """The signature that a request has got."""
+        signature = self.successResultOf(request)
+        self.assertTrue(good(TZ3, payload, signature))
+        return signature
+
+
+class _Overruled:
+    """Watermarks on a store where another daemon's signature comes to stand meanwhile."""
+
+    def __init__(self, watermarks: Watermarks, stands: Signature) -> None:
+        self._watermarks = watermarks
+        self._stands = stands
+
+    def claim(self, *arguments: Any) -> Claim:
+        claim = self._watermarks.claim(*arguments)
+        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
+
+
+class OtherSignatureTests(RaceTestCase):
+    """The store gives another signature than the HSM has made: that of another daemon."""
+
+    def overruled(self, stands: Signature) -> Deferred[Signature]:
+        """Ask where this signature of the payload stands already."""
+        watermarks = cast(Watermarks, _Overruled(self.watermarks, stands))
+        signer = Signer(settings_with(), self.pool, watermarks, self.clock)
+        request = signer.submit(submission(block(7, 0)))
+        self.board.serve()
+        return request
+
+    def test_good(self) -> None:
+        """The one that stands leaves."""
+        stands = self.as_another_daemon_had_it(block(7, 0))
+        self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+
+    def test_hsm_refuses(self) -> None:
+        """It leaves also when the HSM will not sign any more what it has signed for the other."""
+        made = self.pool.sign(TZ3, block(7, 0)).result
+        self.board.serve()
+        stands = self.successResultOf(made)
+        self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+        self.assertEqual(self.board.serve(), [])
+
+    def test_wrong(self) -> None:
+        """One that does not verify leaves for nobody, wherever it stands."""
+        stands = self.as_another_daemon_had_it(block(8, 0))
+        with capturedLogs() as events:
+            request = self.overruled(stands)
+        self.assertEqual(self.told(request), "the signature does not verify and is not released")
+        self.assertEqual(
+            [formatEvent(e) for e in events if e["log_level"] is LogLevel.critical],
+            [f"a signature for {TZ3} does not verify"],
+        )
+
+
+class FailingTests(RaceTestCase):
+    """Disk and HSM fail one after the other."""
+
+    def test_disk_then_hsm(self) -> None:
+        """What neither has done is done when it is asked for again, of a board that forgot it."""
+        self.store.error = StoreError("disk full")
+        request = self.submit(block(7, 0))
+        self.assertIn("disk full", self.told(request))
+        self.board.firmware.failing.add("begin")
+        self.board.serve()
+        self.board.firmware.failing.clear()
+        self.board.firmware.power_cycle()
+        self.store.error = None
+        again = self.submit(block(7, 0))
+        self.board.serve()
+        self.signed(again, block(7, 0))
+        self.successResultOf(self.signer.drained())
+
+    def test_disk_then_late_signature(self) -> None:
+        """What the HSM signs although its mark was not stored is kept for the next time."""
+        self.store.error = self.store.signature_error = StoreError("disk full")
+        self.told(self.submit(block(7, 0)))
+        self.store.error = self.store.signature_error = None
+        self.assertEqual(len(self.board.serve()), 1)
+        again = self.submit(block(7, 0))
+        self.signed(again, block(7, 0))
+        self.assertEqual(self.board.serve(), [])
+
+    def test_disk_fails_twice(self) -> None:
+        """When its signature is not stored either, nobody hears of a fault, and it is kept."""
+        self.store.error = self.store.signature_error = StoreError("disk full")
+        self.told(self.submit(block(7, 0)))
+        self.board.serve()
+        self.told(self.submit(block(7, 0)))
+        self.store.error = self.store.signature_error = None
+        self.signed(self.submit(block(7, 0)), block(7, 0))
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_two_wait_for_one_disk(self) -> None:
+        """Both are told when the mark is not stored, and no error is left behind."""
+        disk = SlowDisk()
+        self.signer = self.made(disk=disk)
+        requests = [self.submit(block(7, 0)) for _ in range(2)]
+        self.store.error = self.store.signature_error = StoreError("disk full")
+        disk.write()
+        for request in requests:
+            self.assertIn("disk full", self.told(request))
+        self.board.serve()
+        disk.write()
+        # Whose failure nobody has taken is told when it is collected; an error has hold of it.
+        del request, requests
+        self.store.error = self.store.signature_error = None
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class LateTests(RaceTestCase):
+    """An answer to an earlier request comes while a later one is at another board."""
+
+    boards = 2
+
+    def test_second_board_fails(self) -> None:
+        """The late signature is the answer to both."""
+        first, second = self.plugged.values()
+        request = self.submit(block(7, 0))
+        (frame,) = first.asked()
+        self.clock.advance(ANSWER)
+        self.assertNoResult(request)
+        first.answer(frame)
+        second.firmware.failing.add("sign")
+        second.serve()
+        late = self.signed(request, block(7, 0))
+        self.assertEqual(self.signed(self.submit(block(7, 0)), block(7, 0)), late)
+
+    def test_second_board_signs(self) -> None:
+        """The late signature, which is stored, is the one that leaves."""
+        first, second = self.plugged.values()
+        request = self.submit(block(7, 0))
+        (frame,) = first.asked()
+        self.clock.advance(ANSWER)
+        first.answer(frame)
+        (stored,) = self.store.load().values()
+        second.serve()
+        self.assertEqual(self.signed(request, block(7, 0)), stored.signature)
+
+    def test_without_a_mark(self) -> None:
+        """Of what has no mark a late signature is nobody's; the failure is told."""
+        first, second = self.plugged.values()
+        first.firmware.failing.add("sign")
+        second.firmware.failing.add("sign")
+        request = self.submit(NOOP)
+        first.serve()
+        second.serve()
+        self.assertIn("the HSM answered", self.told(request))
+
+
+class WantedAgainTests(RaceTestCase):
+    """Somebody asks for what a client has left behind at the HSM."""
+
+    def test_lost(self) -> None:
+        """When its answer is lost, the HSM is asked once more: somebody wants it."""
+        leaving = self.submit(block(7, 0))
+        (frame,) = self.board.asked()
+        leaving.cancel()
+        self.failureResultOf(leaving, CancelledError)
+        again = self.submit(block(7, 0))
+        self.clock.advance(ANSWER)
+        self.clock.advance(QUIET)
+        self.assertIn(frame, self.board.serve())
+        self.signed(again, block(7, 0))
+
+
+class DeviceMarkTests(RaceTestCase):
+    """The HSM refuses by a mark of its own what ours allow."""
+
+    def test_no_level(self) -> None:
+        """For what has no level there is none, and nothing is advised."""
+        request = self.submit(NOOP)
+        self.board.asked()
+        self.board.protocol.dataReceived(framing.reply(b"\xd4"))
+        sentence = self.told(request, Conflict)
+        self.assertTrue(
+            sentence.endswith("; which is not known to happen for what has no level"), sentence
+        )
+
+
+class DrainingTests(RaceTestCase):
+    """Who waits when the daemon stops."""
+
+    def test_waits_in_the_rules(self) -> None:
+        """A request that has not got as far as the HSM is waited for, too."""
+        self.signer = self.made(settings_with(auth_req=True, auth_key=AUTH))
+        self.plugged.clear()
+        pool = HsmPool(self.clock, list, lambda *_: self.fail("there is no port"))
+        pool.startService()
+        self.addCleanup(pool.stopService)
+        settings = settings_with(auth_req=True, auth_key=AUTH)
+        signer = Signer(settings, pool, self.watermarks, self.clock)
+        signature = Signature.parse(
+            "edsigtkpiSSschcaCt9pUVrpNPf7TTcgvgDEDD6NCEHMy8NNQJCGnMfLZzYoQj74yLjo9wx6MPVV29CvVzgi7qEcEUok3k7AuMg"
+        )
+        asked = submission(NOOP)
+        request = signer.submit(
+            evolve(asked, read=lambda: evolve(asked.read(), authentication=signature))
+        )
+        drained = signer.drained()
+        self.assertNoResult(drained)
+        self.clock.advance(DEADLINE)
+        self.assertIn(f"no connected HSM holds {AUTH}", self.told(request))
+        self.successResultOf(drained)
+
+    def test_client_left_in_the_rules(self) -> None:
+        """One that left from there is waited for no longer."""
+        disk = SlowDisk()
+        self.signer = self.made(disk=disk)
+        request = self.submit(block(7, 0))
+        request.cancel()
+        self.failureResultOf(request, CancelledError)
+        drained = self.signer.drained()
+        self.assertNoResult(drained)
+        self.board.serve()
+        disk.write()
+        self.successResultOf(drained)
+
+
+class AdmissionTests(RaceTestCase):
+    """Which peers may ask for anything."""
+
+    def test_addresses(self) -> None:
+        """Those of `allowed_ips` may, and nobody else."""
+        self.signer.admit(Peer())
+        self.assertRaises(NotAdmitted, self.signer.admit, Peer.at("192.0.2.1"))
+
+    def test_switched_off(self) -> None:
+        """Where addresses are not looked at, all may; users still count."""
+        settings = settings_with(allowed_uids=frozenset({1000}))
+        security = evolve(settings.security, remote_ip_check=False)
+        signer = self.made(evolve(settings, security=security))
+        signer.admit(Peer())
+        signer.admit(Peer.at("192.0.2.1"))
+        stranger = Peer(credentials=Credentials(pid=1, uid=1001, gid=1))
+        self.assertRaises(NotAdmitted, signer.admit, stranger)
+        request = signer.submit(submission(NOOP, peer=Peer.at("192.0.2.1")))
+        self.board.serve()
+        self.signed(request, NOOP)
+
+
+class LineTests(RaceTestCase):
+    """What the line of a request says."""
+
+    def test_milliseconds(self) -> None:
+        """The time is that of the request alone."""
+        with capturedLogs() as events:
+            request = self.submit(NOOP)
+            self.clock.advance(0.25)
+            self.board.serve()
+            self.signed(request, NOOP)
+        self.assertEqual(
+            formatEvent(events[-1]), f"signed generic for {TZ3} from 127.0.0.1 in 250 ms"
+        )
+
+    def test_long_key(self) -> None:
+        """Of what stands in the place of a key, the first sixty characters are shown."""
+
+        def unread() -> Any:
+            raise Conflict("no")
+
+        asked = evolve(submission(NOOP), key="k" * 61, read=unread)
+        with capturedLogs() as events:
+            self.told(self.signer.submit(asked), Conflict)
+        self.assertIn(f"refused a request for {'k' * 60} from", formatEvent(events[-1]))
+        self.assertEqual((events[-1]["status"], events[-1]["reason"]), (409, "watermark"))
+
+    def test_key_that_cannot_be_used(self) -> None:
+        """A key that cannot authenticate anybody here is named at the start, and no other."""
+        keys = tuple(PublicKey.parse(key.public_key) for key in HSM_KEYS[:3])
+        without_curve(self, Curve.SECP256K1)
+        with capturedLogs() as events:
+            self.made(settings_with(authorized_keys=keys))
+        (line,) = map(formatEvent, events)
+        self.assertIn(f"nobody can authenticate with {keys[1]} of authorized_keys: ", line)
+        self.assertIn(str(keys[1].unsupported), line)
+
+    def test_who_is_late(self) -> None:
+        """Who has waited too long is told for what: HSM or store."""
+        disk = SlowDisk()
+        self.signer = self.made(disk=disk)
+        at_store, at_hsm = self.submit(block(7, 0)), self.signer.submit(submission(NOOP, TZ1))
+        frame = self.board.asked()[0]
+        self.board.answer(frame)
+        self.clock.advance(QUIET)
+        self.board.asked()
+        self.clock.advance(DEADLINE - QUIET)
+        self.assertIn("the watermark store has not written within 6 s", self.told(at_store))
+        self.assertIn("the HSM", self.told(at_hsm))
