@@ -1,0 +1,91 @@
+"""The command line: `python -m tests.campaigns.histories`; see `__init__`."""
+
+import argparse
+import sys
+from pathlib import Path
+from time import monotonic
+
+from twisted.logger import globalLogBeginner
+
+from tests.campaigns.histories import bugs
+from tests.campaigns.histories.random_search import replay, search, shortened
+from tests.campaigns.histories.referee import Figures
+from tests.campaigns.histories.surroundings import Surroundings, surroundings
+from tests.campaigns.histories.telling import from_text, narrate, show, show_violation
+
+_PROGRESS_EVERY = 100_000
+
+
+def _random(options: argparse.Namespace, outside: Surroundings) -> bool:
+    """Run random histories; whether they kept all rules."""
+    began, told = monotonic(), 0
+
+    def progress(figures: Figures) -> None:
+        nonlocal told
+        if figures.steps // _PROGRESS_EVERY > told:
+            told = figures.steps // _PROGRESS_EVERY
+            print(f"{figures.steps} steps, {monotonic() - began:.0f} s", flush=True)
+
+    figures, outcome = search(options.seed, options.steps, outside, progress)
+    show(figures)
+    print(f"{monotonic() - began:.0f} s")
+    if outcome is None:
+        print("violations: 0")
+        return True
+    show_violation(shortened(outcome, outside))
+    return False
+
+
+def _bugs(options: argparse.Namespace, outside: Surroundings) -> bool:
+    """Plant bugs, one after the other; whether each was found."""
+    names = list(bugs.BUGS) if options.bug == "all" else [options.bug]
+    all_found = True
+    for name in names:
+        began = monotonic()
+        with bugs.BUGS[name].planted():
+            figures, outcome = search(options.seed, options.steps, outside)
+            if outcome is None:
+                all_found = False
+                print(f"{name}: NOT FOUND in {figures.steps} steps", flush=True)
+                continue
+            short = shortened(outcome, outside)
+        print(
+            f"{name}: found in {figures.steps} steps, {monotonic() - began:.1f} s: "
+            f"{short.violations[0]} ({len(short.history.events)} events)",
+            flush=True,
+        )
+        if len(names) == 1:
+            show_violation(short)
+    return all_found
+
+
+def _replay(options: argparse.Namespace, outside: Surroundings) -> bool:
+    """Make a history again; whether it kept all rules."""
+    text = Path(options.replay).read_text() if Path(options.replay).exists() else options.replay
+    told = from_text(text)
+    narrate(told, outside)
+    return not replay(told, outside, collect=True).violations
+
+
+def main() -> None:
+    """Run what was asked for; exit with 1 if a rule was broken, or a bug was not found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.histories")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--bug", choices=["all", *bugs.BUGS], help="plant it, and look for it")
+    parser.add_argument("--replay", help="a history as it was printed, or a file that holds it")
+    parser.add_argument("--real", action="store_true", help="sign with the curves of Tezos")
+    options = parser.parse_args()
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    with surroundings(options.real) as outside:
+        if options.replay is not None:
+            kept = _replay(options, outside)
+        elif options.bug is not None:
+            kept = _bugs(options, outside)
+        else:
+            kept = _random(options, outside)
+    sys.exit(0 if kept else 1)
+
+
+if __name__ == "__main__":
+    main()
