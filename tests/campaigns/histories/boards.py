@@ -12,7 +12,7 @@ from tests.campaigns.histories.network import Message, Network
 from tests.stand import EVERY_MAGIC_BYTE
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.framing import Opcode, reply
+from tezio_signer.hsm.framing import Opcode, Slot, reply
 from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol
 
 
@@ -81,9 +81,8 @@ class MemoryBoard:
     ) -> None:
         self.name = name
         self.daemon = daemon
-        self.firmware = Firmware(enabled=EVERY_MAGIC_BYTE)
-        for slot in self.firmware.keys:
-            self.firmware.keys[slot] = cryptography.key(slot, name)
+        self.firmware = Firmware(keys={}, enabled=EVERY_MAGIC_BYTE)
+        self.firmware.keys = {slot: cryptography.key(slot, name) for slot in Slot}
         self.plugged = True
         self.mute = False
         self.stuffed = False

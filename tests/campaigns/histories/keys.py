@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from unittest.mock import patch
 
+from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import SECP256K1_ORDER, Curve, PublicKey, Signature, digest
 
@@ -23,10 +24,10 @@ def _half(*parts: bytes) -> bytes:
 class StandInKey(SoftKey):
     """Signs with what can be made from the public key, the digest and a nonce."""
 
-    def __init__(self, soft: SoftKey, board: str) -> None:
-        self.curve = soft.curve
+    def __init__(self, slot: Slot, board: str) -> None:
+        self.curve = _SOFT[slot].curve
         self._board = board.encode()
-        self._public, self._compressed = soft.public, soft.compressed
+        self._public, self._compressed = _PUBLIC[slot]
         self._signed = 0
 
     @property
@@ -47,8 +48,8 @@ class StandInKey(SoftKey):
 class RepeatableKey(SoftKey):
     """Signs as a device does, with a nonce that depends on how often it has signed."""
 
-    def __init__(self, soft: SoftKey, board: str) -> None:
-        self.__dict__.update(vars(soft))
+    def __init__(self, slot: Slot, board: str) -> None:
+        self.__dict__.update(vars(_SOFT[slot]))
         self._board = board.encode()
         self._signed = 0
 
@@ -58,7 +59,8 @@ class RepeatableKey(SoftKey):
         return super().sign(hashed, int.from_bytes(seed, "big") % _SMALLER_ORDER + 1)
 
 
-_SOFT = {slot: SoftKey.parse(text) for slot, text in TEST_KEYS.items()}
+_SOFT: dict[Slot, SoftKey] = {slot: SoftKey.parse(text) for slot, text in TEST_KEYS.items()}
+_PUBLIC = {slot: (soft.public, soft.compressed) for slot, soft in _SOFT.items()}
 PUBLIC_KEYS = {
     key.hash: key for key in (PublicKey.of(soft.curve, soft.compressed) for soft in _SOFT.values())
 }
@@ -81,10 +83,9 @@ class Cryptography:
     def __init__(self, real: bool = False) -> None:
         self._real = real
 
-    def key(self, slot: int, board: str) -> SoftKey:
+    def key(self, slot: Slot, board: str) -> SoftKey:
         """The key of a slot in a board."""
-        soft = _SOFT[next(known for known in _SOFT if known == slot)]
-        return RepeatableKey(soft, board) if self._real else StandInKey(soft, board)
+        return RepeatableKey(slot, board) if self._real else StandInKey(slot, board)
 
     def verifies(self, key: PublicKey, message: bytes, signature: Signature) -> bool:
         """What the referee says of a signature, whatever bug the signer has."""

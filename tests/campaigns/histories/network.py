@@ -16,6 +16,7 @@ class Message:
     :ivar what: for who reads a history.
     :ivar arrive: hands it over to the receiver.
     :ivar prompt: it arrives as soon as it is the first on its way; nothing happens to it.
+    :ivar late: time may pass before it arrives.
     :ivar void: whether nobody waits for it any more, so that its arrival would do nothing.
     """
 
@@ -23,6 +24,7 @@ class Message:
     arrive: Callable[[], object]
     prompt: bool = False
     void: Callable[[], bool] = bool
+    late: bool = False
 
 
 class Network:

@@ -3,13 +3,14 @@
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from uuid import UUID, uuid4
 
 from attrs import frozen
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
 from tests.campaigns.histories.keys import Cryptography
-from tests.campaigns.histories.patching import remembered
+from tests.campaigns.histories.patching import everywhere, remembered
 
 
 @frozen
@@ -39,6 +40,7 @@ def surroundings(real: bool = False) -> Iterator[Surroundings]:
 
     with ExitStack() as undoing:
         undoing.enter_context(remembered())
+        undoing.enter_context(everywhere(uuid4, lambda: UUID(int=1)))
         undoing.enter_context(outside.cryptography.in_use())
         globalLogPublisher.addObserver(observe)
         undoing.callback(globalLogPublisher.removeObserver, observe)

@@ -29,6 +29,8 @@ MARKS = (
     (TZ3, CHAINS[1], Operation.BLOCK),
 )
 """The marks that histories may be about."""
+PAUSE = 8.0
+"""Seconds of a long pause: more than anybody waits for an answer."""
 MOST_CLIENTS = 6
 """Clients that wait at one daemon at the same time, at most."""
 
@@ -156,6 +158,7 @@ class World:
                 yield Offer("spoil", way, 3)
         if "disk" not in way:
             yield Offer("lose", way, count)
+            yield Offer("late", way, count if "etcd" in way else 1)
         if destination == "etcd" or source in self.boards:
             yield Offer("double", way, count if destination == "etcd" else 1)
 
@@ -164,7 +167,7 @@ class World:
             yield Offer("start", name)
             return
         if machine.paused:
-            yield Offer("resume", name)
+            yield Offer("resume", name, 2)
         else:
             waiting = len(machine.process.clients)
             if waiting < MOST_CLIENTS:
@@ -265,6 +268,26 @@ class World:
     def _do_lose(self, way: str, number: int) -> bool:
         return "disk" not in way and self.network.take(way, number) is not None
 
+    def _do_late(self, way: str, number: int) -> bool:
+        message = self.network.peek(way, number)
+        if message is None or message.late:
+            return False
+        message.late = True
+        return True
+
+    def waits_for_time(self) -> bool:
+        """Whether a client waits, and nothing is to be expected before time passes."""
+        clients = (m.running is not None and m.running.clients for m in self.machines.values())
+        return any(clients) and self.is_quiet()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing that is not late can arrive before time passes."""
+        return all(
+            self._waits(way)
+            or (all(message.late for message in messages) if "etcd" in way else messages[0].late)
+            for way, messages in self.network.ways.items()
+        )
+
     def _do_double(self, way: str, number: int) -> bool:
         message = self.network.peek(way, number)
         if message is None or self._waits(way):
@@ -283,15 +306,10 @@ class World:
         return True
 
     def _do_time(self, _: str, __: int) -> bool:
-        calls = [
-            call
-            for machine in self.machines.values()
-            if machine.running is not None and (call := machine.running.next_call()) is not None
-        ]
-        if not calls:
-            return False
-        self.now = max(self.now, min(calls))
-        return True
+        call = self._next_call()
+        if call is not None:
+            self.now = max(self.now, call)
+        return call is not None
 
     def _do_ask(self, name: str, number: int) -> bool:
         process = self.machines[name].running
@@ -376,16 +394,32 @@ class World:
         machine.paused = True
         return True
 
-    def _do_resume(self, name: str, _: int) -> bool:
+    def _do_resume(self, name: str, number: int) -> bool:
         machine = self.machines[name]
         if not machine.paused or machine.process is None:
             return False
+        if number:
+            self._pass(PAUSE)
         machine.paused = False
         machine.process.advance(self.now)
         noticed, machine.noticed = machine.noticed, []
         for notice in noticed:
             notice()
         return True
+
+    def _pass(self, seconds: float) -> None:
+        """Let time pass in which no message arrives."""
+        until = self.now + seconds
+        while (call := self._next_call()) is not None and call <= until:
+            self.now = max(self.now, call)
+            self._end_turn()
+        self.now = until
+
+    def _next_call(self) -> float | None:
+        """When somebody has something to do next."""
+        running = [m.running for m in self.machines.values() if m.running is not None]
+        calls = [call for process in running if (call := process.next_call()) is not None]
+        return min(calls, default=None)
 
     def _do_pull(self, name: str, _: int) -> bool:
         board = self.boards[name]
@@ -476,12 +510,8 @@ class World:
         while True:
             while (way := next(filter(self._arrives, self.network.ways), None)) is not None:
                 self._happens(Event("arrive", way))
-            calls = [
-                call
-                for machine in self.machines.values()
-                if machine.running is not None and (call := machine.running.next_call())
-            ]
-            if not calls or min(calls) > until:
+            call = self._next_call()
+            if call is None or call > until:
                 break
             self._happens(Event("time"))
         self.now = until
