@@ -120,6 +120,7 @@ class Search:
 
     def _collect(self) -> None:
         gc.collect()
+        gc.freeze()  # what is left are paths, of which there are many
         if self._outside.tracebacks and self.found.outcome is None:
             what = f"{self._outside.tracebacks.pop()}, in one of the last {_COLLECT_EVERY} paths"
             self.found.outcome = Outcome(
