@@ -3,12 +3,13 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.campaigns.histories.bugs import BUGS
+from tests.campaigns.histories.events import Event
 from tests.campaigns.histories.exhaustive import ONCE, SETUP, Search
 from tests.campaigns.histories.fingerprint import fingerprint
 from tests.campaigns.histories.random_search import Outcome, history, replay, search, shortened
 from tests.campaigns.histories.surroundings import surroundings
 from tests.campaigns.histories.telling import from_text, to_text
-from tests.campaigns.histories.world import Event, World
+from tests.campaigns.histories.world import World
 
 STEPS = 40_000
 STEPS_TO_A_BUG = 60_000

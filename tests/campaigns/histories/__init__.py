@@ -10,7 +10,7 @@ arrives, is lost, doubled or late, a daemon crashes, pauses or starts again, a c
 operator moves a mark, a disk fails, a board loses its power. A history is the list of its
 events: its seed makes it again, and one that fails is shortened to the events that it needs.
 
-`world` holds everything and offers events; `network`, `boards`, `etcd`, `disk` and `daemons` are
-its parts; `referee` judges what clients receive; `random_search` and `exhaustive` choose the
-events; `bugs` are planted to see that the referee notices.
+`world` holds everything; `network`, `boards`, `etcd`, `disk` and `daemons` are its parts. `offers`
+says what may happen next, `random_search` and `exhaustive` choose from it, `ending` ends all
+faults, and `referee` judges what clients receive. `bugs` are planted to see that it notices.
 """

@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 from attrs import define, field
 
+from tests.campaigns.histories.ending import finish
+from tests.campaigns.histories.events import Event, Setup
 from tests.campaigns.histories.fingerprint import fingerprint
+from tests.campaigns.histories.offers import offers
 from tests.campaigns.histories.random_search import History, Outcome
 from tests.campaigns.histories.referee import Figures, Violation
 from tests.campaigns.histories.surroundings import Surroundings
-from tests.campaigns.histories.world import Event, Setup, World
+from tests.campaigns.histories.world import World
 
 FAULTS = frozenset(
     ("lose", "late", "double", "crash", "pause", "pull", "power", "leave", "raise", "spoil", "stop")
@@ -147,10 +150,10 @@ class Search:
                 self.found.ends += 1
                 for event in events:
                     self._leave(path, event, faults)
-                world.finish()
+                finish(world)
                 break
             if not events:  # nothing is under way, and a client waits for nothing
-                world.finish()
+                finish(world)
                 break
             for event in events[1:]:
                 self._leave(path, event, faults)
@@ -180,7 +183,7 @@ class Search:
         self._left[faults].append(self._longer(path, event))
 
     def _faults_of(self, world: World) -> Iterator[Event]:
-        for offer in world.offers():
+        for offer in offers(world):
             if offer.kind in self._kinds:
                 for number in range(offer.choices):
                     message = world.network.peek(offer.where, number)
@@ -191,7 +194,7 @@ class Search:
         for ask in asks:
             if world.machines[ask.where].running is not None:
                 yield ask
-        for offer in world.offers():
+        for offer in offers(world):
             if offer.kind in _FREE:
                 # A long pause is no way to have what is under way arrive late.
                 long = offer.kind == "resume" and not world.is_quiet()

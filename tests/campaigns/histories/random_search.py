@@ -6,9 +6,12 @@ from random import Random
 
 from attrs import frozen
 
+from tests.campaigns.histories.ending import finish
+from tests.campaigns.histories.events import MARKS, Event, Setup
+from tests.campaigns.histories.offers import offers as offers_of
 from tests.campaigns.histories.referee import Figures, Violation
 from tests.campaigns.histories.surroundings import Surroundings
-from tests.campaigns.histories.world import MARKS, Event, Setup, World
+from tests.campaigns.histories.world import World
 
 STEPS = (60, 250, 250, 400)
 """Events of one history, at most."""
@@ -71,7 +74,7 @@ def history(seed: str, outside: Surroundings, collect: bool = False) -> Outcome:
     steps = random.choice(STEPS)
     events: list[Event] = []
     while len(events) < steps and not world.referee.violations:
-        offers = list(world.offers())
+        offers = list(offers_of(world))
         (offer,) = random.choices(offers, [weights[offer.kind] for offer in offers])
         event = Event(offer.kind, offer.where, random.randrange(offer.choices))
         events.append(event)
@@ -92,7 +95,7 @@ def replay(told: History, outside: Surroundings, collect: bool = False) -> Outco
 
 
 def _ended(world: World, events: Sequence[Event], outside: Surroundings, collect: bool) -> Outcome:
-    world.finish()
+    finish(world)
     setup, referee = world.setup, world.referee
     if collect:
         del world

@@ -7,10 +7,12 @@ from attrs import asdict
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
+from tests.campaigns.histories.ending import finish
+from tests.campaigns.histories.events import Event, Setup
 from tests.campaigns.histories.random_search import EVERY_KIND, History, Outcome
 from tests.campaigns.histories.referee import Figures
 from tests.campaigns.histories.surroundings import Surroundings
-from tests.campaigns.histories.world import BEGINNING, Event, Setup, World
+from tests.campaigns.histories.world import BEGINNING, World
 
 _LONGEST_LINE = 160
 
@@ -51,7 +53,7 @@ def narrate(history: History, outside: Surroundings) -> None:
             )
             print(f"{world.now - BEGINNING:10.3f}  {event}   [{under_way}]")
         print("            all faults end")
-        world.finish()
+        finish(world)
     finally:
         globalLogPublisher.removeObserver(observe)
     for violation in world.referee.violations:

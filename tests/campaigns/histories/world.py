@@ -1,93 +1,32 @@
-"""One history: everything that takes part, the events that may happen next, and their effects."""
+"""One history: everything that takes part, and what events do to it."""
 
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple, cast
-
-from attrs import field, frozen
+from typing import cast
 
 from tests.campaigns.histories.boards import MemoryBoard, Reply
 from tests.campaigns.histories.daemons import Machine, Process
 from tests.campaigns.histories.disk import Disk
 from tests.campaigns.histories.etcd import Etcd
+from tests.campaigns.histories.events import MARKS, Event, Setup, competing
 from tests.campaigns.histories.network import Network
-from tests.campaigns.histories.referee import Referee, short
+from tests.campaigns.histories.referee import Referee
 from tests.campaigns.histories.surroundings import Surroundings
-from tests.campaigns.signing import CHAINS, Asked, Track
-from tests.vectors import TZ1, TZ3
+from tests.campaigns.signing import Asked
 from tezio_signer.errors import StartupError
-from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark
 
 BEGINNING = 1_000_000.0
 """The time at which histories begin."""
-MARKS = (
-    (TZ3, CHAINS[0], Operation.BLOCK),
-    (TZ3, CHAINS[0], Operation.ATTESTATION),
-    (TZ1, CHAINS[0], Operation.BLOCK),
-    (TZ3, CHAINS[1], Operation.BLOCK),
-)
-"""The marks that histories may be about."""
 PAUSE = 8.0
 """Seconds of a long pause: more than anybody waits for an answer."""
 MOST_CLIENTS = 6
 """Clients that wait at one daemon at the same time, at most."""
 
 
-class Event(NamedTuple):
-    """Something that happens: what, where, and which of those that are there."""
-
-    kind: str
-    where: str = ""
-    number: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.where} {self.number}".strip()
-
-
-class Offer(NamedTuple):
-    """Events that may happen next: `Event(kind, where, n)` for each n below `choices`."""
-
-    kind: str
-    where: str = ""
-    choices: int = 1
-
-
-@frozen
-class Setup:
-    """What a history begins with.
-
-    :ivar shared: the store is an etcd, and not a disk, which one daemon only can have.
-    :ivar boards: of each daemon.
-    :ivar marks: numbers of `MARKS`.
-    :ivar sides: how many payloads compete for each position.
-    :ivar kinds: the events that may happen.
-    :ivar prompt_readings: nothing happens to what only reads the store.
-    """
-
-    daemons: int = 2
-    shared: bool = True
-    boards: int = 1
-    marks: tuple[int, ...] = (0,)
-    sides: int = 2
-    kinds: frozenset[str] = field(factory=frozenset)
-    prompt_readings: bool = False
-
-
-@lru_cache(maxsize=1024)
-def competing(
-    key: PublicKeyHash, chain: bytes, operation: Operation, level: int, round_: int
-) -> tuple[Asked, ...]:
-    """All that wants to be signed at one position of one mark."""
-    track = Track(key, chain, level, round_)
-    return tuple(asked for asked in track.competing() if asked.mark_id.operation is operation)
-
-
 class World:
     """The parts of a history, at one moment.
 
     :ivar now: the time.
+    :ivar restored: an older backup is in the store, and only a daemon knows what it lacks.
     """
 
     def __init__(self, setup: Setup, outside: Surroundings) -> None:
@@ -112,7 +51,7 @@ class World:
             self.machines[name] = Machine(name, boards)
         self.positions = dict.fromkeys(setup.marks, (1, 0))
         self._ending: list[Machine] = []
-        self._restored = False
+        self.restored = False
         self._written: object = None
         self._events = {
             name.removeprefix("_do_"): getattr(self, name)
@@ -123,96 +62,23 @@ class World:
             self._start(machine)
         self.settle(0.5)
 
-    # -- what may happen ---------------------------------------------------------------
-
-    def offers(self) -> Iterator[Offer]:
-        """All events that may happen now."""
-        kinds = self.setup.kinds
-        for offer in self._all_offers():
-            if offer.kind in kinds:
-                yield offer
-
-    def _all_offers(self) -> Iterator[Offer]:
-        yield Offer("time")
-        for way, messages in self.network.ways.items():
-            yield from self._offers_of_way(way, len(messages))
-        for name, machine in self.machines.items():
-            yield from self._offers_of_machine(name, machine)
-        for name, board in self.boards.items():
-            if board.plugged:
-                yield Offer("pull", name)
-                yield Offer("power", name)
-                if not board.mute:
-                    yield Offer("mute", name, 2)
-            else:
-                yield Offer("plug", name)
-        yield Offer("advance", "", 3 * len(self.setup.marks))
-        yield from self._offers_of_store()
-
-    def _offers_of_way(self, way: str, count: int) -> Iterator[Offer]:
-        source, _, destination = way.partition(">")
-        if not (destination in self.machines and self.machines[destination].paused):
-            # Each connection to etcd is one of many; everything else keeps its order.
-            yield Offer("arrive", way, count if "etcd" in way else 1)
-            if source in self.boards:
-                yield Offer("spoil", way, 3)
-        if "disk" not in way:
-            yield Offer("lose", way, count)
-            yield Offer("late", way, count if "etcd" in way else 1)
-        if destination == "etcd" or source in self.boards:
-            yield Offer("double", way, count if destination == "etcd" else 1)
-
-    def _offers_of_machine(self, name: str, machine: Machine) -> Iterator[Offer]:
-        if machine.process is None:
-            yield Offer("start", name)
-            return
-        if machine.paused:
-            yield Offer("resume", name, 2)
-        else:
-            waiting = len(machine.process.clients)
-            if waiting < MOST_CLIENTS:
-                yield Offer("ask", name, 4 * self.setup.sides * len(self.setup.marks))
-            if waiting:
-                yield Offer("leave", name, waiting)
-            yield Offer("pause", name)
-        if not self._restored:  # what it knows may be all that is left
-            yield Offer("crash", name)
-            if not machine.paused:
-                yield Offer("stop", name)
-
-    def _offers_of_store(self) -> Iterator[Offer]:
-        marks = len(self.setup.marks)
-        if isinstance(self.store, Etcd):
-            yield Offer("raise", "", marks)
-            yield Offer("wipe" if self.store.wiped is None else "back")
-            yield Offer("backup")
-            if self._may_restore():
-                yield Offer("restore")
-        else:
-            down = all(machine.process is None for machine in self.machines.values())
-            if down:
-                yield Offer("raise", "", marks)
-                yield Offer("back" if self.store.missing else "wipe")
-            yield Offer("fail", "", 2)
-
-    def _may_restore(self) -> bool:
-        """With several daemons one may not know yet what another has signed."""
+    def may_restore(self) -> bool:
+        """Whether a backup may be put back: one daemon of several may not know yet what is lost."""
         if len(self.machines) > 1 or cast(Etcd, self.store).wiped is not None:
             return False
         (machine,) = self.machines.values()
         return machine.running is not None and machine.running.was_read
 
-    # -- what happens then -------------------------------------------------------------
-
     def do(self, event: Event) -> bool:
         """Have something happen; False if it cannot, as in a history that was shortened."""
-        if not self._happens(event):
+        if not self.happens(event):
             return False
         self.referee.figures.steps += 1
         self.referee.figures.events[event.kind] += 1
         return True
 
-    def _happens(self, event: Event) -> bool:
+    def happens(self, event: Event) -> bool:
+        """Have something happen that is not counted."""
         try:
             if self._events[event.kind](event.where, event.number) is False:
                 return False
@@ -363,7 +229,7 @@ class World:
         return self._start(self.machines[name])
 
     def _do_crash(self, name: str, _: int) -> bool:
-        if self.machines[name].process is None or self._restored:
+        if self.machines[name].process is None or self.restored:
             return False
         self._crash(self.machines[name])
         return True
@@ -381,7 +247,7 @@ class World:
 
     def _do_stop(self, name: str, _: int) -> bool:
         process = self.machines[name].running
-        if process is None or self._restored:
+        if process is None or self.restored:
             return False
         process.stop()
         self._crash(self.machines[name])
@@ -485,97 +351,38 @@ class World:
             self.store.missing = False
         elif self.store.wiped is not None:
             self.store.bring_back()
-            self.referee.lenient = self._restored
+            self.referee.lenient = self.restored
             self.referee.store_replaced()
 
     def _do_backup(self, _: str, __: int) -> None:
         cast(Etcd, self.store).take_backup()
 
     def _do_restore(self, _: str, __: int) -> bool:
-        if not self._may_restore():
+        if not self.may_restore():
             return False
         cast(Etcd, self.store).restore_backup()
-        self._restored = self.referee.lenient = True
+        self.restored = self.referee.lenient = True
         self.referee.store_replaced()
         return True
 
     def _do_fail(self, _: str, number: int) -> None:
         cast(Disk, self.store).failing = ("before", "behind")[number]
 
-    # -- the end -----------------------------------------------------------------------
-
     def settle(self, seconds: float) -> None:
         """Let time pass in which everything arrives, at once and in order."""
         until = self.now + seconds
         while True:
             while (way := next(filter(self._arrives, self.network.ways), None)) is not None:
-                self._happens(Event("arrive", way))
+                self.happens(Event("arrive", way))
             call = self._next_call()
             if call is None or call > until:
                 break
-            self._happens(Event("time"))
+            self.happens(Event("time"))
         self.now = until
-        self._end_turn()
+        self.happens(Event("nothing"))
+
+    def _do_nothing(self, _: str, __: int) -> None:
+        """Only what follows by itself."""
 
     def _arrives(self, way: str) -> bool:
         return not self._waits(way)
-
-    def heal(self) -> None:
-        """End all faults: everybody is there again."""
-        if isinstance(self.store, Disk):
-            self.store.failing = None
-        self._happens(Event("back"))
-        for name, board in self.boards.items():
-            if board.mute:
-                self._happens(Event("pull", name))
-            self._happens(Event("plug", name))
-        for name in self.machines:
-            self._happens(Event("resume", name))
-            self._happens(Event("start", name))
-        self.settle(8.0)
-        for name in self.machines:  # its last question may have been answered by an etcd without
-            self._happens(Event("start", name))
-        self.settle(2.0)
-        if self._restored:  # the whole store is read once a minute
-            self.settle(65.0)
-            self._restored = self.referee.lenient = False
-
-    def finish(self) -> None:
-        """When all faults have ended everything has to be well, and signed again."""
-        if self.referee.violations:
-            return
-        self.heal()
-        for name, machine in self.machines.items():
-            if machine.process is None:
-                self.referee.violated("does not start", name)
-            elif machine.process.clients:
-                self.referee.violated("no answer", f"{name} lets a client wait for ever")
-        if self.referee.violations:
-            return
-        self.referee.check_all_covered()
-        for asked, signature in self.referee.standing():
-            for name in self.machines:
-                self._sign_again(name, asked, self.referee.is_highest(asked))
-                given = self.referee.released[asked.mark_id, asked.position]
-                if given not in ({}, {asked.hash: signature}):
-                    self.referee.violated("not what is stored", f"{name}: {short(asked)}")
-        level = max(level for level, _ in self.positions.values()) + 10
-        for mark in self.setup.marks:
-            for name in self.machines:
-                level += 1
-                self._sign_again(name, competing(*MARKS[mark], level, 0)[0])
-        self.referee.check_all_covered()
-
-    def _sign_again(self, name: str, asked: Asked, surely: bool = True) -> None:
-        """Have a daemon sign, or refuse for good unless that may not be."""
-        figures = self.referee.figures
-        before, conflicts = figures.released, figures.conflicts
-        for seconds in (1.0, 8.0, 40.0):
-            process = self.machines[name].process
-            if process is None:
-                break
-            process.ask(asked)
-            self.settle(seconds)
-            if figures.released > before or (not surely and figures.conflicts > conflicts):
-                return
-        self.referee.violated("does not sign again", f"{name}: {short(asked)}")
