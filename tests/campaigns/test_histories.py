@@ -1,5 +1,7 @@
 """The short form of the campaign of histories."""
 
+from gc import collect
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.campaigns.histories.bugs import BUGS
@@ -33,7 +35,8 @@ class HistoriesTests(SynchronousTestCase):
         for name, bug in BUGS.items():
             with surroundings() as outside, bug.planted():
                 _, found[name] = search("suite", STEPS_TO_A_BUG, outside)
-        self.flushLoggedErrors()
+        while self.flushLoggedErrors():  # each keeps what the next one comes from
+            collect()
         self.assertGreaterEqual(len(found), 10)
         self.assertEqual([name for name, outcome in found.items() if outcome is None], [])
 

@@ -31,7 +31,7 @@ ONCE = (Event("ask", "d0", 4), Event("ask", "d1", 5))
 """Each payload is asked for at one daemon."""
 CROSSWISE = (*ONCE, Event("ask", "d1", 4), Event("ask", "d0", 5))
 """Each payload is asked for at both daemons."""
-_COLLECT_EVERY = 500
+_COLLECT_EVERY = 100
 
 
 class _Path(NamedTuple):
