@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--replay", help="a history as it was printed, or a file that holds it")
     parser.add_argument("--real", action="store_true", help="sign with the curves of Tezos")
     options = parser.parse_args()
+    if options.exhaustive and options.bug == "all":
+        parser.error("an exhaustive search is for one bug at a time")
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
     with surroundings(options.real) as outside:
         if options.replay is not None:

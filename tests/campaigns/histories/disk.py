@@ -23,8 +23,7 @@ class Disk:
     :ivar failing: how the next write fails, if it does: before the marks are written, or behind.
     """
 
-    def __init__(self, name: str, network: Network) -> None:
-        self.name = name
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.stored: dict[MarkId, Mark] = {}
         self.missing = False

@@ -16,8 +16,8 @@ from tests.campaigns.histories.ending import finish
 from tests.campaigns.histories.events import Event, Setup
 from tests.campaigns.histories.fingerprint import fingerprint
 from tests.campaigns.histories.offers import offers
-from tests.campaigns.histories.random_search import History, Outcome
-from tests.campaigns.histories.referee import Figures, Violation
+from tests.campaigns.histories.random_search import History, Outcome, replay
+from tests.campaigns.histories.referee import Figures
 from tests.campaigns.histories.surroundings import Surroundings
 from tests.campaigns.histories.world import World
 
@@ -100,6 +100,7 @@ class Search:
         self._kinds = kinds
         self._most_states = most_states
         self._seen: set[bytes] = set()
+        self._recent: list[_Path] = []
         self._left: list[list[_Path]] = [[] for _ in range(faults + 1)]
         self.found = Found()
 
@@ -124,11 +125,15 @@ class Search:
     def _collect(self) -> None:
         gc.collect()
         gc.freeze()  # what is left are paths, of which there are many
-        if self._outside.tracebacks and self.found.outcome is None:
-            what = f"{self._outside.tracebacks.pop()}, in one of the last {_COLLECT_EVERY} paths"
-            self.found.outcome = Outcome(
-                History(SETUP, ()), (Violation("a fault", what),), Figures()
-            )
+        recent, self._recent = self._recent, []
+        if not self._outside.tracebacks or self.found.outcome is not None:
+            return
+        self._outside.tracebacks.clear()
+        for path in recent:  # of which of them did nobody see the failure?
+            outcome = replay(History(SETUP, tuple(path.events())), self._outside, collect=True)
+            if outcome.violations:
+                self.found.outcome = outcome
+                return
 
     def _walk(self, path: _Path | None, faults: int) -> None:
         """Go on from the end of a path until a state is reached that was seen."""
@@ -165,6 +170,8 @@ class Search:
             self.found.outcome = Outcome(
                 History(SETUP, told), tuple(referee.violations), referee.figures
             )
+        if path is not None:
+            self._recent.append(path)
         self.found.figures.add(world.referee.figures)
 
     def _do(self, world: World, event: Event, asks: list[Event]) -> None:

@@ -5,10 +5,6 @@ from collections.abc import Callable, Collection
 from attrs import define
 
 
-def nothing() -> None:
-    """Does nothing."""
-
-
 @define(eq=False)
 class Message:
     """Something that was sent.

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from random import Random
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tests.campaigns.histories.ending import finish
 from tests.campaigns.histories.events import MARKS, Event, Setup
@@ -79,7 +79,9 @@ def history(seed: str, outside: Surroundings, collect: bool = False) -> Outcome:
         event = Event(offer.kind, offer.where, random.randrange(offer.choices))
         events.append(event)
         world.do(event)
-    return _ended(world, events, outside, collect)
+    outcome = _ended(world, events)
+    del world
+    return _collected(outcome, outside) if collect else outcome
 
 
 def replay(told: History, outside: Surroundings, collect: bool = False) -> Outcome:
@@ -91,18 +93,21 @@ def replay(told: History, outside: Surroundings, collect: bool = False) -> Outco
             events.append(event)
         if world.referee.violations:
             break
-    return _ended(world, events, outside, collect)
+    outcome = _ended(world, events)
+    del world
+    return _collected(outcome, outside) if collect else outcome
 
 
-def _ended(world: World, events: Sequence[Event], outside: Surroundings, collect: bool) -> Outcome:
+def _ended(world: World, events: Sequence[Event]) -> Outcome:
     finish(world)
-    setup, referee = world.setup, world.referee
-    if collect:
-        del world
-        referee.forget_store()
-        referee.violations += _unhandled(outside)
-    referee.figures.histories = 1
-    return Outcome(History(setup, tuple(events)), tuple(referee.violations), referee.figures)
+    figures = world.referee.figures
+    figures.histories = 1
+    return Outcome(History(world.setup, tuple(events)), tuple(world.referee.violations), figures)
+
+
+def _collected(outcome: Outcome, outside: Surroundings) -> Outcome:
+    """An outcome with what comes to light when nothing refers to its world any more."""
+    return evolve(outcome, violations=(*outcome.violations, *_unhandled(outside)))
 
 
 def _unhandled(outside: Surroundings) -> list[Violation]:

@@ -106,12 +106,18 @@ class Referee:
             self._check_covered(asked, signature, self._marks())
 
     def _check_covered(
-        self, asked: Asked, signature: Signature, marks: Mapping[MarkId, Mark]
+        self,
+        asked: Asked,
+        signature: Signature,
+        marks: Mapping[MarkId, Mark],
+        closed: bool = False,
     ) -> None:
+        """Check that a signature is stored, or below what is; or that its position is closed."""
         mark = marks.get(asked.mark_id)
         stands = mark is not None and (
             mark.position > asked.position
             or (mark.payload_hash == asked.hash and mark.signature == signature)
+            or (closed and mark.position == asked.position and mark.payload_hash == NO_PAYLOAD)
         )
         if not stands:
             stored = mark and f"{mark.level}/{mark.round} {mark.payload_hash.hex()[:4]}"
@@ -125,10 +131,6 @@ class Referee:
             if before != mark:
                 self._check_written(mark_id, before, mark)
         self._stood = marks
-
-    def forget_store(self) -> None:
-        """The history is over; nothing of it may be kept alive."""
-        self._marks = dict
 
     def store_replaced(self) -> None:
         """Somebody has put another state in the place of the store's."""
@@ -158,7 +160,8 @@ class Referee:
         marks = self._marks()
         for (mark_id, _), signatures in self.released.items():
             for payload_hash, signature in signatures.items():
-                self._check_covered(self.asked[mark_id, payload_hash], signature, marks)
+                # An operator may have closed the position in an older backup.
+                self._check_covered(self.asked[mark_id, payload_hash], signature, marks, True)
 
     def is_highest(self, asked: Asked) -> bool:
         """Whether no daemon can have claimed the mark for anything else at or above a payload."""

@@ -35,7 +35,7 @@ class World:
         cryptography = outside.cryptography
         self.now = BEGINNING
         self.network = Network()
-        self.store: Etcd | Disk = Etcd(self.network) if setup.shared else Disk("disk", self.network)
+        self.store: Etcd | Disk = Etcd(self.network) if setup.shared else Disk(self.network)
         if isinstance(self.store, Etcd):
             self.store.prompt_readings = setup.prompt_readings
         self.referee = Referee(cryptography, self.store.marks)
