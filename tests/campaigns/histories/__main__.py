@@ -46,7 +46,8 @@ def _exhaustive(options: argparse.Namespace, outside: Surroundings) -> bool:
         nonlocal told
         if monotonic() - began > told:
             told += _PROGRESS_SECONDS
-            print(f"{sum(found.states.values())} states, {monotonic() - began:.0f} s", flush=True)
+            states, seconds = sum(found.states.values()), monotonic() - began
+            print(f"{states} states, {found.left} paths left, {seconds:.0f} s", flush=True)
 
     asks = CROSSWISE if options.crosswise else ONCE
     found = Search(outside, asks, options.faults, most_states=options.states).run(progress)

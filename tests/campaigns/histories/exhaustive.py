@@ -63,6 +63,7 @@ class Found:
     :ivar ends: of those, where nothing is under way, and faults were ended.
     :ivar longest: events to the state that is furthest away.
     :ivar paths: ways that were gone from the beginning.
+    :ivar left: ways that are still to be gone.
     :ivar complete: whether there is no state that was not visited.
     :ivar outcome: the first history that breaks a rule.
     """
@@ -72,6 +73,7 @@ class Found:
     ends: int = 0
     longest: int = 0
     paths: int = 0
+    left: int = 0
     complete: bool = False
     figures: Figures = field(factory=Figures)
     outcome: Outcome | None = None
@@ -114,6 +116,7 @@ class Search:
                 found.paths += 1
                 if found.paths % _COLLECT_EVERY == 0 or not paths:
                     self._collect()
+                    found.left = sum(map(len, self._left))
                     progress(found)
                 if self._most_states is not None and len(self._seen) >= self._most_states:
                     return found
