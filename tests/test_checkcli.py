@@ -492,6 +492,15 @@ class WrongTests(CheckTestCase):
         self.assertEqual(self.errors(), [])
         self.assertEqual(self.lines("auth key"), [f"{AUTH}, no board holds it"])
 
+    def test_not_asked(self) -> None:
+        """A board that is silent holds up nothing for who does not ask."""
+        self.missing, self.problems = {TZ1}, ("an HSM is silent",)
+        outcome = self.run_command("check", "--without-boards")
+        self.assertEqual(outcome.code, 0)
+        self.assertIn(str(AUTH), outcome.out)
+        for word in (BOARD, "no board", "silent"):
+            self.assertNotIn(word, outcome.out)
+
 
 class ProcessTests(TestCase):
     """As it is run before the daemon, and beside it."""

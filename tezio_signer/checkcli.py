@@ -47,6 +47,11 @@ from tezio_signer.watermarks.storefile import is_held
 def add_command(commands: Any) -> None:
     """Add `check` to the commands of `tezio-signer`."""
     check = command(commands, "check", _check, "say what the configuration means and what is amiss")
+    check.add_argument(
+        "--without-boards",
+        action="store_true",
+        help="do not ask the boards, of which one that is silent takes seconds",
+    )
     config_option(check)
     json_option(check)
 
@@ -70,7 +75,8 @@ def _check(options: argparse.Namespace) -> None:
     settings = load_settings(options.config, simulate=False)
     found = Findings({"configuration": str(path.absolute())})
     found.meaning |= meaning_of(settings, settings.http, settings.octez_socket)
-    run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found)))
+    with_boards = not options.without_boards
+    run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found, with_boards)))
     named = named_config(options.config)
     found.warnings = [spelled_out(said, named, settings.store) for said in found.warnings]
     found.errors = [spelled_out(said, named, settings.store) for said in found.errors]
@@ -84,7 +90,9 @@ def _check(options: argparse.Namespace) -> None:
         raise CommandError(f"{count}: with this the signer does not start")
 
 
-async def look(reactor: Reactor, settings: Settings, found: Findings) -> None:
+async def look(
+    reactor: Reactor, settings: Settings, found: Findings, with_boards: bool = True
+) -> None:
     """Look at all that the daemon needs; fails with nothing that an operator can cause."""
     endpoints = [*settings.http, *settings.octez_socket]
     _look_at_endpoints(reactor, endpoints, settings, found)
@@ -94,10 +102,11 @@ async def look(reactor: Reactor, settings: Settings, found: Findings) -> None:
     found.warnings += exposed(facts[:1])
     found.warnings += closed_to(user_of(settings.store), facts)
     await _look_at_store(reactor, settings, found)
-    boards = await check_boards(
-        reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
-    )
-    _tell_boards(boards, found)
+    if with_boards:
+        boards = await check_boards(
+            reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+        )
+        _tell_boards(boards, found)
 
 
 def _look_at_endpoints(
@@ -177,6 +186,10 @@ def _tell_boards(boards: BoardCheck, found: Findings) -> None:
         found.warnings += [f"{key.key}: {key.sentence}" for key in boards.keys if not key.held_by]
 
 
+def _told(meaning: Meaning, name: str) -> list[str]:
+    return [meaning[name]] if name in meaning else []
+
+
 def _file(facts: FileFacts) -> dict[str, Any]:
     return {
         "what": facts.file.what,
@@ -196,8 +209,8 @@ def _text(found: Findings) -> Iterator[str]:
     yield from lines_of(meaning)
     yield ""
     if auth_key := meaning["auth_key"]:
-        yield line("auth key", f"{auth_key['key']}, {auth_key['board']}")
-    for board in meaning["boards"]:
+        yield line("auth key", ", ".join((auth_key["key"], *_told(auth_key, "board"))))
+    for board in meaning.get("boards", ()):
         yield line("HSM", ": ".join(filter(None, (board["board"], board["trouble"]))))
     for file in meaning["files"]:
         if file["what"] == "configuration":

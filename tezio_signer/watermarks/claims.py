@@ -77,7 +77,7 @@ class Watermarks(Service):
         self._marks: dict[MarkId, Mark] = {}
         self._stored: dict[MarkId, Mark] = {}
         self._lost: dict[MarkId, Mark] = {}
-        self._doubtful: set[MarkId] = set()
+        self._doubtful: dict[MarkId, int] = {}
         self._passed: OrderedDict[_Payload, Signature | None] = OrderedDict()
 
     def startService(self) -> None:
@@ -105,7 +105,7 @@ class Watermarks(Service):
 
     async def _read(self) -> None:
         """Learn what the store holds: once, or again and again if others write to it."""
-        doubtful = set(self._doubtful)
+        doubtful = dict(self._doubtful)
         try:
             marks = await self._store.load()
         except CancelledError:
@@ -121,7 +121,9 @@ class Watermarks(Service):
         self._was_read = True
         self._missing = None
         self._write_back()
-        self._doubtful -= doubtful
+        for mark_id, failures in doubtful.items():
+            if self._doubtful.get(mark_id) == failures:  # no other write has failed meanwhile
+                del self._doubtful[mark_id]
         self._reading.interval = _RETRY_INTERVAL if self._doubtful else REFRESH_INTERVAL
         if not self._store.shared:
             self._reading.stop()
@@ -282,7 +284,7 @@ class Watermarks(Service):
         failure.trap(StoreError)
         if self._store.shared and self._reading.running:
             # It may stand there all the same, or what another daemon has signed meanwhile.
-            self._doubtful.add(mark_id)
+            self._doubtful[mark_id] = self._doubtful.get(mark_id, 0) + 1
             if self._reading.interval != _RETRY_INTERVAL:  # each reset puts the reading off
                 self._reading.interval = _RETRY_INTERVAL
                 self._reading.reset()

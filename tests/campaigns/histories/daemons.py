@@ -46,13 +46,11 @@ class WatchedStore:
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """Read all marks."""
-        # One that fails meanwhile, and had failed before, is taken for read with those before it.
-        failed = set(self._failed)
+        doubtful, self._failed = set(self.doubtful), set()
 
         def read(marks: dict[MarkId, Mark]) -> dict[MarkId, Mark]:
             self.was_read = True
-            self.doubtful -= failed
-            self._failed -= failed
+            self.doubtful -= doubtful - self._failed
             for mark_id, mark in marks.items():
                 self._stands(mark_id, mark)
             return marks
