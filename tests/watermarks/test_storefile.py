@@ -1,5 +1,6 @@
 """A store is a file, not a name: what happens to its files while a daemon has it."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from attrs import evolve
@@ -409,6 +411,38 @@ class LostTests(StoreTestCase):
         self.lost("was written by another program", "raise high_water_marks")
         self.path.write_bytes(new)
         self.well()
+
+    def test_overwritten_meanwhile(self) -> None:
+        """Older content that comes while marks are written, or the file is read, is found too."""
+        old, path = self.copies("")[""], self.path
+        pending: list[str] = []
+
+        class Overwriting(sqlite3.Connection):
+            def execute(self, sql: str, parameters: object = (), /) -> sqlite3.Cursor:
+                done = super().execute(sql, parameters)  # type: ignore[arg-type]
+                if pending and sql.startswith(pending[0]):
+                    pending.clear()
+                    path.write_bytes(old)
+                return done
+
+        self.patch(sqlite3, "connect", partial(sqlite3.connect, factory=Overwriting))
+        self.keep()
+        for statement, act in (
+            ("COMMIT", lambda: self.store.replace({})),
+            ("PRAGMA wal_checkpoint", lambda: self.store.tidy()),
+            ("PRAGMA data_version", lambda: self.store.look()),
+        ):
+            self.store.close()  # so that no log hides what is in the file
+            self.store = self.open()
+            new = self.copies("")[""]
+            os.utime(self.path)
+            pending.append(statement)
+            with contextlib.suppress(StoreLostError):
+                act()
+            self.assertEqual((pending, self.copies("")), ([], {"": old}), statement)
+            self.lost("was written by another program")
+            self.path.write_bytes(new)
+            self.well()
 
     def test_truncated(self) -> None:
         """A file that was cut off is found, and used again when its content is back."""

@@ -149,7 +149,8 @@ class SqliteStore:
         use_log(self._connection, path)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         file.remember_logs()
-        file.remember()
+        file.look()
+        file.remember(file.found)
 
     def _take(self, connection: sqlite3.Connection) -> None:
         """Take what a database says for what is known of the store."""
@@ -211,8 +212,10 @@ class SqliteStore:
         with errors(self._path, self._lock):
             self._guard()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            if self._file is not None:
-                self._file.remember()
+            if self._file is not None and self._path is not None:
+                self._file.look()
+                if self._file.was_written:  # by the checkpoint, if not by others as well
+                    self._read_anew(self._file, self._path)
 
     def look(self) -> None:
         """Raises StoreLostError unless the store is as it was left here."""
@@ -243,8 +246,9 @@ class SqliteStore:
             if self._lock is not None:
                 self._lock.note(self._progress)
             if self._file is not None:
-                # It may have been taken away since, and with it what was just written.
-                self._file.remember()
+                # It may have been taken away since, and with it what was just written. What is
+                # written by now, by SQLite or by others, is read before the next commit.
+                self._file.look()
                 if self._file.log_is_gone():
                     raise StoreLostError(f"{_log_removed(self._path)}, and is made anew")
 
@@ -295,13 +299,13 @@ class SqliteStore:
 
     def _read_anew(self, file: StoreFile, path: Path) -> None:
         """See what others have written into the file, past all that SQLite remembers of it."""
-        before = self._connection
+        before, found = self._connection, file.found
         try:
             self._adopt(_connect_again(path), path)
         except sqlite3.Error as error:
             raise StoreLostError(_overwritten(path, error)) from error
         before.close()
-        file.remember()
+        file.remember(found)  # what was written while it was read is read again
 
     def _adopt(self, connection: sqlite3.Connection, path: Path) -> None:
         """Use a new connection, if it sees what is known; raises StoreLostError."""

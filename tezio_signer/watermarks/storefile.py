@@ -52,6 +52,8 @@ def _linked(path: Path, links: int) -> str:
 class StoreFile:
     """The file at a path, held against every other opener of it until it is closed.
 
+    :ivar found: the size and the time of the file, as it was looked at last.
+
     SQLite's own locks go with any descriptor of the file that this process closes; those of
     this descriptor (of an "open file description") do not, and hold whatever the name is.
 
@@ -131,12 +133,11 @@ class StoreFile:
             )
         if found.st_nlink > 1:
             raise StoreLostError(_linked(self._path, found.st_nlink))
-        self._found = (found.st_size, found.st_mtime_ns)
+        self.found = (found.st_size, found.st_mtime_ns)
 
-    def remember(self) -> None:
-        """Take what lies there now for what SQLite has written; raises StoreLostError."""
-        self.look()
-        self._content = self._found
+    def remember(self, found: tuple[int, int]) -> None:
+        """Take what was there at a look for what is known."""
+        self._content = found
 
     def remember_logs(self) -> None:
         """Take the files beside it for those that SQLite has open; raises OSError."""
@@ -146,7 +147,7 @@ class StoreFile:
     @property
     def was_written(self) -> bool:
         """Whether others have written into the file, as it was looked at last."""
-        return self._found != self._content
+        return self.found != self._content
 
     def log_is_gone(self) -> bool:
         """Whether what SQLite writes into has no name any more.
