@@ -107,7 +107,7 @@ class MovedTests(SynchronousTestCase):
         directory = Path(self.mktemp()).absolute()
         stamp = directory / ".venv" / "made-for"
         stamp.parent.mkdir(parents=True)
-        python = f"{sys.executable} {sys.version_info[0]} {sys.version_info[1]}"
+        python = f"{os.path.normpath(sys.executable)} {sys.version_info[0]} {sys.version_info[1]}"
         stamp.write_text(f"{directory} {python}\n")
         self.assertNotIn("make-environment", self.planned(directory))
         for other in (f"/elsewhere {python}", f"{directory} /usr/bin/python3 3 10"):

@@ -4,6 +4,7 @@ What a failed handshake means is said in words of the person who reads the log: 
 client that speaks plain HTTP, shows no certificate, or does not know who has signed ours.
 """
 
+import re
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -17,8 +18,9 @@ from tezio_signer.certificates import ServedCertificates, reason
 from tezio_signer.connections import peer_of
 from tezio_signer.sparinglog import SparingLog
 
+_HTTP = re.compile(b"[A-Z]{3,7} ")
+_PLAIN_HTTP = "it speaks plain HTTP: its URL has to begin with https://"
 _MEANINGS = {
-    "http request": "it speaks plain HTTP: its URL has to begin with https://",
     "wrong version number": "what it sends is no TLS",
     "peer did not return a certificate": "it shows no certificate, but client_ca asks for one",
     "certificate verify failed": "its certificate is not of an authority of client_ca, or expired",
@@ -33,16 +35,16 @@ _MEANINGS = {
 
 class _Transport(BufferingTLSTransport):
     factory: "TlsFactory"
-    _heard = False
+    _first = b""
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = True
+        self._first = self._first or data[:8]
         super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         failed, peer = self._reason, peer_of(self.getPeer())
-        if self._heard and not self._handshakeDone and not self._aborted:
-            self.factory.failed(peer, failed and failed.value)
+        if self._first and not self._handshakeDone and not self._aborted:
+            self.factory.failed(peer, self._first, failed and failed.value)
         super().connectionLost(reason)
 
 
@@ -61,12 +63,17 @@ class TlsFactory(TLSMemoryBIOFactory):
         super().__init__(cast(Any, certificates), False, wrapped, clock)
         self._strangers = SparingLog(self._log, clock)
 
-    def failed(self, peer: str, error: object) -> None:
-        """A line for a handshake that has failed, unless there were too many."""
-        self._strangers.warn("no TLS with {peer}: {why}", peer=peer, why=_why(error))
+    def failed(self, peer: str, first: bytes, error: object) -> None:
+        """A line for a handshake that has failed, unless there were too many.
+
+        :param first: the first bytes that the client has sent.
+        """
+        self._strangers.warn("no TLS with {peer}: {why}", peer=peer, why=_why(first, error))
 
 
-def _why(error: object) -> str:
+def _why(first: bytes, error: object) -> str:
+    if _HTTP.match(first):  # for which OpenSSL has other words in each version
+        return _PLAIN_HTTP
     if not isinstance(error, SSL.Error):
         return "it has closed the connection in the middle of the handshake"
     said = reason(error)
