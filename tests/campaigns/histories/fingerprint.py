@@ -54,16 +54,19 @@ _RECURSION = 20_000
 
 def fingerprint(world: World) -> bytes:
     """16 bytes that are equal for equal states."""
-    if sys.getrecursionlimit() < _RECURSION:
-        sys.setrecursionlimit(_RECURSION)
-    walk = _Walk(world.now)
-    for machine in world.machines.values():
-        walk.all_of(machine.process, machine.paused, machine.noticed)
-    walk.all_of(world.boards, world.store, world.positions)
-    walk.all_of(world.referee.released, world.referee.lenient)
-    for way, messages in sorted(world.network.ways.items()):
-        walk.all_of(way, messages)
-    return walk.digest()
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _RECURSION))
+    try:
+        walk = _Walk(world.now)
+        for machine in world.machines.values():
+            walk.all_of(machine.process, machine.paused, machine.noticed)
+        walk.all_of(world.boards, world.store, world.positions)
+        walk.all_of(world.referee.released, world.referee.lenient)
+        for way, messages in sorted(world.network.ways.items()):
+            walk.all_of(way, messages)
+        return walk.digest()
+    finally:
+        sys.setrecursionlimit(before)  # by which others refuse what is nested too deep
 
 
 class _Walk:
