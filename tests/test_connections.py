@@ -347,6 +347,12 @@ class SilentTests(ConnectionsTestCase):
             self.come(BAKER)
         self.assertTrue(baker.transport.open)
 
+    def test_all_at_once(self) -> None:
+        """One with bytes waiting is let in also when the silent ones have come just before it."""
+        silent = [self.let_in(BAKER) for _ in range(3)]
+        self.assertIsNotNone(self.come_speaking(BAKER))
+        self.assertTrue(silent[0].transport.aborted)
+
     def test_bytes_waiting(self) -> None:
         """Before one is cut for being silent it is looked whether bytes wait to be read."""
         early = [self.let_in(BAKER) for _ in range(3)]

@@ -341,8 +341,8 @@ class Connections(Service):
         for silent in (True, False) if speaks else (True,):
             for crowd in crowds:
                 for place in list(self._places.get(crowd, ())):
-                    if place.since > young:
-                        break
+                    if place.since > young and not (speaks and silent):
+                        break  # but the kernel hands silent ones over all at once
                     if place.state is State.SILENT if silent else place.state not in lasting:
                         yield place
 
