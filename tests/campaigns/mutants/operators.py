@@ -1,5 +1,6 @@
 """What is changed in a line: operators of Cosmic Ray, and some that it has not."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -60,13 +61,13 @@ def operators() -> list[Operator]:
 class _Replacing(Operator):  # type: ignore[misc]
     """One change of each node that it fits."""
 
+    @abstractmethod
     def fits(self, node: Any) -> bool:
         """Whether this node is changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changed(self, node: Any) -> str:
         """The code in the place of a node, with what stands before it."""
-        raise NotImplementedError
 
     def mutation_positions(self, node: Any) -> _Positions:
         """Once, or not at all."""
