@@ -12,9 +12,8 @@ from pathlib import Path
 from shutil import which
 from subprocess import run
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import deferLater
-from twisted.trial.unittest import SkipTest
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.daemonprocess import (
     FREE_PORT,
@@ -27,6 +26,7 @@ from tests.daemonprocess import (
     start_daemon,
     start_twistd,
 )
+from tests.filewatch import FileWatch
 from tests.octezsocketclient import OctezSocketClient
 from tests.stand import Client, reactor
 from tests.test_daemon import ProcessTestCase
@@ -41,6 +41,9 @@ _UNDER_TWISTD = (
 )
 _BOTH = (_RUN, _UNDER_TWISTD)
 _PATH = os.pathsep.join(sys.path)
+_LAST = "last.sock"
+LAST = ("--octez-socket", f"unix:{_LAST}:lockfile=0")
+"""An endpoint more, which is opened when all others are."""
 
 
 def full_pipe() -> tuple[int, int]:
@@ -52,6 +55,12 @@ def full_pipe() -> tuple[int, int]:
             os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
     return reader, writer
+
+
+async def listening(test: TestCase, directory: Path) -> None:
+    """Wait until a daemon that was given LAST listens; its log need not be asked."""
+    await FileWatch(test, directory).until((directory / _LAST).exists)
+    (directory / _LAST).unlink()  # for the next one; who is connected stays so
 
 
 def spawn_logging_to(
@@ -81,23 +90,15 @@ class LogProcessTests(ProcessTestCase):
         reserved = reserve_port()
         self.addCleanup(reserved.close)
         port = reserved.getsockname()[1]
-        listening = f"tcp:{port}:interface=127.0.0.1"
-        command = [sys.executable, "-c", program, "--simulate", "--http", listening, *options]
+        at = f"tcp:{port}:interface=127.0.0.1"
+        command = [sys.executable, "-c", program, "--simulate", "--http", at, *LAST, *options]
         process = spawn_logging_to(output, command, self.directory)
         self.addCleanup(process.kill)
         return process, Client(port)
 
-    async def until_served(self, client: Client) -> None:
-        """Wait until a daemon listens; its log cannot be asked."""
-        while True:
-            with contextlib.suppress(Exception):
-                if (await client.request("GET", f"/keys/{TZ1}")).status == 200:
-                    return
-            await deferLater(reactor, 0.1)
-
     async def assert_unimpressed(self, process: Process, client: Client) -> None:
         """Check that requests are answered as usual, and SIGTERM is obeyed in time."""
-        await self.until_served(client)
+        await listening(self, self.directory)
         began = reactor.seconds()
         for level in range(200):
             # Each is a line, and together more than a pipe holds.
@@ -254,8 +255,8 @@ class LaunchTests(ProcessTestCase):
         arguments = ("-n", "--logfile", "own.log", "tezio-signer", "--simulate")
         daemon = start_twistd(self, self.directory, *arguments, "--http", FREE_PORT)
         log = self.directory / "own.log"
-        while not log.exists() or "is ready" not in log.read_text():
-            await deferLater(reactor, 0.1)
+        written = FileWatch(self, self.directory)
+        await written.until(lambda: log.exists() and "is ready" in log.read_text())
         daemon.send("TERM")
         await daemon.exits()
         self.assertEqual(daemon.log, "")
@@ -271,17 +272,13 @@ class LaunchTests(ProcessTestCase):
         self.configure("hsms: [{port: /dev/none}]")
         at = f"tcp:{port}:interface=127.0.0.1"
         daemon = spawn(
-            [sys.executable, "-c", program, "--http", at],
+            [sys.executable, "-c", program, "--http", at, *LAST],
             self.directory,
             {**os.environ, "PYTHONPATH": _PATH},
         )
         self.addCleanup(daemon.kill)
-        client = Client(port)
-        while True:
-            with contextlib.suppress(Exception):
-                if (await client.request("GET", "/")).status == 200:
-                    break
-            await deferLater(reactor, 0.1)
+        await listening(self, self.directory)
+        self.assertEqual((await Client(port).request("GET", "/")).status, 200)
         assert daemon.transport is not None
         for number in range(3):
             path = os.readlink(f"/proc/{daemon.transport.pid}/fd/{number}")
@@ -331,12 +328,14 @@ class SignalTests(ProcessTestCase):
             with socket.create_connection(("127.0.0.1", client.port)) as half_sent:
                 half_sent.sendall(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n1")
                 await client.request("GET", "/")
-                for signal in ("TERM", "TERM", "INT"):
+                for signal, said in (
+                    ("TERM", "Received SIGTERM"),
+                    ("TERM", "SIGTERM: the signer is stopping already\n"),
+                    ("INT", "SIGINT: the signer is stopping already\n"),
+                ):
                     daemon.send(signal)
-                    await deferLater(reactor, 0.1)
+                    await daemon.says(said)
                 await daemon.exits()
-            self.assertIn("SIGTERM: the signer is stopping already\n", daemon.log)
-            self.assertIn("SIGINT: the signer is stopping already\n", daemon.log)
             self.assertNotIn("Traceback", daemon.log)
 
 
@@ -424,17 +423,17 @@ class ResolverTests(ProcessTestCase):
         self.configure(f"hsms: [{{port: {link}}}]")
         path = os.path.relpath(self.directory / "signer.sock")
         for program in _BOTH:
-            command = [*self.command(program, _HANGING_DISK), "--octez-socket", "unix:signer.sock"]
+            command = self.command(program, _HANGING_DISK)
+            command += ["--octez-socket", "unix:signer.sock", *LAST]
             reader, full = full_pipe()
             daemon = spawn_logging_to(full, command, self.directory, hear_errors=True)
             self.addCleanup(daemon.kill)
-            asked: list[Deferred[object]] = []
-            while "the disk hangs" not in daemon.log:
-                asking = OctezSocketClient(f"unix:{path}")
-                asked.append(Deferred.fromCoroutine(asking.sign(str(TZ3), block(10, 0))))
-                asked[-1].addErrback(lambda _: None)
-                await deferLater(reactor, 0.1)
+            await listening(self, self.directory)
+            asking = OctezSocketClient(f"unix:{path}")
+            asked = Deferred.fromCoroutine(asking.sign(str(TZ3), block(10, 0)))
+            asked.addErrback(lambda _: None)  # the stop leaves it without an answer
+            await daemon.says("the disk hangs")
             await self.stops(daemon)
             os.close(reader)
             os.close(full)
-            await DeferredList(asked)
+            await asked
