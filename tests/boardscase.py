@@ -111,3 +111,25 @@ class BoardsTestCase(SynchronousTestCase):
         self.clock.advance(ANSWER)
         self.clock.advance(QUIET)
         return frame
+
+
+class TwoBoardsTestCase(SynchronousTestCase):
+    """A pool of one board or two, which stay plugged in."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.boards = {"port1": FakeBoard(), "port2": FakeBoard()}
+        self.first, self.second = self.boards.values()
+
+    def start(self, count: int) -> None:
+        """Start a pool with so many boards, and let them say their keys."""
+        boards = [Board(port, f"serial of {port}") for port in list(self.boards)[:count]]
+        self.pool = HsmPool(
+            self.clock,
+            lambda: boards,
+            lambda protocol, port: self.boards[port].open(protocol, port),
+        )
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        for board in list(self.boards.values())[:count]:
+            board.serve()

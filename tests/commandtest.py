@@ -1,19 +1,18 @@
 """Runs the command `tezio-signer` in this process, in a directory of its own."""
 
-import os
 import sys
 from collections.abc import Callable
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.owndirectory import own_directory
 from tests.stand import reactor
 from tests.vectors import SHIPPED
-from tezio_signer import cli, commands, locate
+from tezio_signer import cli, commands
 
 
 @frozen
@@ -51,16 +50,9 @@ class CommandTestCase(SynchronousTestCase):
     """Runs commands in a directory of its own, with a configuration in it."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
+        self.directory = own_directory(self)
         self.config = self.directory / "config.yaml"
         self.config.write_bytes(SHIPPED.read_bytes())
-        self.addCleanup(os.chdir, Path.cwd())
-        os.chdir(self.directory)
-        self.patch(
-            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
-        )
-        self.patch(locate, "SYSTEM_CONFIG", str(self.directory / "etc" / "config.yaml"))
         self.reactor = OwnReactor()
         self.patch(commands, "react", self.reactor.react)
 

@@ -20,13 +20,12 @@ from tezio_signer.connections import (
     TOLD_PER_SECOND,
     YOUNG_SECONDS,
     Connections,
-    Place,
     peer_of,
-    place_of,
 )
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.limitedfactory import SLICE, LimitedFactory
 from tezio_signer.peers import UnsaidAddress
+from tezio_signer.places import Place, place_of
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import LINES_PER_MINUTE

@@ -11,8 +11,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
+from tests.boardscase import TwoBoardsTestCase
 from tests.hsm.device import KEYS, is_signature
 from tests.stand import EVERY_MAGIC_BYTE, reactor
 from tests.test_hsmdevice import FakeBoard
@@ -40,26 +41,8 @@ from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 
-class ChoosingTests(SynchronousTestCase):
+class ChoosingTests(TwoBoardsTestCase):
     """Which board is asked, and which one next when something goes wrong."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.boards = {"port1": FakeBoard(), "port2": FakeBoard()}
-        self.first, self.second = self.boards.values()
-
-    def start(self, count: int) -> None:
-        """Start a pool with so many boards, and let them say their keys."""
-        boards = [Board(port, f"serial of {port}") for port in list(self.boards)[:count]]
-        self.pool = HsmPool(
-            self.clock,
-            lambda: boards,
-            lambda protocol, port: self.boards[port].open(protocol, port),
-        )
-        self.pool.startService()
-        self.addCleanup(self.pool.stopService)
-        for board in list(self.boards.values())[:count]:
-            board.serve()
 
     def sign(self, message: bytes, priority: int = 2) -> Deferred[Signature]:
         """Ask for a signature."""

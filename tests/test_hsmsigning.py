@@ -1,8 +1,6 @@
 """One signature under way: which board is asked when, and what a lost frame comes to."""
 
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
-
+from tests.boardscase import TwoBoardsTestCase
 from tests.hsm.device import is_signature
 from tests.stand import EVERY_MAGIC_BYTE
 from tests.test_hsmdevice import FakeBoard
@@ -10,11 +8,9 @@ from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import TZ3, block, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
 from tezio_signer.hsmdevice import NotSent, Priority
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.hsmsigning import Signing
 from tezio_signer.serialhsm import NoAnswer
 from tezio_signer.tezos.keys import Signature
@@ -30,27 +26,12 @@ def sign_frame(message: bytes) -> str:
     return framing.sign(Slot.TZ3, message).frame().hex()
 
 
-class SigningTestCase(SynchronousTestCase):
+class SigningTestCase(TwoBoardsTestCase):
     """A pool with one or two boards of the same keys."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
-        self.boards = {"port1": FakeBoard(), "port2": FakeBoard()}
-        self.first, self.second = self.boards.values()
+        super().setUp()
         self.late: list[Signature] = []
-
-    def start(self, count: int) -> None:
-        """Start a pool with so many boards, and let them say their keys."""
-        boards = [Board(port, f"serial of {port}") for port in list(self.boards)[:count]]
-        self.pool = HsmPool(
-            self.clock,
-            lambda: boards,
-            lambda protocol, port: self.boards[port].open(protocol, port),
-        )
-        self.pool.startService()
-        self.addCleanup(self.pool.stopService)
-        for board in list(self.boards.values())[:count]:
-            board.serve()
 
     def sign(self, message: bytes = BLOCK) -> Signing:
         """Ask for a signature."""

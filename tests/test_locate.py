@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.owndirectory import own_directory
 from tests.vectors import TZ3
 from tezio_signer import locate
 from tezio_signer.errors import StartupError
@@ -17,15 +18,8 @@ class LocateTests(SynchronousTestCase):
     """Which settings are run with, in a directory of its own."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.addCleanup(os.chdir, Path.cwd())
-        os.chdir(self.directory)
-        self.patch(
-            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
-        )
-        self.system = self.directory / "etc" / "config.yaml"
-        self.patch(locate, "SYSTEM_CONFIG", str(self.system))
+        self.directory = own_directory(self)
+        self.system = Path(locate.SYSTEM_CONFIG)
 
     def write(self, name: str = "config.yaml", more: str = "") -> Path:
         """A configuration with one baking key."""

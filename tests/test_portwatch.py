@@ -7,7 +7,6 @@ import sys
 from unittest.mock import patch
 
 from twisted.internet.defer import Deferred, DeferredQueue
-from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python import _inotify
 from twisted.trial.unittest import TestCase
@@ -83,7 +82,6 @@ class WatchPortsTests(TestCase):
         os.rename(os.path.join(root, "serial"), os.path.join(root, "moved"))
         await self._watched(watch, {root}, news)
         watch.stop()
-        await deferLater(reactor, 0)
         opened = os.open("/dev/null", os.O_RDONLY)  # takes the number that is free now
         watch.stop()
         os.close(opened)

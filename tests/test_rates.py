@@ -55,3 +55,10 @@ class RateTests(SynchronousTestCase):
             self.rate.take(number)
         self.assertEqual(self.taken(REMEMBERED - 1), 5)
         self.assertEqual(self.taken("a"), 6)
+
+    def test_other_seconds(self) -> None:
+        """The time in which so many can be had may be another than a minute."""
+        self.rate = Rate(4, self.clock, 1.0)
+        for seconds, count in ((0, 4), (0.25, 1), (0.5, 2), (60, 4)):
+            self.clock.advance(seconds)
+            self.assertEqual(self.taken(), count)

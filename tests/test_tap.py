@@ -1,6 +1,5 @@
 """`twistd tezio-signer`: its options, its settings, and what it composes of them."""
 
-import os
 import re
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from zope.interface import provider
 
 from tests.certificates import Authority
 from tests.daemonprocess import FREE_PORT
+from tests.owndirectory import own_directory
 from tests.stand import Client
 from tests.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
@@ -52,13 +52,7 @@ class TapTestCase(TestCase):
     """Works in a directory of its own, without a configuration in the environment."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.addCleanup(os.chdir, Path.cwd())
-        os.chdir(self.directory)
-        self.patch(
-            os, "environ", {k: v for k, v in os.environ.items() if k != "TEZIO_SIGNER_CONFIG"}
-        )
+        self.directory = own_directory(self)
 
     def write(self, name: str = "config.yaml", more: str = "") -> Path:
         """A configuration with one baking key."""

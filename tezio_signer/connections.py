@@ -1,7 +1,7 @@
 """How many may be connected, and how long for: the same for every door.
 
 A door wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
-protocols say through `place_of(self.transport)` what they are doing; one that says nothing
+protocols say through `places.place_of(self.transport)` what they are doing; one that says nothing
 has `request_seconds` in all.
 
 Who may ask is known by the address, before a byte is read. Unknown addresses are refused in
@@ -14,23 +14,18 @@ connections ever costs one that has sent something; what waits to be read counts
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
 from functools import partial
-from socket import MSG_DONTWAIT, MSG_PEEK
-from typing import Any, cast
-from typing import Protocol as Abilities
 
-from attrs import define
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IReactorTime,
-)
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.peers import peer_at
+from tezio_signer.places import Closable, Place, State
 from tezio_signer.policy import Credentials, Peer
+from tezio_signer.rates import Rate
 from tezio_signer.reactors import Alarm
 from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import SparingLog
@@ -50,164 +45,6 @@ _LOCAL = "a local socket"
 YOUNG_SECONDS = 0.05
 """For how long a connection is not cut for another of the same peer."""
 _REMEMBERED = 1024
-
-
-class Closable(Abilities):
-    """What a transport has to be able to do."""
-
-    def loseConnection(self) -> object:
-        """Close when everything is written."""
-
-    def abortConnection(self) -> object:
-        """Close at once."""
-
-
-class State(Enum):
-    """What a connection is doing."""
-
-    SILENT = "did not send anything in time"
-    RECEIVING = "did not send a whole request in time"
-    SERVING = "is being served"
-    IDLE = "had no other request"
-    CLOSING = "did not take its answer in time"
-
-
-class Place:
-    """The place of one connection: what it is doing, and until when it may.
-
-    It begins with receiving a request, which includes a TLS handshake.
-
-    :ivar peer: by what it is counted.
-    :ivar client: for whom time is spent; a proxy tells later who that is.
-    :ivar close: closes it when all is written; the transport's own, unless a protocol knows better.
-    :ivar unread: whether there are bytes that no protocol has seen yet.
-    """
-
-    def __init__(
-        self,
-        connections: "Connections",
-        peer: str,
-        name: str,
-        transport: Closable,
-        speaks: bool = False,
-    ) -> None:
-        self.peer = self.client = peer
-        self.name = name
-        self.state = State.SILENT
-        self.since = 0.0
-        self.close: Callable[[], object] = transport.loseConnection
-        self.unread = speaks
-        self._transport = transport
-        self._connections = connections
-        self._alarm = Alarm(connections.clock)
-        self._gone = False
-        self._become(State.RECEIVING if speaks else State.SILENT)
-        self._alarm.set(connections.limits.request_seconds, self._time_is_over)
-
-    @property
-    def gone(self) -> bool:
-        """Whether it is closed, or was cut."""
-        return self._gone
-
-    def heard(self) -> None:
-        """Bytes have come; it may have to go for that, if it was there on sufferance."""
-        self.unread = True
-        if self.state is State.SILENT:
-            self._become(State.RECEIVING)  # its time has begun already
-            self._connections.spoke(self)
-
-    def look(self) -> bool:
-        """Whether bytes are there that were not read yet; what it is doing changes with that."""
-        if not self.unread and _bytes_wait(self._transport):
-            self.unread = True
-            if self.state is State.SILENT:
-                self._become(State.RECEIVING)
-            self.receiving()
-        return self.unread
-
-    def receiving(self) -> None:
-        """Something of a request is here; its time does not begin anew with every byte."""
-        if self.state is State.IDLE:
-            self._enter(State.RECEIVING, self._connections.limits.request_seconds)
-
-    def serving(self) -> None:
-        """A whole request is here: from now on it takes as long as it takes."""
-        if self.state is not State.CLOSING:
-            self._enter(State.SERVING, None)
-
-    def answered(self) -> bool:
-        """The answer is written; False if there may be no other request after it."""
-        if self.state is not State.CLOSING:
-            self._enter(State.IDLE, self._connections.limits.idle_seconds)
-        return self.state is not State.CLOSING and not self._connections.stopping
-
-    def closing(self) -> None:
-        """It is being closed, which takes until its client has taken what is written."""
-        if self.state is not State.CLOSING:
-            self._enter(State.CLOSING, self._connections.limits.request_seconds)
-
-    def left(self) -> None:
-        """It is closed."""
-        self._gone = True
-        self._alarm.end()
-        self._connections.left(self)
-
-    def cut(self) -> None:
-        """Close it at once, whatever is still to be written or read."""
-        self._gone = True
-        self._alarm.end()
-        self._transport.abortConnection()
-
-    def _enter(self, state: State, seconds: float | None) -> None:
-        if self._gone:
-            return
-        self._become(state)
-        if seconds is None:
-            self._alarm.put_off()
-        else:
-            self._alarm.set(seconds, self._time_is_over)
-
-    def _become(self, state: State) -> None:
-        if not self._gone:
-            self.state = state
-            self.since = self._connections.clock.seconds()
-            self._connections.moved(self)
-
-    def _time_is_over(self) -> None:
-        if self.state is State.IDLE and self.look():
-            self.receiving()  # of the next request, which has come while others were worked for
-        elif self.state is State.IDLE:
-            self.close()
-            self.closing()
-        else:
-            self._connections.turned_away(self.name, self.state.value)
-            self.cut()
-
-
-def _bytes_wait(transport: object) -> bool:
-    """Whether the system has bytes of a connection that were not read yet."""
-    try:
-        handle: Any = cast(Any, transport).getHandle()
-        return bool(handle.recv(1, MSG_PEEK | MSG_DONTWAIT))
-    except (AttributeError, OSError):  # no connection of the system's, or nothing there
-        return False
-
-
-@define
-class _Allowance:
-    """So many a second, and as many at once after a second without any."""
-
-    per_second: float
-    left: float
-    at: float = 0.0
-
-    def take(self, now: float) -> bool:
-        self.left = min(self.per_second, self.left + (now - self.at) * self.per_second)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
 
 
 class Connections(Service):
@@ -235,8 +72,8 @@ class Connections(Service):
         self._strangers = SparingLog(self._log, clock)
         self._unknown = SparingLog(self._log, clock)
         self._told = {
-            False: _Allowance(TOLD_PER_SECOND, TOLD_PER_SECOND, clock.seconds()),
-            True: _Allowance(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND, clock.seconds()),
+            False: Rate(TOLD_PER_SECOND, clock, 1.0),
+            True: Rate(HANDSHAKES_PER_SECOND, clock, 1.0),
         }
         self._refusals: dict[str, NotAdmitted | None] = {}
         # For each peer its connections, those that have done the same for longest first.
@@ -286,7 +123,7 @@ class Connections(Service):
             sentence=str(refused),
             reason=refused.reason,
         )
-        return self._told[tls].take(self.clock.seconds())
+        return self._told[tls].take(None)
 
     def make_room(self, peer: str, name: str, speaks: bool = False) -> bool:
         """Whether a peer may have another connection, for which an older one may be cut.
@@ -450,8 +287,3 @@ def peer_of(address: object, otherwise: str = _LOCAL) -> str:
     """Who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
     return otherwise if host is None else str(host).removeprefix("::ffff:")
-
-
-def place_of(transport: object) -> Place | None:
-    """The place of a connection whose factory is limited, through whatever lies between."""
-    return cast("Place | None", getattr(transport, "place", None))

@@ -21,7 +21,8 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from tezio_signer.connections import UNKNOWN, Connections, Place, peer_of
+from tezio_signer.connections import UNKNOWN, Connections, peer_of
+from tezio_signer.places import Place
 from tezio_signer.policy import Credentials
 
 SLICE = 4096

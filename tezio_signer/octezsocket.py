@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer import octezmessages
-from tezio_signer.connections import Place, place_of
 from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
 from tezio_signer.octezmessages import (
     FRAME_HEADER,
@@ -34,6 +33,7 @@ from tezio_signer.octezmessages import (
     Undecodable,
 )
 from tezio_signer.peers import NO_PROOF, named, peer_of
+from tezio_signer.places import Place, place_of
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Alarm
 from tezio_signer.signer import Signer, Submission

@@ -316,7 +316,7 @@ def within_rate(rate: Rate) -> Rule:
         who = address, request.key
         if not rate.take(who):
             raise TooMany(
-                f"more than {rate.per_minute} generic operations a minute for {request.key} from "
+                f"more than {rate.most} generic operations a minute for {request.key} from "
                 f"{address}; try again later"
             )
         return evolve(request, uncount=partial(rate.give_back, who))

@@ -23,9 +23,10 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from tezio_signer.connections import UNKNOWN, Connections, peer_of, place_of
+from tezio_signer.connections import UNKNOWN, Connections, peer_of
 from tezio_signer.limitedfactory import HalfCloseableWrapper, name_of
 from tezio_signer.peers import UnsaidAddress, credentials_at
+from tezio_signer.places import place_of
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107

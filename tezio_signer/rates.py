@@ -11,10 +11,11 @@ _MINUTE = 60.0
 
 
 class Rate:
-    """So many each minute, for each who; unused ones may be caught up within a minute."""
+    """So many each minute, or in other seconds, for each who; unused ones may be caught up."""
 
-    def __init__(self, per_minute: int, clock: IReactorTime) -> None:
-        self.per_minute = per_minute
+    def __init__(self, most: int, clock: IReactorTime, seconds: float = _MINUTE) -> None:
+        self.most = most
+        self._seconds = seconds
         self._clock = clock
         # For each when all will be available again: a bucket that leaks.
         self._full_at: OrderedDict[Hashable, float] = OrderedDict()
@@ -22,8 +23,8 @@ class Rate:
     def take(self, who: Hashable) -> bool:
         """Count one; False, and not counted, if it would be one too many."""
         now = self._clock.seconds()
-        full_at = max(now, self._full_at.get(who, now)) + _MINUTE / self.per_minute
-        if full_at > now + _MINUTE + 1e-6:  # sums of fractions are not exact
+        full_at = max(now, self._full_at.get(who, now)) + self._seconds / self.most
+        if full_at > now + self._seconds + 1e-6:  # sums of fractions are not exact
             return False
         self._full_at[who] = full_at
         self._full_at.move_to_end(who)
@@ -34,4 +35,4 @@ class Rate:
     def give_back(self, who: Hashable) -> None:
         """Take back the counting of one."""
         if who in self._full_at:
-            self._full_at[who] -= _MINUTE / self.per_minute
+            self._full_at[who] -= self._seconds / self.most

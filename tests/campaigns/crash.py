@@ -10,13 +10,11 @@ HSM forgets its own watermarks ahead of every command, so that those of the daem
 import argparse
 import fcntl
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -26,7 +24,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.filepath import FilePath
 
 from tests.campaigns.crashreport import Moment, Report
-from tests.campaigns.rig import percentile, run
+from tests.campaigns.rig import carry_out, percentile
 from tests.campaigns.signing import (
     CHAINS,
     KEYS,
@@ -347,10 +345,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--daemons", type=int, default=DAEMONS, help="that run side by side")
     options = parser.parse_args()
-    with TemporaryDirectory() as directory:
-        report = run(lambda: campaign(options.runs, options.seed, Path(directory), options.daemons))
-    report.show(options.seed)
-    sys.exit(0 if report.passed else 1)
+    carry_out(lambda at: campaign(options.runs, options.seed, at, options.daemons), options.seed)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from resource import getpagesize
-from typing import TypeVar
+from tempfile import TemporaryDirectory
+from typing import NoReturn, Protocol, TypeVar
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -118,3 +120,22 @@ def run(campaign: Callable[[], Awaitable[_Result]]) -> _Result:
         if not results:
             sys.exit(ended.code)
     return results[0]
+
+
+class Shown(Protocol):
+    """What a campaign has found."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing happened that must not."""
+
+    def show(self, seed: int) -> None:
+        """Print everything."""
+
+
+def carry_out(campaign: Callable[[Path], Awaitable[Shown]], seed: int) -> NoReturn:
+    """Run a campaign in a directory of its own, print what it found; exit with 1 if it failed."""
+    with TemporaryDirectory() as directory:
+        report = run(lambda: campaign(Path(directory)))
+    report.show(seed)
+    sys.exit(0 if report.passed else 1)

@@ -13,13 +13,11 @@ protect.
 import argparse
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
@@ -27,7 +25,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 
 from tests.campaigns.findings import Findings, tell
-from tests.campaigns.rig import run
+from tests.campaigns.rig import carry_out
 from tests.campaigns.signing import (
     CHAINS,
     Asked,
@@ -329,12 +327,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lanes", type=int, default=LANES, help="pairs of daemons side by side")
     options = parser.parse_args()
-    with TemporaryDirectory() as directory:
-        report = run(
-            lambda: campaign(options.runs, options.seed, Path(directory), WAYS, options.lanes)
-        )
-    report.show(options.seed)
-    sys.exit(0 if report.passed else 1)
+    carry_out(
+        lambda at: campaign(options.runs, options.seed, at, WAYS, options.lanes), options.seed
+    )
 
 
 if __name__ == "__main__":
