@@ -27,6 +27,8 @@ class ConsoleTests(SynchronousTestCase):
         """Run a command to its end."""
         paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
         environment = {**os.environ, **paths, **options.pop("environment", {})}  # type: ignore[dict-item]
+        # With it, every `print` writes by itself, and nothing is left that could fail at the end.
+        environment.pop("PYTHONUNBUFFERED", None)
         return run(  # type: ignore[call-overload,no-any-return]  # noqa: S603
             [sys.executable, "-c", _COMMAND, *arguments],
             env=environment,
@@ -67,11 +69,12 @@ class ConsoleTests(SynchronousTestCase):
         self.assertTrue(os.path.exists(os.path.join(directory, "watermarks.sqlite")))
 
     def test_full_disk(self) -> None:
-        """Output that cannot be written is one line, and an error."""
-        with open("/dev/full", "w") as full:
-            done = self.command("keys", "--simulate", stdout=full)
-        self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, r"\Atezio-signer: .*No space left on device\n\Z")
+        """Output that cannot be written is one line, and an error, a help as well."""
+        for arguments in (("keys", "--simulate"), ("--version",), ("run", "--help")):
+            with open("/dev/full", "w") as full:
+                done = self.command(*arguments, stdout=full)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"\Atezio-signer: .*No space left on device\n\Z")
 
     def test_no_reader(self) -> None:
         """A reader that has gone is no reason for words."""
