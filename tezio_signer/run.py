@@ -45,25 +45,16 @@ def run(options: Options) -> NoReturn:
         daemon.startService()
     except StartupError as error:
         _log.error("tezio-signer: {sentence}", sentence=error)
-        daemon.exit_code = FAILED
-        daemon.finish_log()
-        _pause()
-        _end(daemon)
+        _end(daemon, FAILED)
     except Exception:
         _log.failure("the daemon does not start, which is a fault of its own")
-        daemon.exit_code = FAILED
-        daemon.finish_log()
-        _pause()
-        _end(daemon)
+        _end(daemon, FAILED)
     reactor.addSystemEventTrigger("before", "shutdown", obey_no_other_signal)
     reactor.addSystemEventTrigger("before", "shutdown", _limit_stop, daemon)
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
     reactor.run()
     _log.info("the signer has stopped")
-    if daemon.exit_code:
-        daemon.finish_log()
-        _pause()
-    _end(daemon)
+    _end(daemon, daemon.exit_code)
 
 
 def _pause() -> None:
@@ -71,9 +62,11 @@ def _pause() -> None:
         time.sleep(RESTART_PAUSE)
 
 
-def _end(daemon: Daemon) -> NoReturn:
+def _end(daemon: Daemon, code: int) -> NoReturn:
     daemon.finish_log()
-    os._exit(daemon.exit_code)
+    if code:
+        _pause()
+    os._exit(code)
 
 
 def _limit_stop(daemon: Daemon) -> None:
@@ -81,8 +74,8 @@ def _limit_stop(daemon: Daemon) -> None:
 
     def end() -> None:
         _log.critical("the daemon does not stop in {seconds} s, and is ended", seconds=STOP_LIMIT)
-        daemon.exit_code = FAILED
-        _end(daemon)
+        daemon.finish_log()
+        os._exit(FAILED)  # with no pause: supervisord waits for it already
 
     # As after a crash: nothing has left that is not in the store.
     limit = Timer(STOP_LIMIT, end)
