@@ -18,7 +18,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority, Certified
-from tests.test_doors import REQUEST, TlsTestCase, client_ca
+from tests.test_doors import REQUEST, TlsTestCase
 from tezio_signer import certificates
 from tezio_signer.certificates import (
     LOOK_SECONDS,
@@ -30,6 +30,7 @@ from tezio_signer.certificates import (
 )
 from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.errors import StartupError
+from tezio_signer.settings import ClientCa
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 
@@ -68,10 +69,10 @@ class WarningTests(SynchronousTestCase):
                 self.assertEqual(sentence, Dated(certified.certificate, certificate).warning(now))
 
     def test_daily(self) -> None:
-        """It is said at the start and every day, of the files as they are then."""
+        """It is said at the start and daily, once for all endpoints, of the files as they are."""
         certified = self.authority.certify("server", days=3, server=True)
         clock = Clock()
-        watch = CertificateWatch([self.source(certified)], clock)
+        watch = CertificateWatch([self.source(certified)] * 2, clock)
         with capturedLogs() as events:
             watch.startService()
             self.assertEqual(len(events), 1)
@@ -182,7 +183,7 @@ class RenewalTests(TlsTestCase):
         """The next client sees the new certificate, and is asked for one of the new client_ca."""
         ours, others = Authority(self.directory, "ours"), Authority(self.directory, "others")
         self.patch(certificates, "LOOK_SECONDS", 0.0)
-        await self.listen(self.endpoint, client_ca(ours.path))
+        await self.listen(self.endpoint, ClientCa(ours.path))
         baker, other = ours.certify("baker"), others.certify("other")
         await self.assert_signs(self.context(baker))
         before = await self.served_to(baker)
@@ -221,7 +222,7 @@ class FailedHandshakeTests(TlsTestCase):
 
     async def said(self, ca: bool, asking: bytes | None, times: int = 1) -> list[str]:
         """The lines for a client that speaks plain bytes, or TLS without a certificate."""
-        authority = client_ca(self.authority.path) if ca else None
+        authority = ClientCa(self.authority.path) if ca else None
         await self.listen(self.endpoint, authority)
         self.stand.port, self.stand.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
         with capturedLogs() as events:

@@ -35,10 +35,11 @@ class CertificateWatch(Service):
             self._looking.stop()
 
     def _look(self) -> None:
+        said: dict[str, None] = {}  # several endpoints may have the same files
         for source in self._sources:
             try:
-                warnings = certificate_warnings([source])
+                said |= dict.fromkeys(certificate_warnings([source]))
             except StartupError as error:
-                warnings = (str(error),)
-            for warning in warnings:
-                self._log.warn("{sentence}", sentence=warning)
+                said[str(error)] = None
+        for sentence in said:
+            self._log.warn("{sentence}", sentence=sentence)
