@@ -36,7 +36,7 @@ class BannerTests(SynchronousTestCase):
     def test_listeners(self) -> None:
         """Of each listener it says how it is protected."""
         token = RequestToken("x-token", b"0123456789abcdef")
-        settings = settings_with(request_token=token, client_ca=ClientCa(Path("ca.pem"), ()))
+        settings = settings_with(request_token=token, client_ca=ClientCa(Path("ca.pem")))
         endpoints = {
             "tcp:1": "open to other machines, not encrypted{}",
             "ssl:2:privateKey=k": "open to other machines, TLS, client certificates{}",

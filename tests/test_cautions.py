@@ -133,7 +133,7 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(
             len(self.warned("unix:/y", "tcp:1", allowed_ips=net, request_token=token)), 1
         )
-        authority = ClientCa(Path("ca.pem"), ())
+        authority = ClientCa(Path("ca.pem"))
         self.assertEqual(self.warned(tls, allowed_ips=net, client_ca=authority), [])
         self.assertEqual(len(self.warned(OPEN, allowed_ips=net, client_ca=authority)), 1)
         self.assertEqual(self.warned("tcp:6732:interface=127.0.0.1", allowed_ips=net), [])

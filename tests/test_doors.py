@@ -7,7 +7,6 @@ import warnings
 from ipaddress import ip_network
 from pathlib import Path
 
-from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -30,11 +29,6 @@ from tezio_signer.settings import ClientCa, Limits
 REQUEST = octezclient.post("h", f"/keys/{TZ1}?version=3", PAYLOADS["noop"]).replace(
     b"host: h", b"host: h\r\nconnection: close"
 )
-
-
-def client_ca(path: Path) -> ClientCa:
-    """The authority of a file."""
-    return ClientCa(path, tuple(load_pem_x509_certificates(path.read_bytes())))
 
 
 class TlsTestCase(TestCase):
@@ -180,7 +174,7 @@ class ClientCertificateTests(TlsTestCase):
             "a server's": ours.certify("a-server", server=True),
             "the server's own": self.server,
         }
-        await self.listen(self.endpoint, client_ca(ours.path))
+        await self.listen(self.endpoint, ClientCa(ours.path))
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             for what, certified in strangers.items():
                 context = self.context(certified)
@@ -197,7 +191,7 @@ class ClientCertificateTests(TlsTestCase):
         one, two = Authority(self.directory, "one"), Authority(self.directory, "two")
         both = self.directory / "both.pem"
         both.write_bytes(one.path.read_bytes() + two.path.read_bytes())
-        await self.listen(self.endpoint, client_ca(both))
+        await self.listen(self.endpoint, ClientCa(both))
         for authority in (one, two):
             await self.assert_signs(self.context(authority.certify("client")))
 
@@ -205,7 +199,7 @@ class ClientCertificateTests(TlsTestCase):
         """It is asked for by the socket protocol too, where that is inside TLS."""
         ours = Authority(self.directory, "ours")
         await self.listen(self.endpoint)
-        at = self.stand.open_door(self, self.endpoint, self.stand.sockets, client_ca(ours.path))
+        at = self.stand.open_door(self, self.endpoint, self.stand.sockets, ClientCa(ours.path))
         self.port = int(at)
         asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
         for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):

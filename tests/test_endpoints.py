@@ -121,7 +121,7 @@ class ReadingTests(SynchronousTestCase):
 class CheckTests(SynchronousTestCase):
     """What is refused and warned of."""
 
-    ca = ClientCa(Path("ca.pem"), ())
+    ca = ClientCa(Path("ca.pem"))
 
     def ssl(self) -> str:
         """An endpoint with TLS and its files."""
@@ -150,7 +150,7 @@ class CheckTests(SynchronousTestCase):
     def test_client_ca_beside_plain_doors(self) -> None:
         """Doors without TLS beside it are warned of."""
         endpoint = self.ssl()
-        ca = ClientCa(self.directory / "ca.pem", ())
+        ca = ClientCa(self.directory / "ca.pem")
         self.assertEqual(check_endpoints([endpoint], ca), ())
         warnings = check_endpoints([endpoint, "tcp:2", "unix:/x"], ca)
         self.assertEqual(

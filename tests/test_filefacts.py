@@ -44,7 +44,7 @@ class FileFactsTests(SynchronousTestCase):
         settings = evolve(
             built_in_settings(),
             request_token=RequestToken("x-a", bytes(16), Path("/t")),
-            client_ca=ClientCa(Path("/ca"), ()),
+            client_ca=ClientCa(Path("/ca")),
             store=etcd,
         )
         ssl = "ssl:1:privateKey=/k:certKey=/c"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from tezio_signer.doorconfig import unprotected_by_token
-from tezio_signer.endpoints import Endpoint, check_endpoints
+from tezio_signer.endpoints import UNIX_MODE, Endpoint, check_endpoints
 from tezio_signer.filefacts import exposed, facts_of, named_files
 from tezio_signer.settings import Settings, SigningKey
 from tezio_signer.tezos.payload import Operation
@@ -94,7 +94,7 @@ def open_to_many(settings: Settings, http: Sequence[str], sockets: Sequence[str]
 def _strangers(settings: Settings, endpoint: Endpoint) -> str | None:
     """Those who may ask at an endpoint and are more than single machines; None without them."""
     if endpoint.kind == "unix":
-        mode = endpoint.arguments.get("mode", "600")
+        mode = endpoint.arguments.get("mode", UNIX_MODE)
         if settings.allowed_uids is None and mode[-1:] in ("2", "3", "6", "7"):
             return f"EVERY USER of this machine, by {endpoint.text},"
         return None

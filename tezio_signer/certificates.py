@@ -309,20 +309,18 @@ class ServedCertificates:
         )
 
 
-def harden(context: SSL.Context, authorities: Iterable[x509.Certificate] = ()) -> None:
+def harden(context: SSL.Context, authorities: Sequence[x509.Certificate] = ()) -> None:
     """Have TLS 1.2 or 1.3 spoken, with clients that show a certificate of these authorities."""
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     store = context.get_cert_store()
     assert store is not None
-    asks = False
     for certificate in authorities:
         authority = crypto.X509.from_cryptography(certificate)
         store.add_cert(authority)
         context.add_client_ca(authority)  # so that clients know which of theirs to show
-        asks = True
     # Without a callback it is OpenSSL that decides. The handshake fails before a byte of HTTP
     # is read, in TLS 1.3 too, where the client may think that it is over.
-    if asks:
+    if authorities:
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
 
 

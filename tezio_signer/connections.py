@@ -165,12 +165,15 @@ class Connections(Service):
         young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
         for place in self._dispensable(crowds, young, speaks):
             if place is not but and not place.look():
-                self.turned_away(place.name, "had to make room for another")
-                self._forget(place)
-                self._leaving += 1
-                place.cut()
+                self._cut(place, "had to make room for another")
                 return True
         return False
+
+    def _cut(self, place: Place, why: str) -> None:
+        self.turned_away(place.name, why)
+        self._forget(place)
+        self._leaving += 1
+        place.cut()
 
     def _dispensable(self, crowds: Iterable[str], young: float, speaks: bool) -> Iterator[Place]:
         """Connections that may be cut for one which has sent something, or has not."""
@@ -197,10 +200,7 @@ class Connections(Service):
         """A connection has sent its first bytes: it is not there on sufferance any more."""
         full = self._full(place.peer, 1)
         if full is not None and not self._cut_one(full, place.peer, True, place):
-            self.turned_away(place.name, "found no room")
-            self._forget(place)
-            self._leaving += 1
-            place.cut()
+            self._cut(place, "found no room")
 
     def _crowd(self, peer: str) -> tuple[bool, int, float]:
         places = self._places[peer]
@@ -249,7 +249,7 @@ class Connections(Service):
         for place in self._all():
             if place.state is not State.SERVING and not self._half_sent(place):
                 self._close(place)
-        if not any(place.state is State.RECEIVING for place in self._all()):
+        if not self._receiving():
             finished.callback(None)
             return finished
         self._finished = finished
@@ -259,15 +259,17 @@ class Connections(Service):
     def _all(self) -> list[Place]:
         return [place for places in self._places.values() for place in places]
 
+    def _receiving(self) -> list[Place]:
+        return [place for place in self._all() if place.state is State.RECEIVING]
+
     def _half_sent(self, place: Place) -> bool:
         if place.state in (State.SILENT, State.IDLE):
             place.look()
         return place.state is State.RECEIVING
 
     def _finish(self) -> None:
-        for place in self._all():
-            if place.state is State.RECEIVING:
-                self._close(place)
+        for place in self._receiving():
+            self._close(place)
         self._tell_if_finished()
 
     def _close(self, place: Place) -> None:
@@ -276,7 +278,7 @@ class Connections(Service):
 
     def _tell_if_finished(self) -> None:
         finished = self._finished
-        if finished is None or any(place.state is State.RECEIVING for place in self._all()):
+        if finished is None or self._receiving():
             return
         self._finished = None
         # In the next turn: a request that has just come has then been handed on.

@@ -85,15 +85,15 @@ def unprotected_by_token(token: RequestToken | None, sockets: Iterable[str]) -> 
 
 
 def client_ca_from(field: Field | None, directory: Path) -> ClientCa | None:
-    """The certificates of `client_ca`."""
+    """What `client_ca` says; raises ConfigError if there are no certificates in its file."""
     if field is None:
         return None
     path = directory / field.text()
     try:
-        certificates = load_pem_x509_certificates(_read(field, path, path.read_bytes))
+        load_pem_x509_certificates(_read(field, path, path.read_bytes))
     except ValueError as error:
         raise field.error(f"{path} holds no certificates in PEM") from error
-    return ClientCa(path, tuple(certificates))
+    return ClientCa(path)
 
 
 def _read(field: Field, path: Path, read: Callable[[], Any]) -> Any:

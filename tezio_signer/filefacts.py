@@ -9,6 +9,7 @@ from pwd import getpwuid
 
 from attrs import frozen
 
+from tezio_signer.certificates import CertificateFiles
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.watermarks.access import group_name, user_name
@@ -57,12 +58,10 @@ def named_files(settings: Settings, endpoints: Iterable[str]) -> list[NamedFile]
     """The files beside the configuration and the store, each once; they need not exist."""
     files = []
     for endpoint in map(Endpoint.parse, endpoints):
-        if endpoint.kind == "ssl":
-            at = endpoint.arguments
-            key = Path(at.get("privateKey", "server.pem"))
-            certificate = Path(at.get("certKey", key))
-            files.append(NamedFile("private key", key, secret=True))
-            files.append(NamedFile("certificate", certificate, secret=certificate == key))
+        source = endpoint.certificates()
+        if isinstance(source, CertificateFiles):
+            files.append(NamedFile("private key", source.key, secret=True))
+            files.append(NamedFile("certificate", source.certificate))
     if settings.client_ca is not None:
         files.append(NamedFile("client_ca", settings.client_ca.path))
     if settings.request_token is not None and settings.request_token.path is not None:

@@ -5,7 +5,7 @@ What is received is given on in slices, when it is the turn of the connection's 
 
 from typing import Any, cast
 
-from attrs import define
+from attrs import frozen
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
@@ -39,7 +39,7 @@ class HalfCloseableWrapper(ProtocolWrapper):
         cast(IHalfCloseableProtocol, self.wrappedProtocol).writeConnectionLost()
 
 
-@define
+@frozen
 class _Arrival:
     """A connection that is to be accepted.
 
@@ -59,6 +59,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
     meanwhile nothing more is read.
     """
 
+    _log = Logger()
     transport: Any
     place: Place
     _received = b""
@@ -134,8 +135,6 @@ class _LimitedProtocol(HalfCloseableWrapper):
                 self.transport.resumeProducing()
             else:
                 self.transport.pauseProducing()
-
-    _log = Logger()
 
     def loseConnection(self) -> None:
         self.place.closing()

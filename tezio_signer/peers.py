@@ -20,7 +20,7 @@ _NOBODY = Credentials(-1, -1, -1)
 @implementer(IAddress)
 @frozen
 class UnsaidAddress:
-    """Of a client of which its proxy says nothing."""
+    """The address of a client of which its proxy says nothing."""
 
     def __str__(self) -> str:
         return "a client of a proxy that does not say whose"

@@ -4,7 +4,6 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from attrs import Factory, field, frozen
-from cryptography.x509 import Certificate
 
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
@@ -121,10 +120,12 @@ class RequestToken:
 
 @frozen
 class ClientCa:
-    """Whose client certificates are accepted."""
+    """Whose client certificates are accepted.
+
+    :ivar path: the file of their certificates, which is read by each endpoint that asks for them.
+    """
 
     path: Path
-    certificates: tuple[Certificate, ...] = field(repr=False)
 
 
 @frozen
