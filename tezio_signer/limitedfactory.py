@@ -76,7 +76,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
         arrival = self._arrival
         name = peer_of(transport.getPeer())
         self.place = connections.enter(arrival.peer, name, transport, arrival.speaks)
-        # Not all that the transport provides: Twisted's TLS takes half a millisecond to repeat it.
+        # Not all that the transport provides: Twisted's TLS declares each of it anew.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
         if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
             provided.append(IHalfCloseableProtocol)

@@ -17,7 +17,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 MOST_BYTES = 4 * 2**20
-"""Of lines that wait: some twenty thousand of them."""
+"""Of lines that wait; what is more is dropped."""
 BATCH_BYTES = 4096
 """Written at once: what a pipe takes whole, or not at all."""
 STALLED_SECONDS = 0.4

@@ -123,8 +123,7 @@ class SignerResource:
         return self._refuse(request, failure.value)
 
     def _refuse(self, request: SignerRequest, refused: Refused) -> bytes:
-        what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
-        self._signer.log_refusal(what, named(request.transport), refused)
+        self._signer.log_refusal(_asked(request), named(request.transport), refused)
         if isinstance(refused, NotAdmitted):
             request.end_connection()
         request.setResponseCode(refused.status)
@@ -147,10 +146,9 @@ class SignerResource:
         if isinstance(error, MethodNotAllowed):
             methods = " or ".join(sorted(error.valid_methods or ()))
             sentence = f"this path takes {methods} only"
-        what = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
         request.channel.site.strangers.warn(
             "refused {what} from {peer}: {status} {sentence}",
-            what=what[:_LONGEST_NAMED],
+            what=_asked(request)[:_LONGEST_NAMED],
             peer=named(request.transport),
             status=status,
             sentence=sentence,
@@ -163,6 +161,11 @@ class SignerResource:
         self._log.failure("fault in a route", failure)
         request.setResponseCode(Refused.status)
         return _respond(request, error_list(Refused(FAULT)))
+
+
+def _asked(request: SignerRequest) -> str:
+    """The method and the path, for the log."""
+    return f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
 
 
 def _respond(
