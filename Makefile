@@ -80,7 +80,7 @@ $(WHEEL): $(SOURCES) $(VENV)/made-for
 
 # The first `twistd` after an installation looks through all plugins; do it now.
 $(INSTALLED): $(WHEEL)
-	@echo "Installing it and the libraries that it needs into $(VENV): a minute or two"
+	@echo "Installing it and the libraries that it needs into $(VENV)"
 	$(VENV)/bin/pip install --upgrade --upgrade-strategy only-if-needed $(BUILD)/wheel/*.whl
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(BUILD)/wheel/*.whl
 	$(VENV)/bin/twistd --help > /dev/null
