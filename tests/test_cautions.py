@@ -10,7 +10,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer import cautions
 from tezio_signer.errors import StartupError
-from tezio_signer.settings import ClientCa, RequestToken, Security, Settings, SigningKey
+from tezio_signer.settings import (
+    ClientCa,
+    EtcdAddress,
+    RequestToken,
+    Security,
+    Settings,
+    SigningKey,
+)
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
@@ -27,8 +34,9 @@ def key_of(key: PublicKeyHash, operations: list[Operation], **more: Any) -> Sign
 
 
 def settings_for(*keys: SigningKey, **more: Any) -> Settings:
-    """Settings of these keys, for this machine, with a store in a file."""
-    values = {"allowed_ips": LOOPBACK, "store": Path("/marks"), "auth_key": AUTH, **more}
+    """Settings of these keys, for this machine, with a store in etcd."""
+    etcd = EtcdAddress(("https://a:1",))
+    values = {"allowed_ips": LOOPBACK, "store": etcd, "auth_key": AUTH, **more}
     return Settings({key.key: key for key in keys}, **values)
 
 
@@ -55,6 +63,18 @@ class BakingAnywhereTests(SynchronousTestCase):
         """A simulated HSM has nothing to lose."""
         settings = settings_for(key_of(TZ3, BLOCKS), store=None)
         self.assertEqual(cautions.baking_anywhere(settings), [])
+
+
+class StoreTests(SynchronousTestCase):
+    """Where the watermarks go."""
+
+    def test_store(self) -> None:
+        """What is amiss with the store is warned of, but not where it is left alone."""
+        settings = settings_for(key_of(TZ1, GENERIC), store=EtcdAddress(("http://a:1",)))
+        (warning,) = cautions.warnings_of(settings, ["unix:/x"], [])
+        self.assertIn("http://a:1 is not encrypted", warning)
+        simulated = evolve(settings, store=None)
+        self.assertEqual(cautions.warnings_of(simulated, ["unix:/x"], []), ())
 
 
 class OctezTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ from tests.vectors import TZ3
 from tezio_signer import config, filesystems
 from tezio_signer.filesystems import Mount
 from tezio_signer.settings import EtcdAddress, Settings
+from tezio_signer.storeconfig import store_warnings
 from tezio_signer.yamlfields import ConfigError
 
 MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
@@ -26,6 +27,10 @@ class StoreConfigTestCase(SynchronousTestCase):
         path = self.directory / "config.yaml"
         path.write_text(MINIMAL + more, "utf-8")
         return config.load(path)
+
+    def warnings(self, more: str) -> list[str]:
+        """What is warned of, of the store of these settings."""
+        return store_warnings(self.settings(more).store)
 
     def etcd(self, urls: str, more: str = "") -> EtcdAddress:
         """The cluster of a store."""
@@ -68,10 +73,10 @@ class SqliteTests(StoreConfigTestCase):
         }
         self.patch(filesystems, "mounts", lambda: [Mount(*mount) for mount in on.items()])
         for path, kind in (("/run/a", "tmpfs"), ("/data/a/b", "overlay"), ("/srv/a", "nfs4")):
-            (warning,) = self.settings(f'watermarks: {{store: "sqlite:{path}"}}').warnings
+            (warning,) = self.warnings(f'watermarks: {{store: "sqlite:{path}"}}')
             self.assertIn(f"watermarks.store: {path} is on a ", warning)
             self.assertIn(kind, warning)
-        self.assertEqual(self.settings("").warnings, ())
+        self.assertEqual(self.warnings(""), [])
 
     def test_options(self) -> None:
         """What is for etcd has no place beside it."""
@@ -186,14 +191,14 @@ class MembersTests(StoreConfigTestCase):
     def test_warnings(self) -> None:
         """What is not encrypted is warned of, but on this machine; each member by itself."""
         for url in ("http://127.0.0.1:1", "http://localhost:1", "https://a:1"):
-            self.assertEqual(self.settings(f'watermarks: {{store: "etcd:{url}"}}').warnings, ())
+            self.assertEqual(self.warnings(f'watermarks: {{store: "etcd:{url}"}}'), [])
         store = "etcd:http://a:1,https://b:1,http://192.0.2.1:1,http://localhost:1"
         self.assertEqual(
-            self.settings(f'watermarks: {{store: "{store}"}}').warnings,
-            tuple(
+            self.warnings(f'watermarks: {{store: "{store}"}}'),
+            [
                 f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
                 for url in ("http://a:1", "http://192.0.2.1:1")
-            ),
+            ],
         )
 
 

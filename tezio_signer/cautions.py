@@ -11,6 +11,7 @@ from tezio_signer.doorconfig import unprotected_by_token
 from tezio_signer.endpoints import UNIX_MODE, Endpoint, check_endpoints
 from tezio_signer.filefacts import exposed, facts_of, named_files
 from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.storeconfig import store_warnings
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
 
@@ -25,6 +26,7 @@ def warnings_of(settings: Settings, http: Sequence[str], sockets: Sequence[str])
     """
     return (
         *settings.warnings,
+        *store_warnings(settings.store),
         *baking_anywhere(settings),
         *asked_of_octez(settings),
         *check_endpoints([*http, *sockets], settings.client_ca),

@@ -29,7 +29,7 @@ from tezio_signer.settings import (
     Settings,
     SigningKey,
 )
-from tezio_signer.storeconfig import store_address, store_warnings
+from tezio_signer.storeconfig import store_address
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
@@ -70,7 +70,6 @@ def settings_from(root: Field, directory: Path) -> Settings:
     authorized_keys = tuple(map(_public_key, _items(top, "authorized_keys")))
     auth_key = _auth_key(policy["auth_key"]) if "auth_key" in policy else None
     listen = top["listen"].mapping(("http", "octez_socket")) if "listen" in top else {}
-    store = store_address(top.get("watermarks"), directory)
     sockets = (
         _endpoints(listen["octez_socket"], directory, EXAMPLE_SOCKET)
         if "octez_socket" in listen
@@ -99,12 +98,8 @@ def settings_from(root: Field, directory: Path) -> Settings:
         request_token=request_token_from(top.get("request_token"), directory),
         client_ca=client_ca_from(top.get("client_ca"), directory),
         limits=limits_from(top.get("limits")),
-        store=store,
-        warnings=(
-            *_switched_off(security),
-            *warnings,
-            *store_warnings(store),
-        ),
+        store=store_address(top.get("watermarks"), directory),
+        warnings=(*_switched_off(security), *warnings),
     )
     if auth_key in signing_keys:
         raise policy["auth_key"].error("the auth key of the HSM cannot be a signing key too")

@@ -67,8 +67,10 @@ def _members(field: Field, urls: str) -> tuple[str, ...]:
     return members
 
 
-def store_warnings(address: StoreAddress) -> list[str]:
+def store_warnings(address: StoreAddress | None) -> list[str]:
     """What an operator should know of where his watermarks go; the store need not exist."""
+    if address is None:
+        return []
     if not isinstance(address, EtcdAddress):
         return keeping_warnings(address, "watermarks.store")
     return [
