@@ -48,7 +48,8 @@ class SignerRequest(Request):
             self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self.channel.has_too_many_chunks():
+        self.channel.count_chunk()
+        if self.channel.has_too_many_chunks:
             if self._discarded is None:
                 sentence = f"the request body has more than {self.channel.most_chunks} chunks"
                 self._answer_below_the_routes(Malformed(sentence))
@@ -77,8 +78,7 @@ class SignerRequest(Request):
             status=refused.status,
             sentence=refused,
         )
-        body = error_list(refused)
-        self.channel.write(_head(refused, len(body)) + (body if with_body else b""))
+        self.channel.write(_answer(refused, with_body))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._discarded is not None:
@@ -130,11 +130,14 @@ class SignerRequest(Request):
         return b"tezio-signer"
 
 
-def _head(refused: Refused, length: int) -> bytes:
-    return (
+def _answer(refused: Refused, with_body: bool = True) -> bytes:
+    """A whole answer, of a connection that is closed behind it."""
+    body = error_list(refused)
+    head = (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Connection: close\r\n\r\n" % (refused.status, http.RESPONSES[refused.status], length)
+        b"Connection: close\r\n\r\n" % (refused.status, http.RESPONSES[refused.status], len(body))
     )
+    return head + body if with_body else head
 
 
 class SignerChannel(HTTPChannel):
@@ -167,12 +170,16 @@ class SignerChannel(HTTPChannel):
         """Of a body; more of them are not worth their time."""
         return max(MAX_CHUNKS, self.limits.body_bytes // 512)
 
+    @property
     def has_too_many_chunks(self) -> bool:
+        """Whether the body has more of them, which was answered."""
+        return self._chunks > self.most_chunks
+
+    def count_chunk(self) -> None:
         """Count a piece of a body, unless it is the only one of what was received at a time."""
         self._pieces += 1
         if self._pieces > 1:
             self._chunks += 1
-        return self._chunks > self.most_chunks
 
     def connectionMade(self) -> None:
         self.maxHeaders = self.limits.headers
@@ -233,11 +240,11 @@ class SignerChannel(HTTPChannel):
         try:
             super().rawDataReceived(data)
         finally:
-            if self._chunks > self.most_chunks:
+            if self.has_too_many_chunks:
                 self.loseConnection()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        if self._chunks <= self.most_chunks:  # else it was answered already
+        if not self.has_too_many_chunks:  # else it was answered already
             super()._respondToBadRequestAndDisconnect()
 
     def allContentReceived(self) -> None:
@@ -304,8 +311,7 @@ class SignerSite(Site):
 
     def refusal(self, refused: Refused) -> bytes:
         """What a client is told who may ask nothing, whatever he was about to ask."""
-        body = error_list(refused)
-        return _head(refused, len(body)) + body
+        return _answer(refused)
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]

@@ -1,6 +1,6 @@
-"""`tls:` endpoints: a directory of certificates, of which a client names the one that it wants.
+"""What Twisted logs of TLS by itself, such as names that clients ask for in vain of `tls:`.
 
-Twisted reads the directory, and logs whatever clients ask for that is not in it.
+Strangers cause it, so not all of it is said.
 """
 
 from typing import cast
