@@ -20,7 +20,7 @@ from tezio_signer.connections import (
     TOLD_PER_SECOND,
     YOUNG_SECONDS,
     Connections,
-    peer_of,
+    host_of,
 )
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.limitedfactory import SLICE, LimitedFactory
@@ -186,10 +186,10 @@ class RoomTests(ConnectionsTestCase):
 
     def test_peers(self) -> None:
         """Peers are IP addresses; IPv4 in IPv6 is IPv4, and all local sockets are one."""
-        self.assertEqual(peer_of(IPv4Address("TCP", "10.0.0.1", 1)), "10.0.0.1")
-        self.assertEqual(peer_of(IPv6Address("TCP", "::ffff:10.0.0.1", 1)), "10.0.0.1")
-        self.assertEqual(peer_of(IPv6Address("TCP", "fe80::1", 1)), "fe80::1")
-        self.assertEqual(peer_of(UNIXAddress("/x")), peer_of(None))
+        self.assertEqual(host_of(IPv4Address("TCP", "10.0.0.1", 1)), "10.0.0.1")
+        self.assertEqual(host_of(IPv6Address("TCP", "::ffff:10.0.0.1", 1)), "10.0.0.1")
+        self.assertEqual(host_of(IPv6Address("TCP", "fe80::1", 1)), "fe80::1")
+        self.assertEqual(host_of(UNIXAddress("/x")), host_of(None))
 
     def test_log(self) -> None:
         """A flood is not a line in the log for each connection."""

@@ -285,7 +285,7 @@ class Connections(Service):
         self._finishing.set(0, partial(finished.callback, None))
 
 
-def peer_of(address: object, otherwise: str = _LOCAL) -> str:
+def host_of(address: object, otherwise: str = _LOCAL) -> str:
     """Who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
     return otherwise if host is None else str(host).removeprefix("::ffff:")

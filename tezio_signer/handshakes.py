@@ -15,7 +15,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from tezio_signer.certificates import ServedCertificates, reason
-from tezio_signer.connections import peer_of
+from tezio_signer.connections import host_of
 from tezio_signer.sparinglog import SparingLog
 
 _HTTP = re.compile(b"[A-Z]{3,7} ")
@@ -42,7 +42,7 @@ class _Transport(BufferingTLSTransport):
         super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        failed, peer = self._reason, peer_of(self.getPeer())
+        failed, peer = self._reason, host_of(self.getPeer())
         if self._first and not self._handshakeDone and not self._aborted:
             self.factory.failed(peer, self._first, failed and failed.value)
         super().connectionLost(reason)

@@ -21,7 +21,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from tezio_signer.connections import UNKNOWN, Connections, peer_of
+from tezio_signer.connections import UNKNOWN, Connections, host_of
 from tezio_signer.places import Place
 from tezio_signer.policy import Credentials
 
@@ -74,7 +74,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
     def makeConnection(self, transport: Any) -> None:
         connections = cast(LimitedFactory, self.factory).connections
         arrival = self._arrival
-        name = peer_of(transport.getPeer())
+        name = host_of(transport.getPeer())
         self.place = connections.enter(arrival.peer, name, transport, arrival.speaks)
         # Not all that the transport provides: Twisted's TLS declares each of it anew.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
@@ -183,7 +183,7 @@ class LimitedFactory(WrappingFactory):
         :param credentials: of who has connected to a Unix socket.
         :param speaks: whether bytes of it are here already.
         """
-        connections, name = self.connections, peer_of(address)
+        connections, name = self.connections, host_of(address)
         peer = name
         # Who is at a Unix socket that is not one of ports.py is found out with each request.
         known = credentials is not None or getattr(address, "host", None) is not None

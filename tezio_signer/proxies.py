@@ -23,7 +23,7 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from tezio_signer.connections import UNKNOWN, Connections, peer_of
+from tezio_signer.connections import UNKNOWN, Connections, host_of
 from tezio_signer.limitedfactory import HalfCloseableWrapper, name_of
 from tezio_signer.peers import UnsaidAddress, credentials_at
 from tezio_signer.places import place_of
@@ -155,13 +155,13 @@ class _Proxied(HalfCloseableWrapper):
         factory = cast(ProxiedFactory, self.factory)
         connections, place = factory.connections, place_of(self.transport)
         if place is not None:
-            place.client = peer_of(client)
+            place.client = host_of(client)
         refused = connections.refusal(client, credentials_at(self.transport))
         if refused is None:
             return True
         if place is not None:
             place.client = UNKNOWN
-        told = connections.may_tell(peer_of(client, str(client)), refused, factory.tls)
+        told = connections.may_tell(host_of(client, str(client)), refused, factory.tls)
         if not told or factory.refusing is None:
             self.loseConnection()
             return False
@@ -179,7 +179,7 @@ class _Proxied(HalfCloseableWrapper):
 
     def _turn_away(self) -> None:
         assert isinstance(self.factory, ProxiedFactory)
-        peer = peer_of(super().getPeer())
+        peer = host_of(super().getPeer())
         self.factory.connections.turned_away(peer, "does not begin with a PROXY header")
         self._received = b""
         self.loseConnection()
