@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
@@ -102,6 +103,11 @@ class WarningTests(SynchronousTestCase):
         self.assertIn("openssl pkey -in", str(error))
 
 
+def presented(served: ServedCertificates) -> SSL.Context:
+    """What the next client sees, for as long as nobody looks at the files."""
+    return served.serverConnectionForTLS(None).get_context()
+
+
 class RenewalTests(TlsTestCase):
     """Files that are replaced while they are served."""
 
@@ -109,10 +115,13 @@ class RenewalTests(TlsTestCase):
         super().setUp()
         self.clock = Clock()
 
+    def source(self) -> CertificateFiles:
+        """The files of `ssl:`."""
+        return CertificateFiles("ssl:1", self.server.key, self.server.certificate)
+
     def files(self) -> ServedCertificates:
-        """What is served of the files of `ssl:`."""
-        source = CertificateFiles("ssl:1", self.server.key, self.server.certificate)
-        return ServedCertificates(source, self.clock)
+        """What is served of them."""
+        return ServedCertificates(self.source(), self.clock)
 
     def look(self, served: ServedCertificates) -> list[str]:
         """Begin a handshake a while later; what the log says."""
@@ -124,7 +133,7 @@ class RenewalTests(TlsTestCase):
     def test_files(self) -> None:
         """A new pair is served when both its files are there, and half of one never."""
         served = self.files()
-        (old,) = served.dated
+        old = presented(served)
         self.assertEqual(self.look(served), [])
         renewed = self.authority.certify("renewed", days=90, server=True)
         os.replace(renewed.certificate, self.server.certificate)
@@ -132,11 +141,11 @@ class RenewalTests(TlsTestCase):
         self.assertIn("is not served, but the one before: ", said)
         self.assertIn("is not that of", said)
         self.assertEqual(self.look(served), [])  # once is enough
-        self.assertEqual(served.dated, (old,))
+        self.assertIs(presented(served), old)
         os.replace(renewed.key, self.server.key)
         (said,) = self.look(served)
         self.assertIn("serves the new certificate of ssl:1", said)
-        self.assertNotEqual(served.dated, (old,))
+        self.assertIsNot(presented(served), old)
 
     def test_looks_seldom(self) -> None:
         """A flood of handshakes does not look at the files each time."""
@@ -158,13 +167,14 @@ class RenewalTests(TlsTestCase):
             (site / f"{name}.pem").write_bytes(
                 pair.certificate.read_bytes() + pair.key.read_bytes()
             )
-        served = ServedCertificates(SourceDirectory("tls:x", site), self.clock)
-        old = served.dated
+        source = SourceDirectory("tls:x", site)
+        served = ServedCertificates(source, self.clock)
+        old = presented(served)
         renewed = self.authority.certify("two", days=90, server=True, dns="two.example")
         (site / "two.pem").write_bytes(renewed.certificate.read_bytes())
         (said,) = self.look(served)
         self.assertIn("the key for two.example is missing", said)
-        self.assertEqual(served.dated, old)
+        self.assertIs(presented(served), old)
         (site / "two.pem").write_bytes(
             renewed.certificate.read_bytes() + renewed.key.read_bytes()[:-80]
         )
@@ -173,11 +183,14 @@ class RenewalTests(TlsTestCase):
         (site / "two.pem").write_bytes(renewed.certificate.read_bytes() + renewed.key.read_bytes())
         (said,) = self.look(served)
         self.assertIn("serves the new certificate", said)
-        self.assertEqual(len(served.dated), 2)
+        both = presented(served)
+        self.assertIsNot(both, old)
+        self.assertEqual(len(source.load().dated), 2)
         (site / "two.pem").unlink()
         (said,) = self.look(served)
         self.assertIn("serves the new certificate", said)
-        self.assertEqual(len(served.dated), 1)
+        self.assertIsNot(presented(served), both)
+        self.assertEqual(len(source.load().dated), 1)
 
     async def test_over_the_network(self) -> None:
         """The next client sees the new certificate, and is asked for one of the new client_ca."""
@@ -212,7 +225,7 @@ class RenewalTests(TlsTestCase):
         """What stands behind the certificate in its file is given to clients with it."""
         whole = self.server.certificate.read_bytes() + self.authority.path.read_bytes()
         self.server.certificate.write_bytes(whole)
-        self.assertEqual(len(self.files().dated), 2)
+        self.assertEqual(len(self.source().load().dated), 2)
         await self.listen(self.endpoint)
         await self.assert_signs(self.context())
 

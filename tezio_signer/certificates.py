@@ -14,11 +14,7 @@ from typing import Any, Protocol
 from attrs import frozen
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
@@ -136,7 +132,7 @@ class CertificateFiles:
         """Read them all; raises StartupError."""
         key = self._key()
         certificates = self._certificates(self.certificate)
-        if _public(key.public_key()) != _public(certificates[0].public_key()):
+        if key.public_key() != certificates[0].public_key():
             raise self._bad(f"the key in {self.key} is not that of {self.certificate}")
         chain = [*certificates[1:], *(self._certificates(self.chain) if self.chain else ())]
         authorities = self._authorities()
@@ -277,11 +273,6 @@ class ServedCertificates:
             self._look()
         return SSL.Connection(self._loaded.context)
 
-    @property
-    def dated(self) -> tuple[Dated, ...]:
-        """The certificates that are served, and those of client_ca."""
-        return self._loaded.dated
-
     def _look(self) -> None:
         self._looked_at = self._clock.seconds()
         try:
@@ -340,8 +331,3 @@ def _stamp(path: Path) -> tuple[object, ...]:
     except OSError as error:
         return (str(path), error.errno)
     return (str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-
-
-def _public(key: Any) -> bytes:
-    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return encoded
