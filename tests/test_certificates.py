@@ -34,6 +34,19 @@ from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
+SECP112R1 = """\
+-----BEGIN CERTIFICATE-----
+MIIBIjCB7qADAgECAhQVC3zHgtfllxZ5e1hQL6VNHMVD5jAKBggqhkjOPQQDAjAM
+MQowCAYDVQQDDAFhMCAXDTI2MTEyODA5Mjg1NloYDzIxMjYxMTA0MDkyODU2WjAM
+MQowCAYDVQQDDAFhMDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAExbxHZ9jzzw6jc+oU
+8WxPC5rldMQblUslF3/gmqNTMFEwHQYDVR0OBBYEFILZSVsSS+G5DdVv6GFOmeT3
+HtvzMB8GA1UdIwQYMBaAFILZSVsSS+G5DdVv6GFOmeT3HtvzMA8GA1UdEwEB/wQF
+MAMBAf8wCgYIKoZIzj0EAwIDIwAwIAIOV1qR019RmgTlCGpzQCkCDjuxrB0f4411
+lsWu1i9H
+-----END CERTIFICATE-----
+"""
+"""By `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp112r1`, valid until 2126."""
+
 
 class WarningTests(SynchronousTestCase):
     """What is said of a certificate that has a month left, or less."""
@@ -90,6 +103,13 @@ class WarningTests(SynchronousTestCase):
         self.assertIn("cannot be read", formatEvent(events[2]))
         watch.stopService()
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_unknown_curve(self) -> None:
+        """A certificate for a key of a kind that nobody knows here is refused in a sentence."""
+        certified = self.authority.certify("server", server=True)
+        certified.certificate.write_text(SECP112R1)
+        error = self.assertRaises(StartupError, self.source(certified).load)
+        self.assertIn("server.pem cannot be used: Curve", str(error))
 
     def test_encrypted(self) -> None:
         """A key with a password is refused, with the way out; nobody is prompted."""

@@ -132,11 +132,11 @@ class CertificateFiles:
         """Read them all; raises StartupError."""
         key = self._key()
         certificates = self._certificates(self.certificate)
-        if key.public_key() != certificates[0].public_key():
-            raise self._bad(f"the key in {self.key} is not that of {self.certificate}")
         chain = [*certificates[1:], *(self._certificates(self.chain) if self.chain else ())]
         authorities = self._authorities()
         try:
+            if key.public_key() != certificates[0].public_key():
+                raise self._bad(f"the key in {self.key} is not that of {self.certificate}")
             options = ssl.CertificateOptions(
                 privateKey=crypto.PKey.from_cryptography_key(key),
                 certificate=crypto.X509.from_cryptography(certificates[0]),
@@ -146,8 +146,8 @@ class CertificateFiles:
             )
             context: SSL.Context = options.getContext()
             harden(context, authorities)
-        except (crypto.Error, SSL.Error, ValueError, TypeError, OSError) as error:
-            raise self._bad(f"cannot be used: {reason(error)}") from error
+        except (crypto.Error, SSL.Error, ValueError, TypeError, OSError, UnsupportedAlgorithm) as e:
+            raise self._bad(f"{self.certificate} cannot be used: {reason(e)}") from e
         dated = [Dated(self.certificate, certificates[0])]
         dated += [Dated(self.chain or self.certificate, each) for each in chain]
         if self.client_ca is not None:
