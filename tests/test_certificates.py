@@ -109,7 +109,7 @@ class WarningTests(SynchronousTestCase):
         certified = self.authority.certify("server", server=True)
         certified.certificate.write_text(SECP112R1)
         error = self.assertRaises(StartupError, self.source(certified).load)
-        self.assertIn("server.pem cannot be used: Curve", str(error))
+        self.assertIn("cannot be used: Curve", str(error))
 
     def test_encrypted(self) -> None:
         """A key with a password is refused, with the way out; nobody is prompted."""

@@ -147,7 +147,7 @@ class CertificateFiles:
             context: SSL.Context = options.getContext()
             harden(context, authorities)
         except (crypto.Error, SSL.Error, ValueError, TypeError, OSError, UnsupportedAlgorithm) as e:
-            raise self._bad(f"{self.certificate} cannot be used: {reason(e)}") from e
+            raise self._bad(f"cannot be used: {reason(e)}") from e
         dated = [Dated(self.certificate, certificates[0])]
         dated += [Dated(self.chain or self.certificate, each) for each in chain]
         if self.client_ca is not None:
