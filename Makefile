@@ -65,7 +65,7 @@ format: $(VENV)/lint.stamp
 
 # Changes single places of the sources in the checkout, and runs the tests on them.
 mutants: $(VENV)/test.stamp $(VENV)/mutation.stamp
-	$(BIN)/python -m tests.campaigns.mutants $(if $(CHANGED),--changed $(CHANGED))
+	"$(BIN)"/python -m tests.campaigns.mutants $(if $(CHANGED),--changed $(CHANGED))
 
 $(VENV)/made-for:
 	@./tools/make-environment $(PYTHON) $(VENV)
