@@ -338,6 +338,20 @@ class SignalTests(ProcessTestCase):
                 await daemon.exits()
             self.assertNotIn("Traceback", daemon.log)
 
+    async def test_ignored(self) -> None:
+        """Where Ctrl-C is ignored, as behind a shell's &, it stays so."""
+        command = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", _RUN]
+        command += ["--simulate", "--http", FREE_PORT]
+        daemon = spawn(command, self.directory, {**os.environ, "PYTHONPATH": _PATH})
+        self.addCleanup(daemon.kill)
+        client = await serving(daemon)
+        daemon.send("INT")
+        self.assertEqual((await client.request("GET", "/")).status, 200)
+        daemon.send("TERM")
+        self.assertEqual(await daemon.exits(), 0)
+        for word in ("Traceback", "SIGINT"):
+            self.assertNotIn(word, daemon.log)
+
 
 class LimitTests(ProcessTestCase):
     """A stop in which the reactor itself hangs."""

@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 from twisted.application.service import IService, IServiceCollection, MultiService, Service
 from twisted.internet import defer
@@ -14,6 +16,7 @@ from twisted.python.components import Componentized
 
 from tezio_signer.errors import StartupError
 from tezio_signer.loglines import LineObserver
+from tezio_signer.reactors import Reactor
 from tezio_signer.signer import Signer
 from tezio_signer.standardlog import as_observer
 
@@ -21,6 +24,7 @@ STOP_TIMEOUT = 2.5
 """Seconds that requests in progress get when the daemon stops; then they are refused."""
 _FLUSH_TIME = 0.05
 _STOPPING = "the signer is stopping"
+_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 _log = Logger()
@@ -30,9 +34,29 @@ def _hung_up(number: int, frame: object) -> None:  # noqa: ARG001
     _log.warn("SIGHUP changes nothing: restart the daemon to have it read its configuration")
 
 
-def obey_no_other_signal() -> None:
-    """Let a second signal to stop change nothing, for which Twisted logs a traceback."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def obey_one_signal(reactor: Reactor) -> None:
+    """Let a second signal to stop change nothing, for which Twisted logs a traceback.
+
+    It may come before the reactor gets to the first one, of which its handler only takes note.
+    """
+    reactor.callWhenRunning(_obey_the_next)
+    reactor.addSystemEventTrigger("before", "shutdown", _obey_no_other)
+
+
+def _obey_the_next() -> None:
+    for number in _TO_STOP:
+        handler = signal.getsignal(number)
+        if callable(handler):  # else it is ignored, as Ctrl-C is behind a shell's &
+            signal.signal(number, partial(_obey, handler))
+
+
+def _obey(handler: Any, number: int, frame: object) -> None:
+    _obey_no_other()
+    handler(number, frame)
+
+
+def _obey_no_other() -> None:
+    for number in _TO_STOP:
         signal.signal(number, _stops_already)
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn, cast
 
 from twisted.logger import Logger, globalLogBeginner
 
-from tezio_signer.daemon import Daemon, obey_no_other_signal
+from tezio_signer.daemon import Daemon, obey_one_signal
 from tezio_signer.errors import StartupError
 from tezio_signer.reactors import Reactor
 from tezio_signer.standardlog import as_observer
@@ -49,7 +49,7 @@ def run(options: Options) -> NoReturn:
     except Exception:
         _log.failure("the daemon does not start, which is a fault of its own")
         _end(daemon, FAILED)
-    reactor.addSystemEventTrigger("before", "shutdown", obey_no_other_signal)
+    obey_one_signal(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", _limit_stop, daemon)
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
     reactor.run()

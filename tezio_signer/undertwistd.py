@@ -12,7 +12,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from tezio_signer.daemon import Daemon, obey_no_other_signal
+from tezio_signer.daemon import Daemon, obey_one_signal
 from tezio_signer.errors import StartupError
 from tezio_signer.reactors import Reactor
 
@@ -54,7 +54,7 @@ def attach(daemon: Daemon, twistd: Any, reactor: Reactor) -> None:
     """
     elsewhere = twistd["logger"] or twistd["syslog"] or twistd["logfile"] not in (None, "", "-")
     daemon.sets_log = runs_in_foreground(twistd) and not elsewhere
-    reactor.addSystemEventTrigger("before", "shutdown", obey_no_other_signal)
+    obey_one_signal(reactor)
     # twistd logs one more line behind this, and then ends itself by the signal that it got.
     reactor.addSystemEventTrigger("after", "shutdown", daemon.finish_log)
     atexit.register(_end, daemon)
