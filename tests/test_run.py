@@ -58,9 +58,11 @@ def full_pipe() -> tuple[int, int]:
 
 
 async def listening(test: TestCase, directory: Path) -> None:
-    """Wait until a daemon that was given LAST listens; its log need not be asked."""
+    """Wait until a daemon that was given LAST listens; its log need not be asked.
+
+    Its socket stays, and goes with it: a daemon looks at it once more when it has made it.
+    """
     await FileWatch(test, directory).until((directory / _LAST).exists)
-    (directory / _LAST).unlink()  # for the next one; who is connected stays so
 
 
 def spawn_logging_to(
