@@ -110,6 +110,10 @@ class HsmDevice:
         """How many commands are waiting or in flight."""
         return sum(map(len, self._waiting.values())) + (self._busy is not None)
 
+    def holds(self, key: PublicKeyHash) -> bool:
+        """Whether it said that it holds a key, in whichever slot."""
+        return any(public.hash == key for public in self.keys.values())
+
     def slot_of(self, key: PublicKeyHash) -> Slot | None:
         """The slot that may sign for an address."""
         for slot in SIGNING_SLOTS:

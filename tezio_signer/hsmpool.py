@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from tezio_signer.errors import Forbidden, Refused, Unavailable
 from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatched
 from tezio_signer.hsm.framing import Status, StatusReply
-from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
+from tezio_signer.hsm.heldkeys import Held, is_held, misplaced
 from tezio_signer.hsm.nonces import Nonces
 from tezio_signer.hsm.slots import CURVES
 from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
@@ -144,11 +144,9 @@ class HsmPool(Service):
         """
         named: dict[str, Board] = {}
         others: list[Board] = []
+        names = {(d.board.serial_number, d.board.port): name for name, d in self.devices.items()}
         for board in boards:
-            places = ((d.board.serial_number, d.board.port) for d in self.devices.values())
-            name = dict(zip(places, self.devices, strict=True)).get(
-                (board.serial_number, board.port)
-            )
+            name = names.get((board.serial_number, board.port))
             if name is None:
                 others.append(board)
             else:
@@ -256,7 +254,7 @@ class HsmPool(Service):
         silent = [
             device
             for device in self.devices.values()
-            if device.present and not device.ready and holders(key, {"": device.keys})
+            if device.present and not device.ready and device.holds(key)
         ]
         if silent:
             sentences = (f"the HSM {d.board}, which holds {key}, {d.trouble}" for d in silent)
