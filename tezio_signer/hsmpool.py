@@ -19,6 +19,7 @@ from tezio_signer.hsm.slots import CURVES
 from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
 from tezio_signer.hsmsigning import Payload, Signing
 from tezio_signer.serialhsm import (
+    DEFAULT_TIMING,
     FRAME_REFUSALS,
     HsmProtocol,
     NoAnswer,
@@ -33,7 +34,6 @@ FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5
 CALM_LOOK = 2.0
 """Seconds between two looks while every known board is in use."""
 _REMEMBERED_UNCLEAR = 64
-_TIMING = Timing()
 
 
 class HsmPool(Service):
@@ -63,7 +63,7 @@ class HsmPool(Service):
         watch: Callable[[Callable[[], object]], Callable[[], object]] | None = None,
         wanted: Iterable[PublicKeyHash] = (),
         patience: float = DEFAULT_PATIENCE,
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         verbose: bool = False,
         most_waiting: int = DEFAULT_WAITING,
         selectors: Iterable[BoardSelector] = (),
