@@ -96,9 +96,13 @@ def _natural(text: str) -> int:
 _Act = Callable[[OperatedStore, StoreAddress], Coroutine[Any, Any, None]]
 
 
-def _with_store(options: argparse.Namespace, act: _Act) -> None:
-    """Do something with the store of the configuration; what is said names both."""
-    address = load_settings(options.config, simulate=False).store
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(options.config, simulate=False)
+
+
+def _with_store(options: argparse.Namespace, settings: Settings, act: _Act) -> None:
+    """Do something with the store of a configuration; what is said names both."""
+    address = settings.store
     assert address is not None
     config = named_config(options.config)
     try:
@@ -133,7 +137,7 @@ def _init(options: argparse.Namespace) -> None:
         await store.create()
         print(f"created {address}")
 
-    _with_store(options, init)
+    _with_store(options, _settings(options), init)
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -142,7 +146,7 @@ def _list(options: argparse.Namespace) -> None:
         _say_store(address)
         _print(transfer.rows(marks), "no marks yet", options.json)
 
-    _with_store(options, listing)
+    _with_store(options, _settings(options), listing)
 
 
 def _print(rows: list[dict[str, Any]], nothing: str, as_json: bool) -> None:
@@ -156,9 +160,9 @@ def _set(options: argparse.Namespace) -> None:
     mark_id = MarkId(options.chain, options.key, _OPERATIONS[options.operation])
     mark = transfer.closed(options.level, options.round)
     what = f"{mark_id.operation} of {mark_id.key} on {mark_id.chain_id}"
-
+    settings = _settings(options)
     if not options.unlisted:
-        _check_listed(load_settings(options.config, simulate=False), mark_id)
+        _check_listed(settings, mark_id)
 
     async def setting(store: OperatedStore, address: StoreAddress) -> None:
         standing = (await store.load()).get(mark_id)
@@ -173,7 +177,7 @@ def _set(options: argparse.Namespace) -> None:
         before = "there was none" if standing is None else f"it was at {_position(standing)}"
         print(f"the mark for {what} in {address} is at {_position(mark)}; {before}")
 
-    _with_store(options, setting)
+    _with_store(options, settings, setting)
 
 
 def _check_listed(settings: Settings, mark_id: MarkId) -> None:
@@ -224,7 +228,7 @@ def _export(options: argparse.Namespace) -> None:
             raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
         _say_store(address)
 
-    _with_store(options, export)
+    _with_store(options, _settings(options), export)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -239,6 +243,7 @@ def _import(options: argparse.Namespace) -> None:
     }
     if options.key is not None and not brought:
         raise CommandError(f"{options.file} holds no mark of {options.key}")
+    settings = _settings(options)
     merged: dict[MarkId, tuple[Outcome, Mark]] = {}
 
     async def merging(store: OperatedStore, address: StoreAddress) -> None:
@@ -250,10 +255,9 @@ def _import(options: argparse.Namespace) -> None:
             {m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT}
         )
 
-    _with_store(options, merging)
+    _with_store(options, settings, merging)
     for what in reading.ignored:
         print(f"ignored: {what}", file=sys.stderr)
-    settings = load_settings(options.config, simulate=False)
     for key in sorted({str(m.key) for m in brought if m.key not in settings.signing_keys}):
         print(f"none of the signing keys of the configuration: {key}", file=sys.stderr)
     rows = [
