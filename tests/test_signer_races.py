@@ -270,8 +270,6 @@ class DrainingTests(RaceTestCase):
 
     def test_waits_in_the_rules(self) -> None:
         """A request that has not got as far as the HSM is waited for, too."""
-        self.signer = self.made(settings_with(auth_req=True, auth_key=AUTH))
-        self.plugged.clear()
         pool = HsmPool(self.clock, list, lambda *_: self.fail("there is no port"))
         pool.startService()
         self.addCleanup(pool.stopService)
