@@ -257,8 +257,12 @@ class HsmPool(Service):
             if device.present and not device.ready and device.holds(key)
         ]
         if silent:
-            sentences = (f"the HSM {d.board}, which holds {key}, {d.trouble}" for d in silent)
-            return Unavailable("; ".join(sentences))
+            asked = "has been asked for its keys, and has not said them yet"
+            return Unavailable(
+                "; ".join(
+                    f"the HSM {d.board}, which holds {key}, {d.trouble or asked}" for d in silent
+                )
+            )
         why = misplaced(key, self._held(), self._auth_key)
         troubles = [f"HSM {d.board}: {d.trouble}" for d in self.devices.values() if d.trouble]
         absent = [f"the board with the {selector} is not plugged in" for selector in self._absent]
