@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tezio_signer.accounts import group_name, user_name
 
-BESIDE = ("", "-wal", "-shm", ".lock")
+_BESIDE = ("", "-wal", "-shm", ".lock")
 """What is behind the path of a store in the names of its files."""
 _DIRECTORY, _FILE = os.W_OK | os.X_OK, os.R_OK | os.W_OK
 
@@ -38,7 +38,7 @@ def what_is_denied(store: Path) -> str:
 def _needed(real: Path) -> Iterator[tuple[Path, int]]:
     for directory in reversed(real.parents):
         yield directory, _DIRECTORY if directory == real.parent else os.X_OK
-    for suffix in BESIDE:
+    for suffix in _BESIDE:
         yield real.with_name(f"{real.name}{suffix}"), _FILE
 
 
