@@ -11,6 +11,14 @@ from tezio_signer.settings import StoreAddress
 _COMMAND = re.compile(r"tezio-signer watermarks [a-z]+(?! --config)\b")
 
 
+def encrypted(key: Path) -> str:
+    """What is said behind the name of a private key that needs a password."""
+    return (
+        "is encrypted, and the daemon asks nobody for its password: "
+        f"openssl pkey -in {key} -out plain.pem; chmod 600 plain.pem"
+    )
+
+
 def spelled_out(sentence: str, config: str | None, store: StoreAddress | None) -> str:
     """A sentence whose commands name the configuration, and run as who has the store.
 
