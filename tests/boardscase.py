@@ -10,7 +10,7 @@ from tests.hsm.device import is_signature
 from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import TZ3
-from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.boards import Board, BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsmdevice import Priority
 from tezio_signer.hsmpool import HsmPool
@@ -33,7 +33,12 @@ class BoardsTestCase(SynchronousTestCase):
         self.late: list[Signature] = []
         self.pool = self.made()
 
-    def made(self, wanted: tuple[PublicKeyHash, ...] = ()) -> HsmPool:
+    def made(
+        self,
+        wanted: tuple[PublicKeyHash, ...] = (),
+        selectors: tuple[BoardSelector, ...] = (),
+        auth_key: PublicKeyHash | None = None,
+    ) -> HsmPool:
         """A pool that is not started yet."""
         return HsmPool(
             self.clock,
@@ -41,6 +46,8 @@ class BoardsTestCase(SynchronousTestCase):
             lambda protocol, port: self.at(port).open(protocol, port),
             self.watch,
             wanted=wanted,
+            selectors=selectors,
+            auth_key=auth_key,
         )
 
     def watch(self, tell: Callable[[], object]) -> Callable[[], object]:
@@ -49,9 +56,9 @@ class BoardsTestCase(SynchronousTestCase):
         return bool
 
     def find(self) -> list[Board]:
-        """The boards that are plugged in."""
+        """The boards that are plugged in, in the order of their ports."""
         self.looks.append(self.clock.seconds())
-        return list(self.plugged)
+        return sorted(self.plugged, key=lambda board: board.port)
 
     def at(self, port: str) -> FakeBoard:
         """The board at a port."""

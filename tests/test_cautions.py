@@ -7,6 +7,7 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.missingcurve import without_curve
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer import cautions
 from tezio_signer.errors import StartupError
@@ -18,7 +19,7 @@ from tezio_signer.settings import (
     Settings,
     SigningKey,
 )
-from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
+from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
 EDPK, SPPK = (PublicKey.parse(OCTEZ["keys"][n]["pk"]) for n in (1, 2))
@@ -75,6 +76,20 @@ class StoreTests(SynchronousTestCase):
         self.assertIn("http://a:1 is not encrypted", warning)
         simulated = evolve(settings, store=None)
         self.assertEqual(cautions.warnings_of(simulated, ["unix:/x"], []), ())
+
+
+class MissingCurveTests(SynchronousTestCase):
+    """Authorized keys of a curve that the OpenSSL of this machine does not have."""
+
+    def test_named_once(self) -> None:
+        """One that is for all keys, or for one of them, is warned of once, and no other is."""
+        without_curve(self, Curve.SECP256K1)
+        for of_all, of_one in [((EDPK, SPPK), None), ((EDPK,), (SPPK,)), ((SPPK,), (SPPK, EDPK))]:
+            key = key_of(TZ1, GENERIC, auth_req=True, authorized_keys=of_one)
+            settings = settings_for(key, authorized_keys=of_all)
+            (warning,) = cautions.warnings_of(settings, ["unix:/x"], [])
+            self.assertIn(f"nobody can authenticate with {SPPK} of authorized_keys: ", warning)
+            self.assertIn("the OpenSSL of this machine has no SECP256K1", warning)
 
 
 class OctezTests(SynchronousTestCase):

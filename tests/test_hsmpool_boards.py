@@ -1,75 +1,51 @@
 """What is said of boards and keys of the configuration that are not there."""
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
 
+from tests.boardscase import BoardsTestCase
 from tests.hsm.test_boards import MKR, NANO
 from tests.missingcurve import without_curve
-from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import boards
-from tezio_signer.hsm.boards import Board, BoardSelector
-from tezio_signer.hsmpool import CALM_LOOK, HsmPool
+from tezio_signer.hsm.boards import BoardSelector
+from tezio_signer.hsmpool import CALM_LOOK
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 
 OTHER = PublicKeyHash.parse(OCTEZ["keys"][3]["pkh"])
 
 
-class BoardsTestCase(SynchronousTestCase):
-    """A pool whose boards come and go as the test says."""
+class ConfiguredTestCase(BoardsTestCase):
+    """A pool that is to have certain boards and keys."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
-        self.fakes: dict[str, FakeBoard] = {}
-        self.found: list[Board] = []
+        super().setUp()
         self.patch(boards, "comports", lambda: [MKR, NANO])
 
-    def start(
+    def begin(
         self,
         *selectors: BoardSelector,
         wanted: tuple[PublicKeyHash, ...] = (),
         auth_key: PublicKeyHash | None = None,
     ) -> list[str]:
         """Start a pool and let its boards say their keys; the errors that it logs."""
-        self.pool = HsmPool(
-            self.clock,
-            lambda: self.found,
-            lambda protocol, port: self.fakes[port].open(protocol, port),
-            wanted=wanted,
-            selectors=selectors,
-            auth_key=auth_key,
-        )
+        self.pool = self.made(wanted, selectors, auth_key)
         with capturedLogs() as events:
-            self.pool.startService()
-            self.addCleanup(self.pool.stopService)
-            self.serve()
+            self.run_pool(list(self.plugged.values()))
         return [formatEvent(e) for e in events if e["log_level"] is LogLevel.error]
 
-    def serve(self) -> None:
-        """Let all boards answer until nothing is asked."""
-        for fake in self.fakes.values():
-            if fake.opened:
-                fake.serve()
-
-    def plug_in(self, port: str, serial_number: str | None) -> FakeBoard:
-        """Have a board appear, for the next look."""
-        self.found = [*self.found, Board(port, serial_number)]
-        self.fakes[port] = FakeBoard()
-        return self.fakes[port]
-
-    def pull(self, port: str) -> None:
-        """Have the board of a port vanish."""
-        self.found = [board for board in self.found if board.port != port]
+    def vanish(self, port: str) -> None:
+        """Have the board of a port be found no more."""
+        self.plugged = {b: fake for b, fake in self.plugged.items() if b.port != port}
 
     def look(self) -> list[str]:
         """Wait for a look; the errors and the news that it brings."""
         with capturedLogs() as events:
             self.clock.advance(CALM_LOOK)
-            self.serve()
+            for fake in self.plugged.values():
+                fake.serve()
         return [formatEvent(e) for e in events if e["log_level"] in (LogLevel.error, LogLevel.info)]
 
     def refusal(self, key: PublicKeyHash) -> str:
@@ -79,7 +55,7 @@ class BoardsTestCase(SynchronousTestCase):
         return str(self.failureResultOf(asked, Unavailable).value)
 
 
-class AbsentBoardTests(BoardsTestCase):
+class AbsentBoardTests(ConfiguredTestCase):
     """Boards that are configured by serial number."""
 
     selectors = (BoardSelector(serial_number="A1"), BoardSelector(serial_number="C3"))
@@ -91,16 +67,16 @@ class AbsentBoardTests(BoardsTestCase):
     def test_mistyped(self) -> None:
         """One that no board says is named at the start, once, with what is plugged in."""
         self.plug_in("port1", "A1")
-        self.assertEqual(self.start(*self.selectors), [self.sentence])
+        self.assertEqual(self.begin(*self.selectors), [self.sentence])
         self.assertEqual([self.look() for _ in range(3)], [[]] * 3)
 
     def test_lost(self) -> None:
         """One that is lost is named again each time, and its coming back is told."""
         self.plug_in("port1", "A1")
         self.plug_in("port3", "C3")
-        self.assertEqual(self.start(*self.selectors), [])
+        self.assertEqual(self.begin(*self.selectors), [])
         for _ in range(2):
-            self.pull("port3")
+            self.vanish("port3")
             self.assertEqual(self.look(), ["HSM C3 at port3: was unplugged", self.sentence])
             self.plug_in("port3", "C3")
             (ready,) = self.look()
@@ -109,7 +85,7 @@ class AbsentBoardTests(BoardsTestCase):
     def test_refusal(self) -> None:
         """Who is refused for want of a key is told which board is not there."""
         self.plug_in("port1", "A1")
-        self.start(*self.selectors)
+        self.begin(*self.selectors)
         self.assertEqual(
             self.refusal(OTHER),
             f"no connected HSM holds {OTHER}; the board with the serial number C3 "
@@ -117,7 +93,7 @@ class AbsentBoardTests(BoardsTestCase):
         )
 
 
-class ClonesTests(BoardsTestCase):
+class ClonesTests(ConfiguredTestCase):
     """Two boards that say one serial number."""
 
     def names(self) -> dict[str, str]:
@@ -127,17 +103,16 @@ class ClonesTests(BoardsTestCase):
     def test_both_are_used(self) -> None:
         """Both are used, and each stays itself when another comes, goes or moves."""
         first, second = self.plug_in("port1", "A1"), self.plug_in("port2", "A1")
-        self.start(BoardSelector(serial_number="A1"))
+        self.begin(BoardSelector(serial_number="A1"))
         self.assertEqual(self.names(), {"A1": "port1", "A1 at port2": "port2"})
         asked = [self.pool.sign(TZ3, transfer(number)).result for number in range(2)]
         self.assertEqual([len(fake.serve()) for fake in (first, second)], [1, 1])
         for result in asked:
             self.successResultOf(result)
-        self.pull("port1")
+        self.vanish("port1")
         self.look()
         self.assertEqual(self.names(), {"A1 at port2": "port2"})
-        self.plug_in("port0", "A1")  # the first one, elsewhere; sorted before the other
-        self.found.sort(key=lambda board: board.port)
+        self.plug_in("port0", "A1")  # the first one, elsewhere; found before the other
         self.look()
         self.assertEqual(self.names(), {"A1": "port0", "A1 at port2": "port2"})
         self.assertEqual(second.opened, 1)
@@ -145,22 +120,21 @@ class ClonesTests(BoardsTestCase):
     def test_comes_first(self) -> None:
         """A clone that comes later, at a port before the other, does not take its place."""
         self.plug_in("port2", "A1")
-        self.start()
+        self.begin()
         self.plug_in("port1", "A1")
-        self.found.sort(key=lambda board: board.port)
         self.look()
         self.assertEqual(self.names(), {"A1": "port2", "A1 at port1": "port1"})
-        self.assertEqual(self.fakes["port2"].opened, 1)
+        self.assertEqual(self.at("port2").opened, 1)
 
     def test_without_serial_numbers(self) -> None:
         """Boards without any are told apart by their ports."""
         self.plug_in("port1", None)
         self.plug_in("port2", None)
-        self.start()
+        self.begin()
         self.assertEqual(self.names(), {"port1": "port1", "port2": "port2"})
 
 
-class AuthKeyTests(BoardsTestCase):
+class AuthKeyTests(ConfiguredTestCase):
     """An auth key that the configuration has wrong."""
 
     def test_wrong(self) -> None:
@@ -170,7 +144,7 @@ class AuthKeyTests(BoardsTestCase):
             f"the configuration names it as auth_key, but slot 0 of the HSM A1 at port1 holds "
             f"{AUTH}: correct policy.auth_key"
         )
-        (error,) = self.start(wanted=(TZ3, OTHER), auth_key=OTHER)
+        (error,) = self.begin(wanted=(TZ3, OTHER), auth_key=OTHER)
         self.assertEqual(
             error,
             f"keys of the configuration that no connected HSM holds: {OTHER} ({why})",
@@ -185,23 +159,23 @@ class AuthKeyTests(BoardsTestCase):
     def test_auth_key_as_signing_key(self) -> None:
         """A key of slot 0 that is to sign is said to sign nothing."""
         self.plug_in("port1", "A1")
-        (error,) = self.start(wanted=(TZ3, AUTH), auth_key=None)
+        (error,) = self.begin(wanted=(TZ3, AUTH), auth_key=None)
         self.assertIn(f"{AUTH} (it is the auth key (slot 0) of the HSM A1 at port1", error)
         self.assertIn("which signs nothing", self.refusal(AUTH))
 
     def test_right(self) -> None:
         """When all are where they belong there is nothing to say."""
         self.plug_in("port1", "A1")
-        self.assertEqual(self.start(wanted=(TZ3, TZ1, AUTH), auth_key=AUTH), [])
+        self.assertEqual(self.begin(wanted=(TZ3, TZ1, AUTH), auth_key=AUTH), [])
 
 
-class SilentBoardTests(BoardsTestCase):
+class SilentBoardTests(ConfiguredTestCase):
     """A board that does not answer for a while."""
 
     def test_answers_again(self) -> None:
         """That it answers again is in the log, as that it did not was."""
         fake = self.plug_in("port1", "A1")
-        self.start()
+        self.begin()
         with capturedLogs() as events:
             asked = self.pool.sign(TZ3, transfer(1)).result
             fake.asked()
@@ -217,7 +191,7 @@ class SilentBoardTests(BoardsTestCase):
     def test_stray_bytes(self) -> None:
         """So it is for one that sent what nobody asked for."""
         fake = self.plug_in("port1", "A1")
-        self.start()
+        self.begin()
         with capturedLogs() as events:
             fake.protocol.dataReceived(b"15\r\n")
             asked = self.pool.sign(TZ3, transfer(1)).result
@@ -227,7 +201,7 @@ class SilentBoardTests(BoardsTestCase):
         self.assertIn("is ready", formatEvent(events[-1]))
 
 
-class MissingCurveTests(BoardsTestCase):
+class MissingCurveTests(ConfiguredTestCase):
     """An OpenSSL that cannot verify what one of the slots signs."""
 
     def test_one_key_only(self) -> None:
@@ -235,7 +209,7 @@ class MissingCurveTests(BoardsTestCase):
         without_curve(self, Curve.SECP256K1)
         fake = self.plug_in("port1", "A1")
         with capturedLogs() as events:
-            (error,) = self.start(wanted=(TZ1, TZ2, TZ3))
+            (error,) = self.begin(wanted=(TZ1, TZ2, TZ3))
         self.assertEqual(error, f"keys of the configuration that no connected HSM holds: {TZ2}")
         warnings = [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
         self.assertEqual(len(warnings), 1)

@@ -83,6 +83,21 @@ class WaitingTests(BoardsTestCase):
             str(self.failureResultOf(request, Unavailable).value), f"no connected HSM holds {TZ3}"
         )
 
+    def test_moved_and_silent(self) -> None:
+        """A board that was put elsewhere, and does not say its keys yet, is said to be asked."""
+        (board,) = self.start("one")
+        del self.plugged[Board("one", "one")]
+        self.plugged[Board("elsewhere", "one")] = board
+        self.tell()
+        self.looked(0.25)
+        request = self.sign(transfer(1)).result
+        self.clock.advance(PATIENCE)
+        self.assertEqual(
+            str(self.failureResultOf(request, Unavailable).value),
+            f"the HSM one at elsewhere, which holds {TZ3}, has been asked for its keys, and has "
+            "not said them yet",
+        )
+
     def test_other_board_comes_first(self) -> None:
         """Patience lasts to its end, though a board comes meanwhile that does not hold the key."""
         self.run_pool([])

@@ -12,13 +12,14 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
 from tezio_signer.hsmdevice import NotSent, Priority
 from tezio_signer.hsmsigning import Signing
-from tezio_signer.serialhsm import NoAnswer
+from tezio_signer.serialhsm import NoAnswer, WrongAnswer
 from tezio_signer.tezos.keys import Signature
 
 PATIENCE = 2.0
 BLOCK = block(9, 0)
 KEY_FRAMES = [framing.get_public_key(slot).frame().hex() for slot in Slot]
-WATERMARK = framing.reply(b"\xd4")
+WRONG = framing.reply(bytes(range(64)))
+"""A signature, of nothing."""
 
 
 def sign_frame(message: bytes) -> str:
@@ -277,6 +278,37 @@ class TwoBoardsTests(SigningTestCase):
             self.clock.advance(0.1)
         self.assertEqual(written, 4)
         self.failureResultOf(asked.result, NoAnswer)
+
+
+class WrongSignatureTests(SigningTestCase):
+    """A board that gives a signature that does not verify, and would do so again."""
+
+    def test_not_asked_again(self) -> None:
+        """One request asks it once, and fails at once; a repeated one begins anew."""
+        self.start(1)
+        asked = self.sign()
+        self.assertEqual(self.first.asked(), [sign_frame(BLOCK)])
+        self.first.protocol.dataReceived(WRONG)
+        self.failureResultOf(asked.result, WrongAnswer)
+        self.assertEqual(self.come_into_step(self.first), [])
+        repeated = self.sign()
+        self.assertEqual(self.first.serve(), [sign_frame(BLOCK)])
+        self.signed(repeated)
+
+    def test_other_refuses(self) -> None:
+        """When another refuses as well, that is the result, although the first is in step again."""
+        self.start(2)
+        self.second.firmware = Firmware(
+            enabled=EVERY_MAGIC_BYTE, marks={(Slot.TZ3, 0x11): (100, 0)}
+        )
+        asked = self.sign()
+        self.first.asked()
+        self.first.protocol.dataReceived(WRONG)
+        (frame,) = self.second.asked()
+        self.assertEqual(self.come_into_step(self.first), [])
+        self.second.answer(frame)
+        self.assertEqual(self.failureResultOf(asked.result, StatusReply).value.byte, 0xD4)
+        self.assertEqual(self.first.asked(), [])
 
 
 class WithdrawnTests(SigningTestCase):

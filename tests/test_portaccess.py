@@ -14,6 +14,7 @@ from serial import SerialException
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer import portaccess
+from tezio_signer.accounts import group_name
 from tezio_signer.portaccess import holder_of, is_absent, why_not_opened
 
 _HOLDER = """
@@ -96,7 +97,7 @@ class ReasonTests(SynchronousTestCase):
         """Users and groups without a name are told by number."""
         self.patch(os, "geteuid", lambda: 54321)
         self.assertIn("user 54321", self.why(errno.EACCES))
-        self.assertEqual(portaccess._group(54321), "54321")
+        self.assertEqual(group_name(54321), "54321")
         self.assertFalse(portaccess._is_member("nobody", 54321))
 
 

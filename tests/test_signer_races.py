@@ -10,8 +10,6 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.heldstand import FailingStore, SlowDisk, good, submission
-from tests.missingcurve import without_curve
-from tests.octezclient import HSM_KEYS
 from tests.stand import settings_with, watermarks_on
 from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
@@ -23,7 +21,7 @@ from tezio_signer.hsmpool import HsmPool
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.settings import Settings
 from tezio_signer.signer import Signer
-from tezio_signer.tezos.keys import Curve, PublicKey, Signature
+from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.claims import Claim, Watermarks
 from tezio_signer.watermarks.store import StoreError
 
@@ -270,8 +268,6 @@ class DrainingTests(RaceTestCase):
 
     def test_waits_in_the_rules(self) -> None:
         """A request that has not got as far as the HSM is waited for, too."""
-        self.signer = self.made(settings_with(auth_req=True, auth_key=AUTH))
-        self.plugged.clear()
         pool = HsmPool(self.clock, list, lambda *_: self.fail("there is no port"))
         pool.startService()
         self.addCleanup(pool.stopService)
@@ -351,16 +347,6 @@ class LineTests(RaceTestCase):
             self.told(self.signer.submit(asked), Conflict)
         self.assertIn(f"refused a request for {'k' * 60} from", formatEvent(events[-1]))
         self.assertEqual((events[-1]["status"], events[-1]["reason"]), (409, "watermark"))
-
-    def test_key_that_cannot_be_used(self) -> None:
-        """A key that cannot authenticate anybody here is named at the start, and no other."""
-        keys = tuple(PublicKey.parse(key.public_key) for key in HSM_KEYS[:3])
-        without_curve(self, Curve.SECP256K1)
-        with capturedLogs() as events:
-            self.made(settings_with(authorized_keys=keys))
-        (line,) = map(formatEvent, events)
-        self.assertIn(f"nobody can authenticate with {keys[1]} of authorized_keys: ", line)
-        self.assertIn(str(keys[1].unsupported), line)
 
     def test_who_is_late(self) -> None:
         """Who has waited too long is told for what: HSM or store."""

@@ -12,11 +12,11 @@ from twisted.trial.unittest import SkipTest
 from tests.commandtest import CommandTestCase, Outcome
 from tests.stand import reactor
 from tests.vectors import OCTEZ, TZ1, TZ3
+from tezio_signer.accounts import user_name
 from tezio_signer.hints import spelled_out
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.access import user_name
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore

@@ -6,6 +6,7 @@ from functools import partial
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 
+from tezio_signer import serialhsm
 from tezio_signer.hsm.boards import (
     Board,
     BoardSelector,
@@ -18,12 +19,10 @@ from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
 from tezio_signer.hsmdevice import HsmDevice, OpenPort
 from tezio_signer.reactors import Reactor
-from tezio_signer.serialhsm import Timing
-from tezio_signer.serialhsm import open_port as open_serial_port
+from tezio_signer.serialhsm import DEFAULT_TIMING, Timing
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 
 FindBoards = Callable[[tuple[BoardSelector, ...]], list[Board]]
-_TIMING = Timing()
 
 
 @frozen
@@ -76,7 +75,7 @@ async def check_boards(
     auth_key: PublicKeyHash | None = None,
     find: FindBoards = find_boards,
     open_port: OpenPort | None = None,
-    timing: Timing = _TIMING,
+    timing: Timing = DEFAULT_TIMING,
 ) -> BoardCheck:
     """Look for the boards, and ask each for its keys; a silent one takes about six seconds.
 
@@ -90,7 +89,7 @@ async def check_boards(
         boards = find(selectors)
     except OSError as error:  # as pyserial does when a board vanishes while it looks at it
         return _judged([], signing_keys, auth_key, [f"the serial ports cannot be listed: {error}"])
-    opener = open_port or partial(open_serial_port, reactor)
+    opener = open_port or partial(serialhsm.open_port, reactor)
     reading = [Deferred.fromCoroutine(_read(reactor, board, opener, timing)) for board in boards]
     found: list[BoardFound] = await gatherResults(reading)
     problems = [f"HSM {each.board}: {each.trouble}" for each in found if each.trouble]

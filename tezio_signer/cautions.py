@@ -29,6 +29,7 @@ def warnings_of(settings: Settings, http: Sequence[str], sockets: Sequence[str])
         *store_warnings(settings.store),
         *baking_anywhere(settings),
         *asked_of_octez(settings),
+        *without_a_curve(settings),
         *check_endpoints([*http, *sockets], settings.client_ca),
         *unprotected_by_token(settings.request_token, sockets),
         *exposed(facts_of(named_files(settings, [*http, *sockets]))),
@@ -68,6 +69,18 @@ def asked_of_octez(settings: Settings) -> list[str]:
             "sign; give the wallet of a client the secret key of one of them only"
         )
     return warnings
+
+
+def without_a_curve(settings: Settings) -> list[str]:
+    """Authorized keys, of all or of one key, with which nothing can be verified here."""
+    named = [*settings.authorized_keys]
+    for key in settings.signing_keys.values():
+        named += key.authorized_keys or ()
+    return [
+        f"nobody can authenticate with {key} of authorized_keys: {error}"
+        for key in dict.fromkeys(named)
+        if (error := key.unsupported) is not None
+    ]
 
 
 def open_to_many(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> list[str]:

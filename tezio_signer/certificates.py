@@ -24,6 +24,7 @@ from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
 from tezio_signer.errors import StartupError
+from tezio_signer.hints import encrypted
 from tezio_signer.settings import ClientCa
 
 WARN_BEFORE = timedelta(days=30)
@@ -159,10 +160,7 @@ class CertificateFiles:
         try:
             return load_pem_private_key(data, None)
         except TypeError as error:
-            raise self._bad(
-                f"the key in {self.key} is encrypted, and the daemon asks nobody for its password: "
-                f"openssl pkey -in {self.key} -out plain.pem; chmod 600 plain.pem"
-            ) from error
+            raise self._bad(f"the key in {self.key} {encrypted(self.key)}") from error
         except (ValueError, UnsupportedAlgorithm) as error:
             raise self._bad(f"{self.key} holds no key in PEM") from error
 

@@ -5,10 +5,18 @@ import re
 import shlex
 from pathlib import Path
 
+from tezio_signer.accounts import user_name
 from tezio_signer.settings import StoreAddress
-from tezio_signer.watermarks.access import user_name
 
 _COMMAND = re.compile(r"tezio-signer watermarks [a-z]+(?! --config)\b")
+
+
+def encrypted(key: Path) -> str:
+    """What is said behind the name of a private key that needs a password."""
+    return (
+        "is encrypted, and the daemon asks nobody for its password: "
+        f"openssl pkey -in {key} -out plain.pem; chmod 600 plain.pem"
+    )
 
 
 def spelled_out(sentence: str, config: str | None, store: StoreAddress | None) -> str:

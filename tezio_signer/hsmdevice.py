@@ -21,6 +21,7 @@ from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
 from tezio_signer.portaccess import is_absent, why_not_opened
 from tezio_signer.serialhsm import (
+    DEFAULT_TIMING,
     ExclusiveSerialPort,
     HsmProtocol,
     NoAnswer,
@@ -31,7 +32,6 @@ from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, UnsupportedCurveError
 
 _READINGS = 4
-_TIMING = Timing()
 OpenPort = Callable[[HsmProtocol, str], ExclusiveSerialPort]
 
 
@@ -80,7 +80,7 @@ class HsmDevice:
         board: Board,
         open_port: OpenPort,
         changed: Callable[[], object],
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         verbose: bool = False,
         most_waiting: int = DEFAULT_WAITING,
     ) -> None:
@@ -109,6 +109,10 @@ class HsmDevice:
     def load(self) -> int:
         """How many commands are waiting or in flight."""
         return sum(map(len, self._waiting.values())) + (self._busy is not None)
+
+    def holds(self, key: PublicKeyHash) -> bool:
+        """Whether it said that it holds a key, in whichever slot."""
+        return any(public.hash == key for public in self.keys.values())
 
     def slot_of(self, key: PublicKeyHash) -> Slot | None:
         """The slot that may sign for an address."""

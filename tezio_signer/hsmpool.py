@@ -13,12 +13,13 @@ from twisted.python.failure import Failure
 from tezio_signer.errors import Forbidden, Refused, Unavailable
 from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatched
 from tezio_signer.hsm.framing import Status, StatusReply
-from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
+from tezio_signer.hsm.heldkeys import Held, is_held, misplaced
 from tezio_signer.hsm.nonces import Nonces
 from tezio_signer.hsm.slots import CURVES
 from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
 from tezio_signer.hsmsigning import Payload, Signing
 from tezio_signer.serialhsm import (
+    DEFAULT_TIMING,
     FRAME_REFUSALS,
     HsmProtocol,
     NoAnswer,
@@ -33,7 +34,6 @@ FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5
 CALM_LOOK = 2.0
 """Seconds between two looks while every known board is in use."""
 _REMEMBERED_UNCLEAR = 64
-_TIMING = Timing()
 
 
 class HsmPool(Service):
@@ -63,7 +63,7 @@ class HsmPool(Service):
         watch: Callable[[Callable[[], object]], Callable[[], object]] | None = None,
         wanted: Iterable[PublicKeyHash] = (),
         patience: float = DEFAULT_PATIENCE,
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         verbose: bool = False,
         most_waiting: int = DEFAULT_WAITING,
         selectors: Iterable[BoardSelector] = (),
@@ -144,11 +144,9 @@ class HsmPool(Service):
         """
         named: dict[str, Board] = {}
         others: list[Board] = []
+        names = {(d.board.serial_number, d.board.port): name for name, d in self.devices.items()}
         for board in boards:
-            places = ((d.board.serial_number, d.board.port) for d in self.devices.values())
-            name = dict(zip(places, self.devices, strict=True)).get(
-                (board.serial_number, board.port)
-            )
+            name = names.get((board.serial_number, board.port))
             if name is None:
                 others.append(board)
             else:
@@ -256,11 +254,15 @@ class HsmPool(Service):
         silent = [
             device
             for device in self.devices.values()
-            if device.present and not device.ready and holders(key, {"": device.keys})
+            if device.present and not device.ready and device.holds(key)
         ]
         if silent:
-            sentences = (f"the HSM {d.board}, which holds {key}, {d.trouble}" for d in silent)
-            return Unavailable("; ".join(sentences))
+            asked = "has been asked for its keys, and has not said them yet"
+            return Unavailable(
+                "; ".join(
+                    f"the HSM {d.board}, which holds {key}, {d.trouble or asked}" for d in silent
+                )
+            )
         why = misplaced(key, self._held(), self._auth_key)
         troubles = [f"HSM {d.board}: {d.trouble}" for d in self.devices.values() if d.trouble]
         absent = [f"the board with the {selector} is not plugged in" for selector in self._absent]

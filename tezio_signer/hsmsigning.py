@@ -52,6 +52,7 @@ _MOST_ASKS = 2
 class Signing:
     """A signature that was asked for, as this module says.
 
+    :ivar payload: what is signed, for which key; told from the message once.
     :ivar late: called with a signature that comes after the result has fired.
     :ivar result: the signature; fails with `StatusReply` or a `Refused`.
     :ivar withdrawn: whether nobody wanted it any more before it had ended.
@@ -65,6 +66,7 @@ class Signing:
     message: bytes
     priority: Priority
     late: Callable[[Signature], object]
+    payload: Payload = field(init=False)
     result: Deferred[Signature] = field(factory=Deferred)
     withdrawn: bool = False
     asked_before: bool = False
@@ -75,9 +77,8 @@ class Signing:
     _asked: Counter[HsmProtocol] = field(factory=Counter)
     _refused: set[HsmProtocol] = field(factory=set)
 
-    @property
-    def payload(self) -> Payload:
-        """What is signed, for which key."""
+    @payload.default
+    def _told(self) -> Payload:
         return self.key, digest(self.message)
 
     @property

@@ -3,10 +3,11 @@
 import errno
 import grp
 import os
-import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+from tezio_signer.accounts import group_name, user_name
 
 _PROC = Path("/proc")
 _GONE = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO}
@@ -52,14 +53,14 @@ def why_not_opened(port: str, error: Exception) -> str:
 
 def _rights(port: str) -> str:
     """What the user lacks, if the file tells."""
-    user = _user()
+    user = user_name(os.geteuid())
     try:
         status = os.stat(port)
     except OSError as error:
         return f"user {user} may not look at it: {error.strerror}"
-    group = _group(status.st_gid)
+    group = group_name(status.st_gid)
     mode = stat.S_IMODE(status.st_mode)
-    owned = f"it belongs to {_user(status.st_uid)} and to the group {group}, mode {mode:04o}"
+    owned = f"it belongs to {user_name(status.st_uid)} and to the group {group}, mode {mode:04o}"
     may_group = mode & 0o060 == 0o060
     if not may_group or status.st_gid == 0:
         return f"user {user} may not use it: {owned}; as root, give it to a group of this user"
@@ -71,21 +72,6 @@ def _rights(port: str) -> str:
         f"user {user} is not in the group {group}, to which it belongs: run, as root, "
         f"usermod -a -G {group} {user}, then log in again or restart the service"
     )
-
-
-def _user(number: int | None = None) -> str:
-    number = os.geteuid() if number is None else number
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def _is_member(user: str, group: int) -> bool:

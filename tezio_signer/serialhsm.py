@@ -57,6 +57,9 @@ class Timing:
     last_rest: float = 30.0
 
 
+DEFAULT_TIMING = Timing()
+
+
 class NoAnswer(Unavailable):
     """A command was sent, and whether it took effect is not known."""
 
@@ -121,9 +124,6 @@ class _Exchange:
     result: Deferred[Any] = field(factory=Deferred)
 
 
-_TIMING = Timing()
-
-
 class HsmProtocol(Protocol):
     """One command at a time to one device.
 
@@ -140,7 +140,7 @@ class HsmProtocol(Protocol):
         clock: IReactorTime,
         lost: Callable[[], object],
         name: str,
-        timing: Timing = _TIMING,
+        timing: Timing = DEFAULT_TIMING,
         verbose: bool = False,
     ) -> None:
         self._clock = clock

@@ -113,13 +113,6 @@ class Signer:
         self._rules = rules_for(settings, hsms.public_key, watermarks, clock)
         self._strangers = SparingLog(self._log, clock)
         self._flights: dict[_Asked, _Flight] = {}
-        for key in settings.authorized_keys:
-            if (error := key.unsupported) is not None:
-                self._log.warn(
-                    "nobody can authenticate with {key} of authorized_keys: {error}",
-                    key=key,
-                    error=error,
-                )
         self._closed_because: str | None = None
         self._open = 0
         self._idle: list[Deferred[None]] = []

@@ -101,7 +101,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _with_store(options: argparse.Namespace, settings: Settings, act: _Act) -> None:
-    """Do something with the store of the configuration; what is said names both."""
+    """Do something with the store of a configuration; what is said names both."""
     address = settings.store
     assert address is not None
     config = named_config(options.config)
@@ -243,8 +243,8 @@ def _import(options: argparse.Namespace) -> None:
     }
     if options.key is not None and not brought:
         raise CommandError(f"{options.file} holds no mark of {options.key}")
-    merged: dict[MarkId, tuple[Outcome, Mark]] = {}
     settings = _settings(options)
+    merged: dict[MarkId, tuple[Outcome, Mark]] = {}
 
     async def merging(store: OperatedStore, address: StoreAddress) -> None:
         standing = await store.load()

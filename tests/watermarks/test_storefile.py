@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -84,11 +85,11 @@ class OtherNamesTests(StoreTestCase):
             "SqliteStore(pathlib.Path(sys.argv[1]))"
         )
         ended = subprocess.run(  # noqa: S603
-            [shutil.which("python3") or "python3", "-c", code, str(self.path)],
+            [sys.executable, "-c", code, str(self.path)],
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(__import__("sys").path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
         self.assertIn("in use by another daemon", ended.stderr)
 

@@ -3,29 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from grp import getgrgid
 from pathlib import Path
-from pwd import getpwuid
 
-BESIDE = ("", "-wal", "-shm", ".lock")
+from tezio_signer.accounts import group_name, user_name
+
+_BESIDE = ("", "-wal", "-shm", ".lock")
 """What is behind the path of a store in the names of its files."""
 _DIRECTORY, _FILE = os.W_OK | os.X_OK, os.R_OK | os.W_OK
-
-
-def user_name(uid: int) -> str:
-    """The name of a user, or the number without a name."""
-    try:
-        return getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def group_name(gid: int) -> str:
-    """The name of a group, or the number without a name."""
-    try:
-        return getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def what_is_denied(store: Path) -> str:
@@ -54,7 +38,7 @@ def what_is_denied(store: Path) -> str:
 def _needed(real: Path) -> Iterator[tuple[Path, int]]:
     for directory in reversed(real.parents):
         yield directory, _DIRECTORY if directory == real.parent else os.X_OK
-    for suffix in BESIDE:
+    for suffix in _BESIDE:
         yield real.with_name(f"{real.name}{suffix}"), _FILE
 
 

@@ -37,10 +37,6 @@ class Progress:
     writes: int
 
 
-class UnreadableNoteError(StoreError):
-    """There is a note, but not what it says."""
-
-
 def lock_beside(store: Path) -> Path:
     """Where the lock of a store is: one, whatever links lead to the store."""
     real = Path(os.path.realpath(store))
@@ -68,7 +64,7 @@ def _progress(note: bytes, store: Path, path: Path) -> Progress:
     if form := _FORM.match(note):
         return Progress(form[1].decode("ascii"), int(form[2]))
     what = "is empty" if not note else "holds only zeros" if not any(note) else "holds no note"
-    raise UnreadableNoteError(
+    raise StoreError(
         f"watermark store {store}: {path} {what}, as after a power cut, so that nobody knows "
         "whether this store is the newest; if it was not restored or replaced since, delete "
         f"{path}; if that is not certain, raise high_water_marks above all that was signed first"
@@ -95,7 +91,7 @@ class LockFile:
         self._status = os.fstat(file)
 
     def noted(self) -> Progress:
-        """What was noted last; raises UnreadableNoteError."""
+        """What was noted last; raises StoreError for what is no note."""
         return _progress(os.pread(self._file, _NOTE, 0), self._store, self.path)
 
     def note(self, progress: Progress) -> None:

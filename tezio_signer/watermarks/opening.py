@@ -22,7 +22,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from tezio_signer.hints import spelled_out
+from tezio_signer.hints import encrypted, spelled_out
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import EtcdAddress, StoreAddress
 from tezio_signer.watermarks import sqlite
@@ -114,10 +114,7 @@ def _check_not_encrypted(path: Path) -> None:
     try:
         load_pem_private_key(_read(path), None)
     except TypeError as error:
-        raise StoreError(
-            f"{path}: is encrypted, and the daemon asks nobody for its password: "
-            f"openssl pkey -in {path} -out plain.pem; chmod 600 plain.pem"
-        ) from error
+        raise StoreError(f"{path}: {encrypted(path)}") from error
     except (ValueError, UnsupportedAlgorithm):
         pass  # is said in other words where it is used
 

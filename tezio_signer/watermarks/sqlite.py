@@ -346,9 +346,7 @@ class SqliteStore:
             return
         try:
             with ExitStack() as undoing:
-                there = lockfile.take(path)
-                if there is None:
-                    there = lockfile.make(path, self._progress)
+                there = lockfile.take(path) or lockfile.make(path, self._progress)
                 undoing.callback(there.close)  # else it would keep us out the next time
                 there.note_for_certain(self._progress)
                 undoing.pop_all()

@@ -18,7 +18,7 @@ from socket import AF_UNIX, SOCK_STREAM, socket
 from tezio_signer.filesystems import is_mount_point, mount_of
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
-LOGS = ("-wal", "-shm")
+_LOGS = ("-wal", "-shm")
 """What SQLite has beside the file, behind the name of the file."""
 _LOCKED_AT = 2**62
 """A byte that no file has, far from those that SQLite locks (its file format, 2.3.2)."""
@@ -141,7 +141,7 @@ class StoreFile:
 
     def remember_logs(self) -> None:
         """Take the files beside it for those that SQLite has open; raises OSError."""
-        paths = [f"{self._real}{suffix}" for suffix in LOGS]
+        paths = [f"{self._real}{suffix}" for suffix in _LOGS]
         self._logs = {path: _identity(os.stat(path)) for path in paths}
 
     @property
