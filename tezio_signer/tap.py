@@ -18,6 +18,7 @@ from tezio_signer.daemon import Daemon
 from tezio_signer.doors import check_open_files, door
 from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
+from tezio_signer.hints import spelled_out
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
@@ -114,13 +115,15 @@ def makeService(options: Options) -> Daemon:
         auth_key=settings.auth_key,
     )
 
+    named = named_config(options["config"])
+
     def give_up(error: StartupError) -> None:
-        daemon.give_up(error)
+        daemon.give_up(StartupError(spelled_out(str(error), named, settings.store)))
         if daemon.running:  # else it is being stopped already
             reactor.stop()
 
     watermarks = Watermarks(
-        partial(open_store, settings.store, reactor, named_config(options["config"])),
+        partial(open_store, settings.store, reactor, named),
         settings.floors,
         reactor,
         give_up,

@@ -169,8 +169,9 @@ class ProcessTests(EtcdTestCase):
     async def test_no_store(self) -> None:
         """A daemon whose etcd holds no store says so in one line, and ends with 1."""
         directory = await self.prepared()
-        daemon = start_daemon(self, directory, "--http", "tcp:0:interface=127.0.0.1")
+        endpoint = "tcp:0:interface=127.0.0.1"
+        daemon = start_daemon(self, directory, "--http", endpoint, "--config", "config.yaml")
         self.assertEqual(await daemon.exits(), 1, daemon.log)
         self.assertIn("tezio-signer: this etcd holds no watermark store", daemon.log)
-        self.assertIn("tezio-signer watermarks init", daemon.log)
+        self.assertIn("tezio-signer watermarks init --config config.yaml", daemon.log)
         self.assertNotIn("Traceback", daemon.log)
