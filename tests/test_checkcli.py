@@ -20,9 +20,10 @@ from tests.certificates import Authority
 from tests.commandtest import CommandTestCase
 from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import checkcli
+from tezio_signer import checkcli, doors
 from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
+from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.store import StoreAwayError
 
@@ -63,6 +64,8 @@ class CheckTestCase(CommandTestCase):
             return BoardCheck((board,), found, self.problems)
 
         self.patch(checkcli, "check_boards", look)
+        # Who listens on this machine, and on what this user may, is for the tests that ask for it.
+        self.patch(doors, "try_tcp", lambda *_: None)
         self.assertEqual(self.run_command("watermarks", "init").code, 0)
 
     def write(self, text: str) -> None:
@@ -427,7 +430,7 @@ class WrongTests(CheckTestCase):
 
     def test_store_of_another_user(self) -> None:
         """A store that this user cannot write is an error: start-up would end there."""
-        self.patch(checkcli, "what_is_denied", lambda _: "; it belongs to root")
+        self.patch(sqlite, "what_is_denied", lambda _: "; it belongs to root")
         (error,) = self.errors()
         self.assertIn("watermarks.sqlite cannot be written; it belongs to root", error)
 

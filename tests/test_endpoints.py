@@ -163,7 +163,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_open_proxies(self) -> None:
         """A door for a proxy that others could reach is warned of."""
-        private = "haproxy:tcp:1:interface=127.0.0.1"
+        private = "haproxy:tcp:2:interface=127.0.0.1"
         self.assertEqual(check_endpoints([private, "haproxy:unix:/x", "tcp:1"], None), ())
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):
             (warning,) = check_endpoints([endpoint, private], None)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
+from itertools import combinations
 from pathlib import Path
 
 from attrs import frozen
@@ -17,6 +18,7 @@ from twisted.plugin import getPlugins
 
 from tezio_signer.certificates import CertificateFiles, Source, SourceDirectory
 from tezio_signer.errors import StartupError
+from tezio_signer.samedoor import same_address, same_path
 from tezio_signer.settings import ClientCa
 
 UNIX_MODE = "600"
@@ -103,6 +105,11 @@ class Endpoint:
         return self.kind in _TLS
 
     @property
+    def is_known(self) -> bool:
+        """Whether this is a kind of Twisted's own, and not a plugin's."""
+        return self.kind in _ARGUMENTS
+
+    @property
     def is_private(self) -> bool:
         """Whether nobody on another machine can connect to it."""
         if self.kind == "unix" or self.arguments.get("domain") == "UNIX":
@@ -129,6 +136,13 @@ class Endpoint:
             "backlog": self.arguments.get("backlog", "50"),
         }
         return _described("tcp", below)
+
+    @property
+    def address(self) -> tuple[int, str]:
+        """The port and the interface of what is checked, and listens on TCP."""
+        by_default = {"tcp6": "::", "tls": "::"}.get(self.kind, "")
+        port = self.arguments.get("port", "443")
+        return int(port), self.arguments.get("interface", by_default)
 
     def certificates(self, client_ca: ClientCa | None = None) -> Source | None:
         """Where its certificates are; None for an endpoint without TLS."""
@@ -175,6 +189,7 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     for endpoint in endpoints:
         _check_arguments(endpoint)
         _check_method(endpoint)
+    check_each_once(endpoints)
     warnings = [
         f"whoever can connect to {endpoint.text} chooses the address that it counts as: let "
         "nobody but the proxy, by interface=127.0.0.1 or a firewall"
@@ -188,6 +203,30 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
         if source is not None:
             source.load()
     return tuple(warnings)
+
+
+def check_each_once(endpoints: Iterable[Endpoint]) -> None:
+    """Raises StartupError if two endpoints are one place, of which the second cannot be opened."""
+    for one, other in combinations(endpoints, 2):
+        if _same_place(one, other):
+            raise StartupError(
+                f"{other.text!r} is where {one.text!r} listens already, and nothing can listen "
+                "there twice: leave one of them out, or give it another place"
+            )
+
+
+def _same_place(one: Endpoint, other: Endpoint) -> bool:
+    if "systemd" in (one.kind, other.kind):
+        # Both would listen on one socket, and share its clients between them by chance.
+        same = [one.arguments.get(name) == other.arguments.get(name) for name in ("index", "name")]
+        return one.kind == other.kind and all(same)
+    if "unix" in (one.kind, other.kind):
+        paths = (one.arguments.get("address"), other.arguments.get("address"))
+        return one.kind == other.kind and same_path(*map(str, paths))
+    if not one.is_known or not other.is_known:
+        return False
+    (port, interface), (other_port, other_interface) = one.address, other.address
+    return port == other_port != 0 and same_address(interface, other_interface)
 
 
 def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
