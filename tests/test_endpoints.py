@@ -57,6 +57,8 @@ class ReadingTests(SynchronousTestCase):
             ("unix:/x:mode=660", "unix:/x:mode=660"),
             ("unix:/x:666", "unix:/x:666"),
             ("tcp:1", "tcp:1"),
+            ("TCP:1:interface=localhost", "tcp:1:interface=localhost"),
+            ("HAProxy:Unix:/Unix", "unix:/Unix:mode=600"),
         ):
             self.assertEqual(Endpoint.parse(given).description, opened)
 

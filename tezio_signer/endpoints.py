@@ -90,6 +90,8 @@ class Endpoint:
         kind = given[0].lower() if given else ""
         if kind == _PROXY:
             raise StartupError(f"{text!r} names {_PROXY} twice")
+        if description.lower().startswith(kind):  # which Twisted wants in small letters
+            description = kind + description[len(kind) :]
         names = _ARGUMENTS.get(kind, ())
         arguments = dict(zip(names, given[1:], strict=False)) | named
         if directory is not None and _resolve(kind, arguments, directory):

@@ -130,6 +130,8 @@ class _UnixPort(_Port, unix.Port):
             self._path.bound()
         except CannotListenError as error:
             self._path.release()
+            if self.factory is not None:
+                self.factory.doStop()  # Twisted starts it ahead of binding
             raise self._path.refusal(error.socketError) from error
         except BaseException:
             self._path.release()

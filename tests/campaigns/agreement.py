@@ -1,0 +1,227 @@
+"""Whether `check` refuses what the start refuses: `python -m tests.campaigns.agreement`.
+
+Each configuration of `agreementcases.py` goes through `tezio-signer check` and through the start
+of the daemon. Both have to refuse it, or neither, and what the start says has to be among what
+`check` says. By itself it runs both commands as they are installed; in the suite it is the same
+code in one process.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from socket import socket
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from tests.campaigns.agreementcases import CASES, Case, lay_out
+from tests.campaigns.findings import Findings, tell
+from tests.certificates import Authority
+from tests.commandtest import OwnReactor
+from tests.daemonprocess import reserve_port
+from tezio_signer import cli, commands, tap
+from tezio_signer.errors import StartupError
+from tezio_signer.locate import CONFIG_VARIABLE
+from tezio_signer.watermarks import sqlite
+
+CHECK = ("check", "--json", "--without-boards")
+_LINE = "tezio-signer: "
+_STARTED = re.compile(r"Tezio Signer \S+ has started")
+_TIMEOUT = 60
+
+Check = Callable[[], Awaitable["Refusal"]]
+Start = Callable[[], Awaitable[str | None]]
+
+
+@define
+class Refusal:
+    """What `check` says.
+
+    :ivar refused: whether it ends with an error.
+    :ivar sentences: all that it says is wrong.
+    """
+
+    refused: bool
+    sentences: list[str]
+
+
+@define
+class Report:
+    """What a run has found."""
+
+    cases: int = 0
+    refused: int = 0
+    differing: list[str] = field(factory=list)
+    other_words: list[str] = field(factory=list)
+    unexpected: list[str] = field(factory=list)
+
+    @property
+    def findings(self) -> Findings:
+        """What must not be there."""
+        return {
+            "refused by one only": self.differing,
+            "refused in other words": self.other_words,
+            "not as it was expected": self.unexpected,
+        }
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not any(self.findings.values())
+
+    def note(self, case: Case, check: Refusal, start: str | None) -> None:
+        """Compare what both have said of a case."""
+        self.cases += 1
+        self.refused += start is not None
+        told = f"{case.name}: the start says {start!r}, check {check.sentences!r}"
+        if check.refused != (start is not None):
+            self.differing.append(told)
+        elif start is not None and start not in check.sentences:
+            self.other_words.append(told)
+        if case.starts is not None and case.starts != (start is None):
+            self.unexpected.append(told)
+
+
+async def compare(cases: Iterable[Case], directory: Path, check: Check, start: Start) -> Report:
+    """Have both read each of some cases, each in a directory of its own, in which they work."""
+    report = Report()
+    source = directory / "source"
+    source.mkdir()
+    _make_source(source)
+    with ExitStack() as undoing:
+        ports = [undoing.enter_context(reserve_port()) for _ in range(4)]
+        taken = ports.pop()
+        taken.listen()
+        for number, case in enumerate(cases):
+            here = directory / f"{number}"
+            lay_out(source, here)
+            (here / "config.yaml").write_text(_filled(case.text, here, taken, *ports), "utf-8")
+            with chdir(here):
+                case.prepare(here)
+                said = await check()
+                report.note(case, said, await start())
+    return report
+
+
+def _make_source(source: Path) -> None:
+    authority = Authority(source)
+    for name in ("cert", "foreign"):
+        authority.certify(name, server=True, days=90)
+    (source / "cert-key.pem").rename(source / "key.pem")
+    (source / "site").mkdir()
+    both = (source / "key.pem").read_bytes() + (source / "cert.pem").read_bytes()
+    (source / "site" / "localhost.pem").write_bytes(both)
+    sqlite.create(source / "watermarks.sqlite")
+
+
+def _filled(text: str, here: Path, taken: socket, *ports: socket) -> str:
+    values = {"<here>": str(here), "<taken>": str(taken.getsockname()[1])}
+    values |= {
+        name: str(port.getsockname()[1])
+        for name, port in zip(("<port>", "<other>", "<third>"), ports, strict=True)
+    }
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _refusal(code: int, out: str, err: str) -> Refusal:
+    sentences = json.loads(out)["errors"] if out else [err.strip().removeprefix(_LINE)]
+    return Refusal(code != 0, sentences)
+
+
+async def check_here() -> Refusal:
+    """`check` in this process; nothing may have to be waited for."""
+    code = 0
+    out, err = StringIO(), StringIO()
+    reacting = patch.object(commands, "react", OwnReactor().react)
+    with reacting, redirect_stdout(out), redirect_stderr(err):
+        try:
+            cli.main(CHECK)
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                err.write(end.code)
+            code = 1 if isinstance(end.code, str) else end.code or 0
+    return _refusal(code, out.getvalue(), err.getvalue())
+
+
+async def start_here() -> str | None:
+    """What the start says in this process, as `run` makes it; None if it has started."""
+    options = tap.Options()
+    options["config"], options["simulate"] = None, False
+    daemon = None
+    hang_up = signal.getsignal(signal.SIGHUP)
+    with patch.object(tap, "standard_log", lambda _: None):
+        try:
+            daemon = tap.makeService(options)
+            daemon.privilegedStartService()
+            daemon.startService()
+        except StartupError as error:
+            if daemon is not None:  # its process would end, with all that it has open
+                _, doors = daemon
+                await maybeDeferred(doors.stopService)
+            return str(error)
+        finally:
+            signal.signal(signal.SIGHUP, hang_up)
+    await daemon.stopService()
+    return None
+
+
+async def check_process() -> Refusal:
+    """`tezio-signer check`."""
+    done = subprocess.run(  # noqa: S603
+        [*_command(), *CHECK], capture_output=True, text=True, timeout=_TIMEOUT, check=False
+    )
+    return _refusal(done.returncode, done.stdout, done.stderr)
+
+
+async def start_process() -> str | None:
+    """What `tezio-signer run` says; it is ended when it has started."""
+    with subprocess.Popen(  # noqa: S603
+        [*_command(), "run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if _STARTED.search(line):
+                process.terminate()
+                process.stdout.read()
+                return None
+    _, found, sentence = said.rpartition(_LINE)
+    return sentence.strip() if found else f"(no word, but) {said}"
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-c", "from tezio_signer.cli import main; main()"]
+
+
+def main() -> None:
+    """Run both commands on all cases."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="cases with this in their names")
+    options = parser.parse_args()
+    cases = [case for case in CASES if options.only in case.name]
+    with TemporaryDirectory() as directory, patch.dict(os.environ):
+        os.environ.pop(CONFIG_VARIABLE, None)
+        reports: list[Report] = []
+        running = compare(cases, Path(directory), check_process, start_process)
+        Deferred.fromCoroutine(running).addCallback(reports.append)  # which waits for no reactor
+    (report,) = reports
+    print(f"{report.cases} configurations, {report.refused} of them refused")
+    tell(report.findings)
+    sys.exit(0 if report.passed else 1)
+
+
+if __name__ == "__main__":
+    main()
