@@ -13,8 +13,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from socket import socket
@@ -38,6 +38,7 @@ CHECK = ("check", "--json", "--without-boards")
 _LINE = "tezio-signer: "
 _STARTED = re.compile(r"Tezio Signer \S+ has started")
 _TIMEOUT = 60
+_NOBODY = 65534
 
 Check = Callable[[], Awaitable["Refusal"]]
 Start = Callable[[], Awaitable[str | None]]
@@ -92,13 +93,15 @@ class Report:
             self.unexpected.append(told)
 
 
-async def compare(cases: Iterable[Case], directory: Path, check: Check, start: Start) -> Report:
+async def compare(cases: Iterable[Case], check: Check, start: Start) -> Report:
     """Have both read each of some cases, each in a directory of its own, in which they work."""
     report = Report()
-    source = directory / "source"
-    source.mkdir()
-    _make_source(source)
     with ExitStack() as undoing:
+        directory = Path(undoing.enter_context(TemporaryDirectory()))
+        directory.chmod(0o711)  # other users have cases in it
+        source = directory / "source"
+        source.mkdir()
+        _make_source(source)
         ports = [undoing.enter_context(reserve_port()) for _ in range(4)]
         taken = ports.pop()
         taken.listen()
@@ -108,9 +111,27 @@ async def compare(cases: Iterable[Case], directory: Path, check: Check, start: S
             (here / "config.yaml").write_text(_filled(case.text, here, taken, *ports), "utf-8")
             with chdir(here):
                 case.prepare(here)
-                said = await check()
-                report.note(case, said, await start())
+                with _user(case.without_root, here):
+                    said = await check()
+                    report.note(case, said, await start())
     return report
+
+
+@contextmanager
+def _user(without_root: bool, directory: Path) -> Iterator[None]:
+    """Be another user than root, who has a directory and all that is in it."""
+    if not without_root or os.geteuid() != 0:
+        yield
+        return
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
+    os.setegid(_NOBODY)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def _make_source(source: Path) -> None:
@@ -122,6 +143,7 @@ def _make_source(source: Path) -> None:
     both = (source / "key.pem").read_bytes() + (source / "cert.pem").read_bytes()
     (source / "site" / "localhost.pem").write_bytes(both)
     sqlite.create(source / "watermarks.sqlite")
+    sqlite.SqliteStore(source / "watermarks.sqlite").close()  # as a daemon leaves it, with a lock
 
 
 def _filled(text: str, here: Path, taken: socket, *ports: socket) -> str:
@@ -212,10 +234,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases with this in their names")
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.name]
-    with TemporaryDirectory() as directory, patch.dict(os.environ):
+    with patch.dict(os.environ):
         os.environ.pop(CONFIG_VARIABLE, None)
         reports: list[Report] = []
-        running = compare(cases, Path(directory), check_process, start_process)
+        running = compare(cases, check_process, start_process)
         Deferred.fromCoroutine(running).addCallback(reports.append)  # which waits for no reactor
     (report,) = reports
     print(f"{report.cases} configurations, {report.refused} of them refused")

@@ -40,6 +40,7 @@ class Case:
 
     :ivar starts: whether a daemon starts with it; None if that depends on the machine or the user.
     :ivar prepare: changes what is in the directory of the configuration.
+    :ivar without_root: whether it is for a user who may not everything.
     :ivar waits: whether `check` waits for an answer from elsewhere.
     """
 
@@ -48,6 +49,7 @@ class Case:
     starts: bool | None
     prepare: Prepare = bool
     waits: bool = False
+    without_root: bool = False
 
 
 def _listening(http: str = '"tcp:0:interface=127.0.0.1"', octez_socket: str = "") -> str:
@@ -212,6 +214,7 @@ def _around() -> Iterator[Case]:
         lambda d: (d / "a.sock.flock").symlink_to("x"),
     )
     yield Case("a directory as lock", at_path, False, lambda d: (d / "a.sock.flock").mkdir())
+    yield Case("a new store", plain, True, _store(_no_lock))
     yield Case("no store", plain, False, _store(_no_store))
     yield Case("an empty store", plain, False, _store(lambda path: path.write_bytes(b"")))
     yield Case("no database", plain, False, _store(lambda path: path.write_bytes(b"x" * 9000)))
@@ -258,11 +261,13 @@ def _around() -> Iterator[Case]:
     yield Case("two that are wrong with client_ca", f"{two}client_ca: ca.pem\n", False)
 
 
+def _no_lock(store: Path) -> None:
+    store.with_name(f"{store.name}.lock").unlink()
+
+
 def _link_lock(store: Path) -> None:
-    lock = store.with_name(f"{store.name}.lock")
-    if lock.exists():
-        lock.unlink()
-    lock.symlink_to("elsewhere")
+    _no_lock(store)
+    store.with_name(f"{store.name}.lock").symlink_to("elsewhere")
 
 
 def _settings() -> Iterator[Case]:
@@ -313,7 +318,71 @@ def _settings() -> Iterator[Case]:
         yield Case(name, text, starts)
 
 
-CASES = (*_endpoints(), *_pairs(), *_around(), *_settings())
+def _denied() -> Iterator[Case]:
+    """What a user may not."""
+    plain, at_path = _with(""), _listening('"unix:a.sock"')
+    named = _with("request_token: {header: x-a, file: token.txt}")
+    tls = _listening('"ssl:0:privateKey=key.pem:certKey=cert.pem:interface=127.0.0.1"')
+    for name, text, modes in (
+        ("a store to read only", plain, {"watermarks.sqlite": 0o444}),
+        ("a store that is closed", plain, {"watermarks.sqlite": 0o000}),
+        ("a lock to read only", plain, {"watermarks.sqlite.lock": 0o444}),
+        ("a lock that is closed", plain, {"watermarks.sqlite.lock": 0o000}),
+        ("a store in a directory to read only", plain, {".": 0o555}),
+        ("a socket in a directory to read only", at_path, {".": 0o555}),
+        ("a configuration that is closed", plain, {"config.yaml": 0o000}),
+        ("a token that is closed", named, {"token.txt": 0o000}),
+        ("a key that is closed", tls, {"key.pem": 0o000}),
+        ("a lock of a socket that is closed", at_path, {"a.sock.flock": 0o000}),
+    ):
+        yield Case(name, text, False, _mode(modes), without_root=True)
+    yield Case(
+        "a new store in a directory to read only",
+        plain,
+        False,
+        _new_store_to_read_only,
+        without_root=True,
+    )
+    yield Case("all that is wanted, for a user", plain, True, bool, without_root=True)
+    yield Case(
+        "a port of root's", _listening('"tcp:80:interface=127.0.0.1"'), None, without_root=True
+    )
+    yield Case(
+        "a store elsewhere that is closed",
+        _with('watermarks: {store: "sqlite:shut/s"}'),
+        False,
+        _shut,
+        without_root=True,
+    )
+    yield Case(
+        "a socket in a directory that is closed",
+        _listening('"unix:shut/s"'),
+        False,
+        _shut,
+        without_root=True,
+    )
+
+
+def _mode(modes: dict[str, int]) -> Prepare:
+    def change(directory: Path) -> None:
+        (directory / "token.txt").write_text("0123456789abcdef")
+        (directory / "a.sock.flock").touch()
+        for name, mode in modes.items():
+            (directory / name).chmod(mode)
+
+    return change
+
+
+def _new_store_to_read_only(directory: Path) -> None:
+    _no_lock(directory / "watermarks.sqlite")
+    directory.chmod(0o555)
+
+
+def _shut(directory: Path) -> None:
+    (directory / "shut").mkdir(0o000)
+
+
+CASES = (*_endpoints(), *_pairs(), *_around(), *_settings(), *_denied())
 
 
 def lay_out(source: Path, directory: Path) -> None:

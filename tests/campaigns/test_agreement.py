@@ -14,9 +14,9 @@ class AgreementTests(TestCase):
 
     async def test_agree(self) -> None:
         """Both refuse the same configurations, in the same words."""
-        directory = own_directory(self)
+        own_directory(self)
         cases = [case for case in CASES if not case.waits]
-        report = await compare(cases, directory, check_here, start_here)
+        report = await compare(cases, check_here, start_here)
         self.assertEqual({name: found for name, found in report.findings.items() if found}, {})
         self.assertGreater(report.refused, 60)
         self.assertGreater(report.cases - report.refused, 20)

@@ -75,6 +75,11 @@ def check_access(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         check_name(path)
     lockfile.check_access(path)
+    _check_denied(path)
+
+
+def _check_denied(path: Path) -> None:
+    """Raises StoreError for files and a directory that SQLite would find it cannot write."""
     if denied := what_is_denied(path):
         raise StoreError(f"watermark store {path} cannot be written{denied}")
 
@@ -161,6 +166,7 @@ class SqliteStore:
             if lock is not None:
                 undoing.callback(lock.close)
             before = None if lock is None else lock.noted()
+            _check_denied(path)
             file.keep_logs()  # what is refused is left as it is
             self._connection = connect(path)
             undoing.callback(self._connection.close)
