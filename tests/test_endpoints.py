@@ -210,3 +210,18 @@ class CheckTests(SynchronousTestCase):
         self.assertIn("No such file", self.refused("ssl:1:privateKey=/none"))
         (self.directory / "site").mkdir()
         self.assertIn("holds no .pem file", self.refused(f"tls:{self.directory}/site"))
+
+    def test_once(self) -> None:
+        """What is one place is refused, with both that name it."""
+        for one, other in (
+            ("tcp:1", "haproxy:tcp:1:interface=127.0.0.1"),
+            ("tcp:1:interface=127.0.0.1", "tcp:01:interface=localhost"),
+            ("unix:/run/a", "unix:/run/../run/a:lockfile=0"),
+            ("systemd:INET:name=a", "systemd:domain=INET:name=a"),
+        ):
+            sentence = self.refused(one, "tcp:2", other)
+            self.assertIn(f"{other!r} is where {one!r} listens already", sentence)
+        apart = ("tcp:0", "tcp:0", "unix:/run/a", "unix:/run/b", "systemd:INET:name=a")
+        listening = ("tcp:1:interface=127.0.0.1", "tcp:1:interface=127.0.0.2")
+        more = ("systemd:INET:name=b", "systemd:INET:index=0", "systemd:INET:index=1")
+        check_endpoints([*apart, *listening, *more], None)
