@@ -552,8 +552,7 @@ class PlaceTests(CheckTestCase):
         """An address of another machine, and one place twice, are told at once."""
         there = "tcp:6732:interface=192.0.2.1"
         self.write(minimal(f"listen: {{http: ['{there}', 'tcp:0'], octez_socket: ['{there}']}}"))
-        address, again, twice = self.errors()
-        self.assertEqual(address, again)
+        address, twice = self.errors()
         self.assertIn("192.0.2.1:6732: this machine does not have this address", address)
         self.assertIn("listens already, and nothing can listen there twice", twice)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
-from tezio_signer.endpoints import Endpoint, check_endpoints, resolved
+from tezio_signer.endpointcheck import check_endpoints
+from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 

@@ -20,7 +20,8 @@ from tezio_signer.certificates import certificate_warnings
 from tezio_signer.commands import CommandError, command, config_option, json_option, run
 from tezio_signer.connections import Connections
 from tezio_signer.doors import check_open_files, try_door
-from tezio_signer.endpoints import Endpoint, check_each_once, check_endpoints
+from tezio_signer.endpointcheck import check_each_once, check_endpoints
+from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.filefacts import (
     FileFacts,
@@ -67,6 +68,11 @@ class Findings:
     meaning: Meaning
     warnings: list[str] = field(factory=list)
     errors: list[str] = field(factory=list)
+
+    def refuse(self, error: Exception) -> None:
+        """Note what start-up would end with; once, whichever look finds it."""
+        if str(error) not in self.errors:
+            self.errors.append(str(error))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -124,7 +130,7 @@ def _look_at_endpoints(
         except InUseError as error:
             in_use.append(error)
         except StartupError as error:
-            found.errors.append(str(error))
+            found.refuse(error)
     for check in (
         lambda: check_each_once(readable),
         lambda: check_open_files(connections),
@@ -136,8 +142,7 @@ def _look_at_endpoints(
         try:
             check()
         except StartupError as error:
-            if str(error) not in found.errors:
-                found.errors.append(str(error))
+            found.refuse(error)
     return in_use
 
 
@@ -148,20 +153,21 @@ def _tell_in_use(in_use: list[InUseError], settings: Settings, found: Findings) 
     if isinstance(settings.store, EtcdAddress):  # of which nobody knows who uses it
         found.warnings += [f"{error}, unless that is this signer" for error in in_use]
     else:
-        found.errors += map(str, in_use)
+        for error in in_use:
+            found.refuse(error)
 
 
 async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:
     about, address = found.meaning["watermarks"], settings.store
     about["marks"] = None
     assert address is not None  # it is so with --simulate only
-    denied = None
+    denied = False
     try:
         if not isinstance(address, EtcdAddress):
             check_access(address)
     except StoreError as error:
-        denied = str(error)
-        found.errors.append(denied)
+        denied = True
+        found.refuse(error)
     try:
         about["marks"] = len(await _marks(address, reactor))
         if not isinstance(address, EtcdAddress):
@@ -169,8 +175,8 @@ async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) 
     except StoreAwayError as error:
         found.warnings.append(f"{error}; until it answers, no block and no attestation is signed")
     except StoreError as error:
-        if denied is None:  # else it follows from that
-            found.errors.append(str(error))
+        if not denied:  # else it follows from that
+            found.refuse(error)
 
 
 async def _marks(address: StoreAddress, reactor: Reactor) -> Mapping[MarkId, Mark]:

@@ -2,8 +2,7 @@
 
 Each configuration of `agreementcases.py` goes through `tezio-signer check` and through the start
 of the daemon. Both have to refuse it, or neither, and what the start says has to be among what
-`check` says. By itself it runs both commands as they are installed; in the suite it is the same
-code in one process.
+`check` says. By itself it runs both commands; in the suite the same code runs in one process.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from tests.campaigns.agreementcases import CASES, Case, lay_out
 from tests.campaigns.findings import Findings, tell
 from tests.certificates import Authority
 from tests.commandtest import OwnReactor
-from tests.daemonprocess import reserve_port
+from tests.daemonprocess import COMMAND, reserve_port
 from tezio_signer import cli, commands, tap
 from tezio_signer.errors import StartupError
 from tezio_signer.locate import CONFIG_VARIABLE
@@ -38,6 +37,8 @@ CHECK = ("check", "--json", "--without-boards")
 _LINE = "tezio-signer: "
 _STARTED = re.compile(r"Tezio Signer \S+ has started")
 _TIMEOUT = 60
+_PROGRAM = (sys.executable, "-c", COMMAND)
+_ROOT = str(Path(cli.__file__).parents[1])
 _NOBODY = 65534
 
 Check = Callable[[], Awaitable["Refusal"]]
@@ -202,7 +203,12 @@ async def start_here() -> str | None:
 async def check_process() -> Refusal:
     """`tezio-signer check`."""
     done = subprocess.run(  # noqa: S603
-        [*_command(), *CHECK], capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        [*_PROGRAM, *CHECK],
+        env=_ours(),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
     )
     return _refusal(done.returncode, done.stdout, done.stderr)
 
@@ -210,7 +216,11 @@ async def check_process() -> Refusal:
 async def start_process() -> str | None:
     """What `tezio-signer run` says; it is ended when it has started."""
     with subprocess.Popen(  # noqa: S603
-        [*_command(), "run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*_PROGRAM, "run"],
+        env=_ours(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         said = ""
@@ -224,8 +234,9 @@ async def start_process() -> str | None:
     return sentence.strip() if found else f"(no word, but) {said}"
 
 
-def _command() -> list[str]:
-    return [sys.executable, "-c", "from tezio_signer.cli import main; main()"]
+def _ours() -> dict[str, str]:
+    """The environment in which a process has the same code as this one."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *sys.path[1:]])}
 
 
 def main() -> None:
