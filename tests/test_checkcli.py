@@ -554,7 +554,7 @@ class PlaceTests(CheckTestCase):
         self.write(minimal(f"listen: {{http: ['{there}', 'tcp:0'], octez_socket: ['{there}']}}"))
         address, twice = self.errors()
         self.assertIn("192.0.2.1:6732: this machine does not have this address", address)
-        self.assertIn("listens already, and nothing can listen there twice", twice)
+        self.assertIn("is named twice, and nothing can listen there twice", twice)
 
 
 class ProcessTests(TestCase):

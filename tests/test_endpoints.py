@@ -222,6 +222,7 @@ class CheckTests(SynchronousTestCase):
         ):
             sentence = self.refused(one, "tcp:2", other)
             self.assertIn(f"{other!r} is where {one!r} listens already", sentence)
+        self.assertIn("'unix:/x' is named twice, and nothing", self.refused("unix:/x", "unix:/x"))
         apart = ("tcp:0", "tcp:0", "unix:/run/a", "unix:/run/b", "systemd:INET:name=a")
         listening = ("tcp:1:interface=127.0.0.1", "tcp:1:interface=127.0.0.2")
         more = ("systemd:INET:name=b", "systemd:INET:index=0", "systemd:INET:index=1")

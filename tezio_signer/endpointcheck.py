@@ -61,9 +61,14 @@ def check_each_once(endpoints: Iterable[Endpoint]) -> None:
     """Raises StartupError if two endpoints are one place, of which the second cannot be opened."""
     for one, other in combinations(endpoints, 2):
         if _same_place(one, other):
+            what = (
+                f"{one.text!r} is named twice"
+                if one.text == other.text
+                else f"{other.text!r} is where {one.text!r} listens already"
+            )
             raise StartupError(
-                f"{other.text!r} is where {one.text!r} listens already, and nothing can listen "
-                "there twice: leave one of them out, or give it another place"
+                f"{what}, and nothing can listen there twice: leave one of them out, or give it "
+                "another place"
             )
 
 

@@ -83,7 +83,6 @@ def _endpoints() -> Iterator[Case]:
             ("tcp:<port>:interface=192.0.2.1", False),
             ("haproxy:tcp:<port>:interface=192.0.2.1", False),
             ("ssl:<port>:privateKey=key.pem:certKey=cert.pem:interface=192.0.2.1", False),
-            ("tcp:<port>:interface=no-such-host.invalid", False),
             ("tcp:<port>:interface=a..b", False),
             ("tcp6:<port>:interface=2001:db8::1", False),
             ("tcp6:<port>:interface=fe80::1%nowhere", False),
@@ -158,6 +157,14 @@ def _pairs() -> Iterator[Case]:
         text = _listening(f'"{one}"', f'"{other}"')
         yield Case(f"{one} and {other}", text, starts)
     yield Case("twice in HTTP", _listening(f'"{v4}", "{v4}"'), False)
+
+
+def _asked_elsewhere() -> Iterator[Case]:
+    """What the resolver, or a cluster, has to answer first."""
+    name = _listening('"tcp:<port>:interface=no-such-host.invalid"')
+    yield Case("a name that nobody knows", name, False, waits=True)
+    etcd = 'watermarks: {store: "etcd:http://127.0.0.1:<other>"}'
+    yield Case("etcd away", _with(etcd), True, waits=True)
 
 
 def _touch(name: str, content: str = "") -> Prepare:
@@ -235,9 +242,6 @@ def _around() -> Iterator[Case]:
     yield Case("a store below a file", _with('watermarks: {store: "sqlite:cert.pem/s"}'), False)
     yield Case("a store of no kind", _with('watermarks: {store: "redis:x"}'), False)
     yield Case("a device as store", _with('watermarks: {store: "sqlite:/dev/null"}'), False)
-    yield Case(
-        "etcd away", _with('watermarks: {store: "etcd:http://127.0.0.1:<other>"}'), True, waits=True
-    )
     yield Case("etcd, no URL", _with('watermarks: {store: "etcd:127.0.0.1"}'), False)
     for name, more in (
         ("no authority", "ca: none.pem"),
@@ -382,7 +386,7 @@ def _shut(directory: Path) -> None:
     (directory / "shut").mkdir(0o000)
 
 
-CASES = (*_endpoints(), *_pairs(), *_around(), *_settings(), *_denied())
+CASES = (*_endpoints(), *_pairs(), *_around(), *_settings(), *_denied(), *_asked_elsewhere())
 
 
 def lay_out(source: Path, directory: Path) -> None:
