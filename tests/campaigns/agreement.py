@@ -41,8 +41,12 @@ _PROGRAM = (sys.executable, "-c", COMMAND)
 _ROOT = str(Path(cli.__file__).parents[1])
 _NOBODY = 65534
 
-Check = Callable[[], Awaitable["Refusal"]]
-Start = Callable[[], Awaitable[str | None]]
+_POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+"""Has root be a user like others, who may only what the modes of his files let him (setpriv(1))."""
+
+Check = Callable[[bool], Awaitable["Refusal"]]
+"""Is told whether it is for a user who may not everything."""
+Start = Callable[[bool], Awaitable[str | None]]
 
 
 @define
@@ -112,19 +116,18 @@ async def compare(cases: Iterable[Case], check: Check, start: Start) -> Report:
             (here / "config.yaml").write_text(_filled(case.text, here, taken, *ports), "utf-8")
             with chdir(here):
                 case.prepare(here)
-                with _user(case.without_root, here):
-                    said = await check()
-                    report.note(case, said, await start())
+                said = await check(case.without_root)
+                report.note(case, said, await start(case.without_root))
     return report
 
 
 @contextmanager
-def _user(without_root: bool, directory: Path) -> Iterator[None]:
-    """Be another user than root, who has a directory and all that is in it."""
+def _user(without_root: bool) -> Iterator[None]:
+    """Be another user than root, who has the directory that this is in, and what is in it."""
     if not without_root or os.geteuid() != 0:
         yield
         return
-    for path in (directory, *directory.iterdir()):
+    for path in (Path.cwd(), *Path.cwd().iterdir()):
         os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
     os.setegid(_NOBODY)
     os.seteuid(_NOBODY)
@@ -163,12 +166,12 @@ def _refusal(code: int, out: str, err: str) -> Refusal:
     return Refusal(code != 0, sentences)
 
 
-async def check_here() -> Refusal:
+async def check_here(without_root: bool) -> Refusal:
     """`check` in this process; nothing may have to be waited for."""
     code = 0
     out, err = StringIO(), StringIO()
     reacting = patch.object(commands, "react", OwnReactor().react)
-    with reacting, redirect_stdout(out), redirect_stderr(err):
+    with reacting, redirect_stdout(out), redirect_stderr(err), _user(without_root):
         try:
             cli.main(CHECK)
         except SystemExit as end:
@@ -178,13 +181,13 @@ async def check_here() -> Refusal:
     return _refusal(code, out.getvalue(), err.getvalue())
 
 
-async def start_here() -> str | None:
+async def start_here(without_root: bool) -> str | None:
     """What the start says in this process, as `run` makes it; None if it has started."""
     options = tap.Options()
     options["config"], options["simulate"] = None, False
     daemon = None
     hang_up = signal.getsignal(signal.SIGHUP)
-    with patch.object(tap, "standard_log", lambda _: None):
+    with patch.object(tap, "standard_log", lambda _: None), _user(without_root):
         try:
             daemon = tap.makeService(options)
             daemon.privilegedStartService()
@@ -200,10 +203,10 @@ async def start_here() -> str | None:
     return None
 
 
-async def check_process() -> Refusal:
+async def check_process(without_root: bool) -> Refusal:
     """`tezio-signer check`."""
     done = subprocess.run(  # noqa: S603
-        [*_PROGRAM, *CHECK],
+        [*_program(without_root), *CHECK],
         env=_ours(),
         capture_output=True,
         text=True,
@@ -213,10 +216,10 @@ async def check_process() -> Refusal:
     return _refusal(done.returncode, done.stdout, done.stderr)
 
 
-async def start_process() -> str | None:
+async def start_process(without_root: bool) -> str | None:
     """What `tezio-signer run` says; it is ended when it has started."""
     with subprocess.Popen(  # noqa: S603
-        [*_PROGRAM, "run"],
+        [*_program(without_root), "run"],
         env=_ours(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -232,6 +235,11 @@ async def start_process() -> str | None:
                 return None
     _, found, sentence = said.rpartition(_LINE)
     return sentence.strip() if found else f"(no word, but) {said}"
+
+
+def _program(without_root: bool) -> list[str]:
+    before = _POWERLESS if without_root and os.geteuid() == 0 else ()
+    return [*before, *_PROGRAM]
 
 
 def _ours() -> dict[str, str]:
