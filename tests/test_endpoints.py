@@ -219,6 +219,7 @@ class CheckTests(SynchronousTestCase):
             ("tcp:1:interface=127.0.0.1", "tcp:01:interface=localhost"),
             ("unix:/run/a", "unix:/run/../run/a:lockfile=0"),
             ("systemd:INET:name=a", "systemd:domain=INET:name=a"),
+            ("systemd:INET:index=1", "systemd:INET:index=01"),
         ):
             sentence = self.refused(one, "tcp:2", other)
             self.assertIn(f"{other!r} is where {one!r} listens already", sentence)

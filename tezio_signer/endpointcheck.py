@@ -75,8 +75,7 @@ def check_each_once(endpoints: Iterable[Endpoint]) -> None:
 def _same_place(one: Endpoint, other: Endpoint) -> bool:
     if "systemd" in (one.kind, other.kind):
         # Both would listen on one socket, and share its clients between them by chance.
-        same = [one.arguments.get(name) == other.arguments.get(name) for name in ("index", "name")]
-        return one.kind == other.kind and all(same)
+        return one.kind == other.kind and _handed_over(one) == _handed_over(other)
     if "unix" in (one.kind, other.kind):
         paths = (one.arguments.get("address"), other.arguments.get("address"))
         return one.kind == other.kind and same_path(*map(str, paths))
@@ -84,6 +83,12 @@ def _same_place(one: Endpoint, other: Endpoint) -> bool:
         return False
     (port, interface), (other_port, other_interface) = one.address, other.address
     return port == other_port != 0 and same_address(interface, other_interface)
+
+
+def _handed_over(endpoint: Endpoint) -> tuple[int, str]:
+    """Which socket of systemd this is: its index, or its name."""
+    arguments = endpoint.arguments
+    return int(arguments.get("index", "-1")), arguments.get("name", "")
 
 
 def _check_arguments(endpoint: Endpoint) -> None:
