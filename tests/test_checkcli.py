@@ -6,6 +6,7 @@ import os
 import resource
 import struct
 from pathlib import Path
+from socket import AF_UNIX, create_server, socket
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import (
@@ -20,9 +21,10 @@ from tests.certificates import Authority
 from tests.commandtest import CommandTestCase
 from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import checkcli
+from tezio_signer import checkcli, doors, listening
 from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
+from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.store import StoreAwayError
 
@@ -63,6 +65,8 @@ class CheckTestCase(CommandTestCase):
             return BoardCheck((board,), found, self.problems)
 
         self.patch(checkcli, "check_boards", look)
+        # Who listens on this machine, and on what this user may, is for the tests that ask for it.
+        self.patch(doors, "try_tcp", lambda *_: None)
         self.assertEqual(self.run_command("watermarks", "init").code, 0)
 
     def write(self, text: str) -> None:
@@ -427,7 +431,7 @@ class WrongTests(CheckTestCase):
 
     def test_store_of_another_user(self) -> None:
         """A store that this user cannot write is an error: start-up would end there."""
-        self.patch(checkcli, "what_is_denied", lambda _: "; it belongs to root")
+        self.patch(sqlite, "what_is_denied", lambda _: "; it belongs to root")
         (error,) = self.errors()
         self.assertIn("watermarks.sqlite cannot be written; it belongs to root", error)
 
@@ -500,6 +504,57 @@ class WrongTests(CheckTestCase):
         self.assertIn(str(AUTH), outcome.out)
         for word in (BOARD, "no board", "silent"):
             self.assertNotIn(word, outcome.out)
+
+
+class PlaceTests(CheckTestCase):
+    """Where somebody listens already, and where nobody can."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(doors, "try_tcp", listening.try_tcp)
+        self.taken = create_server(("127.0.0.1", 0))
+        self.addCleanup(self.taken.close)
+        endpoint = f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1"
+        self.listen = f"listen: {{http: ['{endpoint}'], octez_socket: ['unix:a.sock']}}\n"
+        at_path = socket(AF_UNIX)
+        self.addCleanup(at_path.close)
+        at_path.bind("a.sock")
+        at_path.listen()
+
+    def test_in_use(self) -> None:
+        """With its store free, it is another program that has its places: it does not start."""
+        self.write(minimal(self.listen))
+        port, path = self.errors()
+        self.assertIn("this port is in use by another program", port)
+        self.assertIn("a.sock is in use by another daemon", path)
+
+    def test_in_use_by_the_daemon(self) -> None:
+        """A daemon that has the store has them too, and all is in order."""
+        self.patch(checkcli, "check_not_copied", lambda _: True)
+        self.write(minimal(self.listen))
+        self.assertEqual(self.errors(), [])
+        self.assertEqual(self.values()["warnings"], [])
+
+    def test_in_use_by_whomever(self) -> None:
+        """With a store in etcd nobody knows who has them: a warning."""
+
+        async def nothing(_: EtcdStore) -> dict[object, object]:
+            return {}
+
+        self.patch(EtcdStore, "read", nothing)
+        self.write(minimal(f'{self.listen}watermarks: {{store: "etcd:http://localhost:1"}}'))
+        self.assertEqual(self.errors(), [])
+        for warning in self.values()["warnings"]:
+            self.assertTrue(warning.endswith(", unless that is this signer"), warning)
+        self.assertEqual(len(self.values()["warnings"]), 2)
+
+    def test_no_place(self) -> None:
+        """An address of another machine, and one place twice, are told at once."""
+        there = "tcp:6732:interface=192.0.2.1"
+        self.write(minimal(f"listen: {{http: ['{there}', 'tcp:0'], octez_socket: ['{there}']}}"))
+        address, twice = self.errors()
+        self.assertIn("192.0.2.1:6732: this machine does not have this address", address)
+        self.assertIn("is named twice, and nothing can listen there twice", twice)
 
 
 class ProcessTests(TestCase):

@@ -356,7 +356,7 @@ class MistakeTests(ProcessTestCase):
             ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
             ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
             ("--http", "tcp:99999"): ("port is a number from 0 to 65535",),
-            ("--http", "unix:/nonexistent/socket"): ("/nonexistent/socket", "No such file"),
+            ("--http", "unix:/nonexistent/socket"): ("there is no directory /nonexistent",),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),
             ("--http", f"{https}:sslmethod=TLSv1_METHOD"): ("TLSv1_METHOD", "TLS 1.2"),
             ("--http", f"ssl:0:privateKey={authority.path}"): ("holds no key in PEM",),

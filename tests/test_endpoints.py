@@ -5,7 +5,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
-from tezio_signer.endpoints import Endpoint, check_endpoints, resolved
+from tezio_signer.endpointcheck import check_endpoints
+from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.settings import ClientCa
 
@@ -57,6 +58,8 @@ class ReadingTests(SynchronousTestCase):
             ("unix:/x:mode=660", "unix:/x:mode=660"),
             ("unix:/x:666", "unix:/x:666"),
             ("tcp:1", "tcp:1"),
+            ("TCP:1:interface=localhost", "tcp:1:interface=localhost"),
+            ("HAProxy:Unix:/Unix", "unix:/Unix:mode=600"),
         ):
             self.assertEqual(Endpoint.parse(given).description, opened)
 
@@ -163,7 +166,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_open_proxies(self) -> None:
         """A door for a proxy that others could reach is warned of."""
-        private = "haproxy:tcp:1:interface=127.0.0.1"
+        private = "haproxy:tcp:2:interface=127.0.0.1"
         self.assertEqual(check_endpoints([private, "haproxy:unix:/x", "tcp:1"], None), ())
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):
             (warning,) = check_endpoints([endpoint, private], None)
@@ -208,3 +211,20 @@ class CheckTests(SynchronousTestCase):
         self.assertIn("No such file", self.refused("ssl:1:privateKey=/none"))
         (self.directory / "site").mkdir()
         self.assertIn("holds no .pem file", self.refused(f"tls:{self.directory}/site"))
+
+    def test_once(self) -> None:
+        """What is one place is refused, with both that name it."""
+        for one, other in (
+            ("tcp:1", "haproxy:tcp:1:interface=127.0.0.1"),
+            ("tcp:1:interface=127.0.0.1", "tcp:01:interface=localhost"),
+            ("unix:/run/a", "unix:/run/../run/a:lockfile=0"),
+            ("systemd:INET:name=a", "systemd:domain=INET:name=a"),
+            ("systemd:INET:index=1", "systemd:INET:index=01"),
+        ):
+            sentence = self.refused(one, "tcp:2", other)
+            self.assertIn(f"{other!r} is where {one!r} listens already", sentence)
+        self.assertIn("'unix:/x' is named twice, and nothing", self.refused("unix:/x", "unix:/x"))
+        apart = ("tcp:0", "tcp:0", "unix:/run/a", "unix:/run/b", "systemd:INET:name=a")
+        listening = ("tcp:1:interface=127.0.0.1", "tcp:1:interface=127.0.0.2")
+        more = ("systemd:INET:name=b", "systemd:INET:index=0", "systemd:INET:index=1")
+        check_endpoints([*apart, *listening, *more], None)

@@ -1,5 +1,6 @@
 """`twistd tezio-signer`: its options, its settings, and what it composes of them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -116,7 +117,8 @@ class MakeServiceTests(TapTestCase):
     def test_doors(self) -> None:
         """There is a door for each endpoint; those of the command line replace the others."""
         self.write(more="listen: {http: ['tcp:1:interface=127.0.0.1', 'tcp:2']}")
-        for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (("--http", "tcp:4") * 3, 3)]:
+        three = ("--http", "tcp:4", "--http", "tcp:5", "--http", "tcp:6")
+        for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (three, 3)]:
             self.assertEqual(self.doors(*arguments), doors)
 
     def test_socket_doors(self) -> None:
@@ -143,6 +145,17 @@ class MakeServiceTests(TapTestCase):
         for host, may_ask in (("192.0.2.1", False), ("10.0.0.1", True)):
             refused = connections.refusal(IPv4Address("TCP", host, 1025))
             self.assertEqual(refused is None, may_ask)
+
+    def test_removed_directory(self) -> None:
+        """Where it was started need not exist any more, unless something is relative to it."""
+        config = str(self.write())
+        (self.directory / "gone").mkdir()
+        os.chdir(self.directory / "gone")
+        (self.directory / "gone").rmdir()
+        tap.makeService(parsed("--config", config))
+        options = parsed("--config", config, "--http", "unix:a")
+        error = self.assertRaises(StartupError, tap.makeService, options)
+        self.assertIn("the directory in which this was started was removed", str(error))
 
     def test_wrong_endpoints(self) -> None:
         """What is no endpoint is named, with the reason."""

@@ -14,7 +14,7 @@ from tests.octezclient import HSM_KEYS, verifies
 from tests.octezsocketclient import OctezSocketClient
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ1
-from tezio_signer.errors import StartupError
+from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.unixsockets import LOCK_SUFFIX, SocketPath
 
 
@@ -40,13 +40,19 @@ class PathTests(SynchronousTestCase):
         self.addCleanup(path.release)
         return path
 
-    def refused(self) -> str:
-        """Why the path cannot be had; nothing is changed by trying."""
+    def refused(self, is_seen: bool = True) -> str:
+        """Why the path cannot be had; nothing is changed by trying.
+
+        :param is_seen: whether that can be told without trying, in the same words.
+        """
         before = os.path.lexists(self.path)
         sentence = str(self.assertRaises(StartupError, SocketPath(self.path, lock=True).take))
         self.assertEqual(os.path.lexists(self.path), before)
         self.assertIn(self.path, sentence)
         self.assertNotIn("\n", sentence)
+        if is_seen:
+            error = self.assertRaises(StartupError, SocketPath(self.path, lock=True).look)
+            self.assertEqual(str(error), sentence)
         return sentence
 
     def test_free(self) -> None:
@@ -65,10 +71,27 @@ class PathTests(SynchronousTestCase):
         self.taken()
         self.assertFalse(os.path.lexists(self.path))
 
+    def test_looked_at(self) -> None:
+        """Looking says nothing of a path that could be had, and leaves all as it is."""
+        SocketPath(self.path, lock=True).look()
+        self.assertFalse(os.path.lexists(self.path) or os.path.lexists(self.lock))
+        self.listen().close()
+        Path(self.lock).touch()
+        SocketPath(self.path, lock=True).look()
+        self.assertTrue(os.path.lexists(self.path) and os.path.lexists(self.lock))
+        error = self.assertRaises(StartupError, SocketPath(self.path, lock=False).look)
+        self.assertIn("with lockfile=0 it is not taken over", str(error))
+
+    def test_looked_at_in_use(self) -> None:
+        """What is in use is told apart from what is wrong, with a lock and without."""
+        self.listen()
+        for lock in (True, False):
+            self.assertRaises(InUseError, SocketPath(self.path, lock=lock).look)
+
     def test_locked(self) -> None:
         """The path of another daemon is not had, even before it listens, until it gives it back."""
         path = self.taken()
-        self.assertIn("is in use by another daemon", self.refused())
+        self.assertIn("is in use by another daemon", self.refused(is_seen=False))
         self.assertTrue(os.path.lexists(self.lock))
         path.release()
         self.taken()
@@ -110,7 +133,7 @@ class PathTests(SynchronousTestCase):
         os.symlink("1", self.lock)
         self.assertIn("Too many levels of symbolic links", self.refused())
         self.path = "none/socket"
-        self.assertIn("No such file or directory", self.refused())
+        self.assertIn("socket: there is no directory ", self.refused())
 
     def test_removed_meanwhile(self) -> None:
         """A lock whose file has gone when it is got, with the daemon that had it, is none."""
@@ -123,7 +146,7 @@ class PathTests(SynchronousTestCase):
 
         self.patch(fcntl, "flock", remove_first)
         self.taken()
-        self.assertIn("is in use", self.refused())
+        self.assertIn("is in use", self.refused(is_seen=False))
 
     def test_of_somebody_else(self) -> None:
         """A path that has become another's while we listened is not removed."""
@@ -220,7 +243,7 @@ class DaemonTests(ProcessTestCase):
         self.assertEqual(os.listdir(self.directory), ["signer.sock"])
         await daemon.kill()
         daemon = self.start_at("unix:signer.sock:lockfile=0")
-        await self.refused(daemon, "signer.sock: Address already in use")
+        await self.refused(daemon, "signer.sock exists, and with lockfile=0 it is not taken over")
         self.assertTrue(self.path.exists())
 
     async def test_mode(self) -> None:

@@ -7,22 +7,22 @@ later, and etcd may come back. It may be run beside a daemon, and moves and take
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
 
 from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.cautions import warnings_of
 from tezio_signer.certificates import certificate_warnings
 from tezio_signer.commands import CommandError, command, config_option, json_option, run
 from tezio_signer.connections import Connections
-from tezio_signer.doors import check_open_files, door
-from tezio_signer.endpoints import Endpoint, check_endpoints
-from tezio_signer.errors import StartupError
+from tezio_signer.doors import check_open_files, try_door
+from tezio_signer.endpointcheck import check_each_once, check_endpoints
+from tezio_signer.endpoints import Endpoint
+from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.filefacts import (
     FileFacts,
     NamedFile,
@@ -37,11 +37,11 @@ from tezio_signer.hsm.boards import find_boards
 from tezio_signer.locate import config_path, load_settings, named_config
 from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.reactors import Reactor
-from tezio_signer.settings import EtcdAddress, Settings
-from tezio_signer.watermarks.access import what_is_denied
+from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import check_access, check_not_copied
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
-from tezio_signer.watermarks.storefile import is_held
 
 
 def add_command(commands: Any) -> None:
@@ -69,6 +69,11 @@ class Findings:
     warnings: list[str] = field(factory=list)
     errors: list[str] = field(factory=list)
 
+    def refuse(self, error: Exception) -> None:
+        """Note what start-up would end with; once, whichever look finds it."""
+        if str(error) not in self.errors:
+            self.errors.append(str(error))
+
 
 def _check(options: argparse.Namespace) -> None:
     path = config_path(options.config)
@@ -95,13 +100,14 @@ async def look(
 ) -> None:
     """Look at all that the daemon needs; fails with nothing that an operator can cause."""
     endpoints = [*settings.http, *settings.octez_socket]
-    _look_at_endpoints(reactor, endpoints, settings, found)
+    in_use = _look_at_endpoints(reactor, endpoints, settings, found)
     own = NamedFile("configuration", Path(found.meaning["configuration"]))
     facts = facts_of([own, *named_files(settings, endpoints)])
     found.meaning["files"] = list(map(_file, facts))
     found.warnings += exposed(facts[:1])
     found.warnings += closed_to(user_of(settings.store), facts)
     await _look_at_store(reactor, settings, found)
+    _tell_in_use(in_use, settings, found)
     if with_boards:
         boards = await check_boards(
             reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
@@ -111,64 +117,78 @@ async def look(
 
 def _look_at_endpoints(
     reactor: Reactor, endpoints: list[str], settings: Settings, found: Findings
-) -> None:
+) -> list[InUseError]:
+    """Look at each endpoint and at all together; returns what is in use by somebody."""
+    in_use: list[InUseError] = []
     connections = Connections(settings.limits, reactor)
+    readable = []
     for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
         try:
             check_endpoints([endpoint], None)
-            if Endpoint.parse(endpoint).kind != "systemd":  # which hands it to the daemon only
-                door(endpoint, Factory(), reactor, connections)
-            _check_path(endpoint)
+            readable.append(Endpoint.parse(endpoint))
+            try_door(endpoint, reactor, connections)
+        except InUseError as error:
+            in_use.append(error)
         except StartupError as error:
-            found.errors.append(str(error))
-    try:
-        check_open_files(connections)
-        if not found.errors:
-            found.warnings += warnings_of(settings, settings.http, settings.octez_socket)
-            parsed = map(Endpoint.parse, endpoints)
-            found.warnings += certificate_warnings(
-                each.certificates(settings.client_ca) for each in parsed
-            )
-    except StartupError as error:
-        found.errors.append(str(error))
+            found.refuse(error)
+    for check in (
+        lambda: check_each_once(readable),
+        lambda: check_open_files(connections),
+        lambda: found.warnings.extend(warnings_of(settings, settings.http, settings.octez_socket)),
+        lambda: found.warnings.extend(
+            certificate_warnings(each.certificates(settings.client_ca) for each in readable)
+        ),
+    ):
+        try:
+            check()
+        except StartupError as error:
+            found.refuse(error)
+    return in_use
 
 
-def _check_path(text: str) -> None:
-    """Raises StartupError if no Unix socket can be at a path; one that is in use is no error."""
-    endpoint = Endpoint.parse(text)
-    if endpoint.kind != "unix":
+def _tell_in_use(in_use: list[InUseError], settings: Settings, found: Findings) -> None:
+    """A daemon that has the store has its endpoints too; else it is another program's."""
+    if found.meaning["watermarks"].get("in_use"):
         return
-    path = Path(endpoint.arguments["address"])
-    if not path.absolute().parent.is_dir():
-        raise StartupError(f"{path}: there is no directory {path.absolute().parent}")
-    if path.exists() and not path.is_socket():
-        raise StartupError(f"{path} is no socket, and stays as it is")
+    if isinstance(settings.store, EtcdAddress):  # of which nobody knows who uses it
+        found.warnings += [f"{error}, unless that is this signer" for error in in_use]
+    else:
+        for error in in_use:
+            found.refuse(error)
 
 
 async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:
     about, address = found.meaning["watermarks"], settings.store
     about["marks"] = None
+    assert address is not None  # it is so with --simulate only
+    denied = False
     try:
-        store: OperatedStore
-        if isinstance(address, EtcdAddress):
-            store = etcd_store(address, reactor)
-        else:
-            assert address is not None  # it is so with --simulate only
-            store = SqliteFile(address)
-        try:
-            about["marks"] = len(await store.read())
-        finally:
-            await store.close()
+        if not isinstance(address, EtcdAddress):
+            check_access(address)
+    except StoreError as error:
+        denied = True
+        found.refuse(error)
+    try:
+        about["marks"] = len(await _marks(address, reactor))
+        if not isinstance(address, EtcdAddress):
+            about["in_use"] = check_not_copied(address)
     except StoreAwayError as error:
         found.warnings.append(f"{error}; until it answers, no block and no attestation is signed")
-        return
     except StoreError as error:
-        found.errors.append(str(error))
-        return
-    if not isinstance(address, EtcdAddress):
-        about["in_use"] = is_held(address)
-        if denied := what_is_denied(address):
-            found.errors.append(f"watermark store {address} cannot be written{denied}")
+        if not denied:  # else it follows from that
+            found.refuse(error)
+
+
+async def _marks(address: StoreAddress, reactor: Reactor) -> Mapping[MarkId, Mark]:
+    store: OperatedStore
+    if isinstance(address, EtcdAddress):
+        store = etcd_store(address, reactor)
+    else:
+        store = SqliteFile(address)
+    try:
+        return await store.read()
+    finally:
+        await store.close()
 
 
 def _tell_boards(boards: BoardCheck, found: Findings) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.protocol import Factory
 
 from tezio_signer import ports
 from tezio_signer.certificates import ServedCertificates
@@ -16,11 +17,13 @@ from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
 from tezio_signer.handshakes import TlsFactory
 from tezio_signer.limitedfactory import LimitedFactory
+from tezio_signer.listening import try_tcp
 from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.refusals import RefusingFactory
 from tezio_signer.settings import ClientCa
 from tezio_signer.tlsdirectory import speak_sparingly
+from tezio_signer.unixsockets import SocketPath
 
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""
@@ -66,6 +69,23 @@ def door(
         return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+
+
+def try_door(endpoint: str, reactor: Reactor, connections: Connections) -> None:
+    """Raises StartupError for what would keep the daemon from an endpoint; opens nothing.
+
+    A socket of systemd is handed to the daemon itself only, and what a plugin opens is not known.
+
+    :raises InUseError: if somebody listens there now, who may be the daemon.
+    """
+    to_open = Endpoint.parse(endpoint)
+    if to_open.kind == "systemd":
+        return
+    door(endpoint, Factory(), reactor, connections)
+    if to_open.is_known:
+        trying: Any = _TryingReactor(reactor)
+        listening: Any = listening_service(to_open.transport, Factory(), trying)
+        listening.privilegedStartService()
 
 
 def _limited(
@@ -142,3 +162,26 @@ class _ListeningReactor:
             descriptor, family, self._limited(factory), self._reactor, self._seconds
         )
         return opened
+
+
+class _TryingReactor:
+    """A reactor that finds out whether it could listen, and does not."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor: Any = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: object, backlog: int = 0, interface: str = "") -> None:
+        try_tcp(port, interface, self._reactor)
+
+    def listenUNIX(
+        self,
+        address: str,
+        factory: object,
+        backlog: int = 0,
+        mode: int = 0,
+        wantPID: bool = True,  # noqa: N803
+    ) -> None:
+        SocketPath(address, wantPID).look()

@@ -1,9 +1,7 @@
-"""Endpoint strings as Twisted reads them, and what is to be said of them before they are opened."""
+"""Endpoint strings, as Twisted reads them."""
 
-import difflib
 import os
 import re
-from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -12,8 +10,6 @@ from twisted.internet.endpoints import (
     _parse,  # what reads it otherwise may be deceived
     quoteStringArgument,
 )
-from twisted.internet.interfaces import IStreamServerEndpointStringParser
-from twisted.plugin import getPlugins
 
 from tezio_signer.certificates import CertificateFiles, Source, SourceDirectory
 from tezio_signer.errors import StartupError
@@ -21,10 +17,10 @@ from tezio_signer.settings import ClientCa
 
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""
-_PROXY = "haproxy"
+PROXY = "haproxy"
+"""What stands in front of an endpoint for clients that come through a proxy."""
 _TLS = ("ssl", "tls")
-_METHODS = ("TLS_METHOD", "TLSv1_2_METHOD")
-_ARGUMENTS = {
+ARGUMENTS = {
     "tcp": ("port", "interface", "backlog"),
     "tcp6": ("port", "backlog", "interface"),
     "ssl": (
@@ -42,14 +38,10 @@ _ARGUMENTS = {
     "systemd": ("domain", "index", "name"),
 }
 """Those that may stand without their name, in the order of Twisted's parsers."""
-_PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path", "address")
-_REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
-_LONGEST_SOCKET = 107
+PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path", "address")
+LONGEST_SOCKET = 107
 """Bytes of the path of a Unix socket (unix(7))."""
-_HIGHEST_PORT = 0xFFFF
-_SAMPLE = "tcp:6732:interface=127.0.0.1"
 _INTERFACE = re.compile(r"interface=(\[[^\]]*\]|[0-9A-Fa-f:.%\w-]*)")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 @frozen
@@ -81,14 +73,16 @@ class Endpoint:
             given, named = _parse(description)
         except RuntimeError as error:
             raise StartupError(f"{text!r} is no endpoint: it ends in a backslash") from error
-        proxied = given[:1] != [] and given[0].lower() == _PROXY
+        proxied = given[:1] != [] and given[0].lower() == PROXY
         if proxied:
             description = description.partition(":")[2]
             given = given[1:] or [""]
         kind = given[0].lower() if given else ""
-        if kind == _PROXY:
-            raise StartupError(f"{text!r} names {_PROXY} twice")
-        names = _ARGUMENTS.get(kind, ())
+        if kind == PROXY:
+            raise StartupError(f"{text!r} names {PROXY} twice")
+        if description.lower().startswith(kind):  # which Twisted wants in small letters
+            description = kind + description[len(kind) :]
+        names = ARGUMENTS.get(kind, ())
         arguments = dict(zip(names, given[1:], strict=False)) | named
         if directory is not None and _resolve(kind, arguments, directory):
             description = _described(kind, arguments)
@@ -101,6 +95,11 @@ class Endpoint:
     def is_tls(self) -> bool:
         """Whether what comes is encrypted."""
         return self.kind in _TLS
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this is a kind of Twisted's own, and not a plugin's."""
+        return self.kind in ARGUMENTS
 
     @property
     def is_private(self) -> bool:
@@ -129,6 +128,13 @@ class Endpoint:
             "backlog": self.arguments.get("backlog", "50"),
         }
         return _described("tcp", below)
+
+    @property
+    def address(self) -> tuple[int, str]:
+        """The port and the interface of what is checked, and listens on TCP."""
+        by_default = {"tcp6": "::", "tls": "::"}.get(self.kind, "")
+        port = self.arguments.get("port", "443")
+        return int(port), self.arguments.get("interface", by_default)
 
     def certificates(self, client_ca: ClientCa | None = None) -> Source | None:
         """Where its certificates are; None for an endpoint without TLS."""
@@ -160,44 +166,17 @@ def resolved(text: str, directory: Path) -> str:
     arguments = dict(endpoint.arguments)
     if endpoint.surplus or not _resolve(endpoint.kind, arguments, directory):
         return text
-    return (f"{_PROXY}:" if endpoint.proxied else "") + _described(endpoint.kind, arguments)
-
-
-def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what cannot be opened.
-
-    Reads what the endpoints need: names and values of their arguments, certificates and keys.
-    Opens nothing.
-
-    :param texts: of all doors, since a protection that leaves out some of them may be none.
-    """
-    endpoints = [Endpoint.parse(text) for text in texts]
-    for endpoint in endpoints:
-        _check_arguments(endpoint)
-        _check_method(endpoint)
-    warnings = [
-        f"whoever can connect to {endpoint.text} chooses the address that it counts as: let "
-        "nobody but the proxy, by interface=127.0.0.1 or a firewall"
-        for endpoint in endpoints
-        if endpoint.proxied and not endpoint.is_private
-    ]
-    if client_ca is not None:
-        warnings += _check_client_ca(endpoints)
-    for endpoint in endpoints:
-        source = endpoint.certificates(client_ca)
-        if source is not None:
-            source.load()
-    return tuple(warnings)
+    return (f"{PROXY}:" if endpoint.proxied else "") + _described(endpoint.kind, arguments)
 
 
 def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
     """Make paths absolute; whether there was one that was not."""
     changed = False
-    for name in _PATHS if kind in _ARGUMENTS else ():
+    for name in PATHS if kind in ARGUMENTS else ():
         path = arguments.get(name)
         if path and not os.path.isabs(path):
             whole = os.path.normpath(directory.absolute() / path)
-            if name == "address" and len(os.fsencode(whole)) > _LONGEST_SOCKET:
+            if name == "address" and len(os.fsencode(whole)) > LONGEST_SOCKET:
                 whole = min(os.path.relpath(whole), whole, key=len)
             arguments[name] = whole
             changed = True
@@ -205,7 +184,7 @@ def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
 
 
 def _described(kind: str, arguments: dict[str, str]) -> str:
-    first, *_ = _ARGUMENTS[kind]
+    first, *_ = ARGUMENTS[kind]
     return ":".join(
         [
             kind,
@@ -231,7 +210,7 @@ def _with_escaped_address(text: str) -> str:
             address, rest = value[1:-1], ""
         else:
             address, rest = _longest_address(value)
-        if not _is_ipv6(address):
+        if not is_ipv6(address):
             return match[0]
         return f"interface={quoteStringArgument(address)}{rest}"
 
@@ -243,154 +222,14 @@ def _longest_address(value: str) -> tuple[str, str]:
     parts = value.split(":")
     for count in range(len(parts), 1, -1):
         address = ":".join(parts[:count])
-        if _is_ipv6(address):
+        if is_ipv6(address):
             return address, value[len(address) :]
     return "", value
 
 
-def _is_ipv6(text: str) -> bool:
+def is_ipv6(text: str) -> bool:
+    """Whether this is an address of IPv6, with a zone or without."""
     try:
         return ip_address(text).version == 6 and ":" not in text.partition("%")[2]
     except ValueError:
         return False
-
-
-def _check_arguments(endpoint: Endpoint) -> None:
-    names = _ARGUMENTS.get(endpoint.kind)
-    if names is None:
-        _check_kind(endpoint)
-        return
-    if endpoint.surplus:
-        sample = "tcp6:6732:interface=::1" if endpoint.kind == "tcp6" else _SAMPLE
-        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for", sample)
-    for name in endpoint.arguments:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise _no_endpoint(endpoint, f"{endpoint.kind}: has no argument {name}; {known}")
-    required = _REQUIRED.get(endpoint.kind, "port")
-    if endpoint.kind != "tls" and not endpoint.arguments.get(required):
-        raise _no_endpoint(endpoint, f"it has no {required}")
-    _check_values(endpoint)
-
-
-def _check_values(endpoint: Endpoint) -> None:
-    arguments = endpoint.arguments
-    if any("\0" in arguments.get(name, "") for name in _PATHS):
-        raise _no_endpoint(endpoint, "a path has no zero byte")
-    if "port" in arguments:
-        _check_number(endpoint, "port", _HIGHEST_PORT)
-    if "backlog" in arguments:
-        _check_number(endpoint, "backlog", 0x7FFFFFFF)
-    if "index" in arguments:
-        _check_number(endpoint, "index", 0xFFFF)
-    if endpoint.kind == "unix":
-        _check_unix(endpoint)
-    elif endpoint.kind == "tls" and not arguments.get("path"):
-        raise _no_endpoint(endpoint, "it has no path of a directory with certificates")
-    elif endpoint.kind == "systemd":
-        _check_systemd(endpoint)
-    interface = arguments.get("interface", "")
-    try:
-        ip_address(interface)
-    except ValueError as error:
-        if interface and not _HOST.fullmatch(interface):
-            raise _no_endpoint(
-                endpoint, f"{interface!r} is no address of an interface", "tcp6:6732:interface=::1"
-            ) from error
-
-
-def _check_systemd(endpoint: Endpoint) -> None:
-    arguments = endpoint.arguments
-    sample = "systemd:domain=INET:index=0"
-    if arguments["domain"] not in ("INET", "INET6", "UNIX"):
-        given = arguments["domain"]
-        sentence = f"domain is INET, INET6 or UNIX, not {given!r:.60}"
-        raise _no_endpoint(endpoint, sentence, sample)
-    if ("index" in arguments) == ("name" in arguments):
-        sentence = "it wants either index or name of the socket"
-        raise _no_endpoint(endpoint, sentence, sample)
-
-
-def _check_number(endpoint: Endpoint, name: str, most: int) -> None:
-    value = endpoint.arguments[name]
-    if not value.isascii() or not value.isdecimal() or int(value) > most:
-        sentence = f"{name} is a number from 0 to {most}, not {value!r:.60}"
-        if value.strip("[]").count(":") or endpoint.kind == "tcp6":
-            raise _no_endpoint(endpoint, sentence, "tcp6:6732:interface=::1")
-        raise _no_endpoint(endpoint, sentence)
-
-
-def _check_unix(endpoint: Endpoint) -> None:
-    arguments = endpoint.arguments
-    mode = arguments.get("mode", UNIX_MODE)
-    if not re.fullmatch("0?[0-7]{3}", mode):
-        raise _no_endpoint(
-            endpoint, f"mode is three octal digits, not {mode!r:.60}", "unix:signer.sock:mode=660"
-        )
-    if arguments.get("lockfile", "1") not in ("0", "1"):
-        raise _no_endpoint(endpoint, "lockfile is 0 or 1")
-    address = arguments["address"]
-    if len(os.fsencode(address)) > _LONGEST_SOCKET:
-        raise _no_endpoint(
-            endpoint,
-            f"the path of a Unix socket has {_LONGEST_SOCKET} bytes at most; {address} has "
-            f"{len(os.fsencode(address))}",
-        )
-
-
-def _check_kind(endpoint: Endpoint) -> None:
-    """A kind that is none of Twisted's own may be a plugin's, who knows its arguments."""
-    kinds = ", ".join(_ARGUMENTS)
-    plugins = [plugin.prefix.lower() for plugin in getPlugins(IStreamServerEndpointStringParser)]
-    if endpoint.kind not in plugins:
-        raise _no_endpoint(endpoint, f"{endpoint.kind!r} is none of {kinds}", _meant(endpoint.text))
-
-
-def _meant(text: str) -> str:
-    """The endpoint that somebody means who writes an address or a URL."""
-    scheme, separator, rest = text.partition("://")
-    address = rest.partition("/")[0] if separator else text
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    number = port if port.isascii() and port.isdecimal() else "6732"
-    tls = ":privateKey=key.pem:certKey=cert.pem" if scheme == "https" and separator else ""
-    kind = "ssl" if tls else "tcp6" if _is_ipv6(host) else "tcp"
-    try:
-        ip_address(host)
-    except ValueError:
-        host = "127.0.0.1"
-    return f"{kind}:{number}:interface={host}{tls}"
-
-
-def _no_endpoint(endpoint: Endpoint, why: str, sample: str = _SAMPLE) -> StartupError:
-    return StartupError(
-        f"{endpoint.text!r} is no endpoint to listen on: {why}; one that works is {sample}"
-    )
-
-
-def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:
-    if not any(endpoint.is_tls for endpoint in endpoints):
-        raise StartupError(
-            "client_ca protects nothing: no endpoint is TLS, such as "
-            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
-        )
-    for endpoint in endpoints:
-        if endpoint.kind == "tls":
-            raise StartupError(
-                f"{endpoint.text!r} cannot ask for the certificates of client_ca: use ssl: instead"
-            )
-    return [
-        f"{endpoint.text} asks for no client certificate: client_ca is for TLS only"
-        for endpoint in endpoints
-        if not endpoint.is_tls
-    ]
-
-
-def _check_method(endpoint: Endpoint) -> None:
-    method = endpoint.arguments.get("sslmethod")
-    if method is not None and method not in _METHODS:
-        raise StartupError(
-            f"{endpoint.text!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that "
-            "is spoken; leave sslmethod out"
-        )

@@ -83,3 +83,7 @@ class Unavailable(Refused):
 
 class StartupError(Exception):
     """The daemon cannot start; `str()` is one line for the operator."""
+
+
+class InUseError(StartupError):
+    """Somebody listens there already: another program, or this very daemon."""

@@ -29,6 +29,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import StartupError
+from tezio_signer.listening import listening_errors
 from tezio_signer.peers import credentials_of
 from tezio_signer.unixsockets import SocketPath
 
@@ -129,8 +130,9 @@ class _UnixPort(_Port, unix.Port):
             self._path.bound()
         except CannotListenError as error:
             self._path.release()
-            reason = error.socketError.strerror or error.socketError
-            raise StartupError(f"{self._path}: {reason}") from error
+            if self.factory is not None:
+                self.factory.doStop()  # Twisted starts it ahead of binding
+            raise self._path.refusal(error.socketError) from error
         except BaseException:
             self._path.release()
             raise
@@ -163,12 +165,13 @@ class _AdoptedUnixPort(_Port, unix.Port):
 def listen_tcp(
     port: int, factory: IProtocolFactory, backlog: int, interface: str, reactor: Any, seconds: float
 ) -> tcp.Port:
-    """Listen on a port of TCP.
+    """Listen on a port of TCP; raises StartupError if that is not possible.
 
     :param seconds: for how long the system keeps a connection on which nothing comes.
     """
     opened = _Port(port, factory, max(backlog, BACKLOG), interface, reactor)
-    opened.startListening()
+    with listening_errors(port, interface):
+        opened.startListening()
     _wait_for_data(opened.socket, seconds)
     return opened
 

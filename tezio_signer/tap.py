@@ -129,9 +129,8 @@ def makeService(options: Options) -> Daemon:
         give_up,
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    here = Path.cwd()
-    http_at = [resolved(at, here) for at in options["http"]] or settings.http
-    sockets_at = [resolved(at, here) for at in options["octez-socket"]] or settings.octez_socket
+    http_at = _from_here(options["http"]) or settings.http
+    sockets_at = _from_here(options["octez-socket"]) or settings.octez_socket
     for warning in warnings_of(settings, http_at, sockets_at):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     connections = Connections(settings.limits, reactor, signer.admit)
@@ -159,3 +158,14 @@ def makeService(options: Options) -> Daemon:
     if options.parent is not None:
         undertwistd.attach(daemon, options.parent, reactor)
     return daemon
+
+
+def _from_here(endpoints: Sequence[str]) -> list[str]:
+    """Endpoints of the command line, whose paths start where the command was given."""
+    if not endpoints:
+        return []
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise StartupError("the directory in which this was started was removed") from error
+    return [resolved(at, here) for at in endpoints]

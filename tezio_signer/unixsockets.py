@@ -3,12 +3,12 @@
 import fcntl
 import os
 import stat
-from errno import EAGAIN, ECONNREFUSED, ENOENT
+from errno import EADDRINUSE, EAGAIN, ECONNREFUSED, EISDIR, ENOENT, EOPNOTSUPP
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from twisted.logger import Logger
 
-from tezio_signer.errors import StartupError
+from tezio_signer.errors import InUseError, StartupError
 
 LOCK_SUFFIX = ".flock"
 """What the file beside a socket is called; Twisted's own locks end in .lock and are no files."""
@@ -44,13 +44,43 @@ class SocketPath:
             return
         try:
             self._lock = self._locked()
-            self._remove_dead()
+            if self._has_dead():
+                os.unlink(self._absolute)
         except OSError as error:
             self.release()
-            raise StartupError(f"{self._path}: {error.strerror or error}") from error
+            raise self.refusal(error) from error
         except StartupError:
             self.release()
             raise
+
+    def look(self) -> None:
+        """Raises StartupError for what would keep a daemon from the path; changes nothing.
+
+        :raises InUseError: if a daemon listens there now.
+        """
+        try:
+            _try_to_make_file(os.path.dirname(self._absolute))
+            if self._wants_lock:
+                self._check_lock()
+                self._has_dead()
+            elif os.path.lexists(self._absolute):
+                if stat.S_ISSOCK(os.lstat(self._absolute).st_mode):
+                    self._has_dead()
+                raise self.refusal(OSError(EADDRINUSE, os.strerror(EADDRINUSE)))
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def refusal(self, error: OSError) -> StartupError:
+        """What an operator is told of an error of the system's."""
+        directory = os.path.dirname(self._absolute)
+        if error.errno == ENOENT and not os.path.isdir(directory):
+            return StartupError(f"{self._path}: there is no directory {directory}")
+        if error.errno == EADDRINUSE:
+            return StartupError(
+                f"{self._path} exists, and with lockfile=0 it is not taken over: delete it, or "
+                "leave lockfile out"
+            )
+        return StartupError(f"{self._path}: {error.strerror or error}")
 
     def bound(self) -> None:
         """The socket that is there now is ours."""
@@ -78,8 +108,7 @@ class SocketPath:
             lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 status = os.fstat(lock)
-                if not stat.S_ISREG(status.st_mode) or status.st_size:
-                    raise StartupError(f"{path} is in the way: it is no lock of this daemon's")
+                self._check_is_lock(status)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _identity(status) == _identity(os.lstat(path)):
                     return lock
@@ -93,11 +122,30 @@ class SocketPath:
                 raise
             os.close(lock)  # its owner has removed it meanwhile
 
-    def _remove_dead(self) -> None:
+    def _check_lock(self) -> None:
+        """Raises for a file that is there, and that `_locked` could not use."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            lock = os.open(self._absolute + LOCK_SUFFIX, flags)
+        except FileNotFoundError:
+            return
+        try:
+            self._check_is_lock(os.fstat(lock))
+        finally:
+            os.close(lock)
+
+    def _check_is_lock(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode) or status.st_size:
+            raise StartupError(
+                f"{self._absolute}{LOCK_SUFFIX} is in the way: it is no lock of this daemon's"
+            )
+
+    def _has_dead(self) -> bool:
+        """Whether there is the socket of a daemon that has died; raises for all else."""
         try:
             status = os.lstat(self._absolute)
         except FileNotFoundError:
-            return
+            return False
         if not stat.S_ISSOCK(status.st_mode):
             raise StartupError(f"{self._path} is no socket, and stays as it is")
         with socket(AF_UNIX, SOCK_STREAM) as asking:
@@ -105,13 +153,22 @@ class SocketPath:
             answer = asking.connect_ex(self._path)
         if answer in (0, EAGAIN):  # the latter from one that has many waiting
             raise self._in_use()
-        if answer == ECONNREFUSED:
-            os.unlink(self._absolute)
-        elif answer != ENOENT:
+        if answer not in (ECONNREFUSED, ENOENT):
             raise StartupError(f"{self._path}: {os.strerror(answer)}")
+        return answer == ECONNREFUSED
 
-    def _in_use(self) -> StartupError:
-        return StartupError(f"{self._path} is in use by another daemon; stop it first")
+    def _in_use(self) -> InUseError:
+        return InUseError(f"{self._path} is in use by another daemon; stop it first")
+
+
+def _try_to_make_file(directory: str) -> None:
+    """Raises OSError if nothing can be made in a directory; leaves nothing there."""
+    try:
+        os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        # Not every file system has files without a name (open(2)).
+        if error.errno not in (EISDIR, EOPNOTSUPP):
+            raise
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

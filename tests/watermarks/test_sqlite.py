@@ -245,9 +245,17 @@ class OpeningTests(StoreTestCase):
         self.assertEqual(self.open().load(), {BLOCK: MARK})
 
     def test_directory(self) -> None:
-        """A directory is no store."""
-        self.path.mkdir()
-        self.assertIn("Is a directory", self.refused(self.path))
+        """A directory is no store, and nor is a pipe, which is not waited for."""
+        (self.path / "inside").mkdir(parents=True)
+        for words in ("is a directory: name a file in it", "is no file on a disk"):
+            sentence = self.refused(self.path)
+            self.assertIn(words, sentence)
+            for read in (sqlite.read, sqlite.check_access):
+                self.assertEqual(str(self.assertRaises(StoreError, read, self.path)), sentence)
+            if self.path.is_dir():
+                (self.path / "inside").rmdir()
+                self.path.rmdir()
+                os.mkfifo(self.path)
 
     def test_damaged(self) -> None:
         """A store whose pages, or whose contents, make no sense is refused as damaged."""

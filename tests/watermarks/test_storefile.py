@@ -140,7 +140,11 @@ class OtherNamesTests(StoreTestCase):
         """A second daemon on a copy is refused while the first one runs."""
         store = self.open()
         shutil.copy(self.path, self.link)
-        self.assertIn("of which this is a copy", self.refused(self.link))
+        sentence = self.refused(self.link)
+        self.assertIn("of which this is a copy", sentence)
+        self.assertIs(sqlite.check_not_copied(self.path), True)
+        error = self.assertRaises(StoreError, sqlite.check_not_copied, self.link)
+        self.assertEqual(str(error), sentence)
         self.assertEqual(sqlite.read(self.link), {})
         store.close()
         self.open(self.link)

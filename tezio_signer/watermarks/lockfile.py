@@ -80,6 +80,17 @@ def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
     return StoreError(f"watermark store {store}: {path}: {error.strerror}{more}")
 
 
+def check_access(store: Path) -> None:
+    """Raises what `take` does if there is a lock that this process may not write."""
+    path = lock_beside(store)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unusable(store, path, error) from error
+
+
 class LockFile:
     """A lock on a store, held until it is closed; made by `take` or `make`."""
 

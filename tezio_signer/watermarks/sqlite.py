@@ -1,8 +1,9 @@
 """Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from attrs import evolve
@@ -10,6 +11,7 @@ from twisted.logger import Logger
 
 from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks import lockfile
+from tezio_signer.watermarks.access import what_is_denied
 from tezio_signer.watermarks.creating import create as create
 from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.markjson import TransferError, read_row
@@ -25,7 +27,14 @@ from tezio_signer.watermarks.sqliteschema import (
     use_log,
 )
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
-from tezio_signer.watermarks.storefile import StoreFile, check_name, logs_kept
+from tezio_signer.watermarks.storefile import (
+    StoreFile,
+    check_copies,
+    check_kind,
+    check_name,
+    is_held,
+    logs_kept,
+)
 
 _KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
@@ -56,6 +65,34 @@ def read(path: Path) -> dict[MarkId, Mark]:
         return marks
 
 
+def check_access(path: Path) -> None:
+    """Raises what `SqliteStore` does for files that this process may not write; changes nothing.
+
+    Not in a process that has the store open otherwise: SQLite's locks are gone at the end.
+    """
+    _check_there(path)
+    with errors(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        check_name(path)
+    lockfile.check_access(path)
+    _check_denied(path)
+
+
+def _check_denied(path: Path) -> None:
+    """Raises StoreError for files and a directory that SQLite would find it cannot write."""
+    if denied := what_is_denied(path):
+        raise StoreError(f"watermark store {path} cannot be written{denied}")
+
+
+def check_not_copied(path: Path) -> bool:
+    """Whether a daemon has this store; raises StoreError if one has a copy of it instead."""
+    if is_held(path):
+        return True
+    with errors(path), logs_kept(path), closing(connect(path)) as connection:
+        check_copies(path, _progress_in(connection, path).store)
+    return False
+
+
 def _check_there(path: Path) -> None:
     with errors(path):
         try:
@@ -64,6 +101,7 @@ def _check_there(path: Path) -> None:
             raise StoreError(
                 f"watermark store {path} does not exist; create it with: {INIT}"
             ) from None
+        check_kind(path)
         check_filled(path)  # SQLite would delete the log beside it
 
 
@@ -128,6 +166,7 @@ class SqliteStore:
             if lock is not None:
                 undoing.callback(lock.close)
             before = None if lock is None else lock.noted()
+            _check_denied(path)
             file.keep_logs()  # what is refused is left as it is
             self._connection = connect(path)
             undoing.callback(self._connection.close)

@@ -8,6 +8,7 @@ several names, by links and mounts, each with a `-wal` and a `.lock` of its own 
 
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +27,20 @@ _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 """The bytes that who reads a database has locked."""
 _FLOCK = struct.Struct("hhqqi0q")
 _COPIES = "\0tezio-signer-store-"
+_SOCKETS = Path("/proc/net/unix")
+"""Its last field is the name of a socket, which an `@` begins if it is no path (proc(5))."""
+
+
+def check_kind(path: Path) -> None:
+    """Raises StoreError for what is there and no file; not looked at, a pipe would hold us up."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise StoreError(
+            f"watermark store {path} is a directory: name a file in it, such as "
+            f"{path / 'watermarks.sqlite'}"
+        )
+    if not stat.S_ISREG(mode):
+        raise StoreError(f"watermark store {path} is no file on a disk; name one that is")
 
 
 def check_name(path: Path) -> None:
@@ -102,11 +117,7 @@ class StoreFile:
             held.close()
             if error.errno != EADDRINUSE:
                 return
-            raise StoreError(
-                f"watermark store {self._path}: a daemon on this machine uses this store in "
-                "another place, of which this is a copy, or from which it was moved; stop that one "
-                "first. For other keys make a store of its own with: tezio-signer watermarks init"
-            ) from error
+            raise _copy_in_use(self._path) from error
         self._copies = held
 
     def look(self) -> None:
@@ -192,6 +203,31 @@ class StoreFile:
         os.close(self._file)
         if self._copies is not None:
             self._copies.close()
+
+
+def check_copies(path: Path, store: str) -> None:
+    """Raises StoreError if a daemon has a copy of a store, and would keep others from this one.
+
+    The kernel lists the sockets of this network namespace; holding one, even for a moment, could
+    keep a daemon from starting.
+
+    :param store: the id, which a copy has too.
+    """
+    try:
+        listed = _SOCKETS.read_bytes()
+    except OSError:
+        return
+    name = f"@{_COPIES[1:]}{store}".encode()
+    if any(line.endswith(b" " + name) for line in listed.splitlines()):
+        raise _copy_in_use(path)
+
+
+def _copy_in_use(path: Path) -> StoreError:
+    return StoreError(
+        f"watermark store {path}: a daemon on this machine uses this store in another place, of "
+        "which this is a copy, or from which it was moved; stop that one first. For other keys "
+        "make a store of its own with: tezio-signer watermarks init"
+    )
 
 
 def is_held(path: Path) -> bool:

@@ -1,0 +1,106 @@
+"""Why a port of TCP cannot be listened on, and whether it could be, without listening."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENODEV
+from ipaddress import IPv6Address, ip_address
+from socket import gaierror, socket
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+
+from tezio_signer.errors import InUseError, StartupError
+
+_FIRST_FREE = 1024
+"""Ports below it are root's, unless the system says otherwise (ip(7))."""
+
+
+@contextmanager
+def listening_errors(port: int, interface: str) -> Iterator[None]:
+    """What keeps this process from listening on a port comes as StartupError.
+
+    :raises InUseError: if somebody listens there already.
+    """
+    try:
+        yield
+    except (CannotListenError, OSError, OverflowError, UnicodeError) as error:
+        reason = error.socketError if isinstance(error, CannotListenError) else error
+        kind = InUseError if getattr(reason, "errno", None) == EADDRINUSE else StartupError
+        host = f"[{interface}]" if ":" in interface else interface or "0.0.0.0"  # noqa: S104
+        raise kind(f"cannot listen on {host}:{port}: {_why(reason, port, interface)}") from error
+
+
+def _why(error: Exception, port: int, interface: str) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    said = getattr(error, "strerror", None) or str(error)
+    try:
+        address = ip_address(interface) if interface else None
+    except ValueError:  # a host name
+        if number == EADDRNOTAVAIL:
+            return f"{interface} is the name of another machine; take an address of this one"
+        if isinstance(error, gaierror | UnicodeError):
+            return f"nobody knows a machine of this name ({said}); take an address of this one"
+        return _why(error, port, "")
+    if isinstance(address, IPv6Address):
+        zone = address.scope_id
+        if zone is None and number == EINVAL and address.is_link_local:
+            return f"this address wants the name of a network interface, as in {address}%eth0"
+        if zone is not None and (isinstance(error, gaierror) or number in (EINVAL, ENODEV)):
+            return f"this machine has no network interface {zone} (`ip link` shows what it has)"
+    if number == EADDRNOTAVAIL:
+        return "this machine does not have this address (`ip address` shows those that it has)"
+    if number == EADDRINUSE:
+        return "this port is in use by another program; stop it first, or take another port"
+    if number == EACCES and port < _FIRST_FREE:
+        return (
+            f"this user may not use a port below {_FIRST_FREE}; take a higher one, or allow it "
+            "(AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of systemd)"
+        )
+    if number == EAFNOSUPPORT:
+        return "this machine does not have this kind of address switched on"
+    return said
+
+
+class _BoundError(Exception):
+    """It is bound, and would listen next."""
+
+
+class _OnlyBound(socket):
+    """A socket that does not come to listen, so that nobody can connect to it."""
+
+    def listen(self, backlog: int = 0) -> None:
+        """Go no further."""
+        raise _BoundError
+
+
+class _Trial(tcp.Port):
+    """A port that is bound in just the way in which one is that is opened, and no further."""
+
+    _bound: socket | None = None
+
+    def createInternetSocket(self) -> socket:
+        self._bound = _OnlyBound(fileno=super().createInternetSocket().detach())
+        return self._bound
+
+    def end(self) -> None:
+        """Give it free."""
+        if self._bound is not None:
+            self._bound.close()
+
+
+def try_tcp(port: int, interface: str, reactor: Any) -> None:
+    """Raises StartupError if a port could not be listened on; nobody notices.
+
+    With a port that is in use by a daemon this is harmless: SO_REUSEADDR, which Twisted sets,
+    lets others listen on one that is bound only.
+
+    :raises InUseError: if somebody listens there now.
+    """
+    trial = _Trial(port, Factory(), 1, interface, reactor)
+    try:
+        with listening_errors(port, interface), suppress(_BoundError):
+            trial.startListening()
+    finally:
+        trial.end()
