@@ -24,7 +24,7 @@ from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import checkcli, doors, listening
 from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.store import StoreAwayError
 
@@ -431,7 +431,7 @@ class WrongTests(CheckTestCase):
 
     def test_store_of_another_user(self) -> None:
         """A store that this user cannot write is an error: start-up would end there."""
-        self.patch(sqlite, "what_is_denied", lambda _: "; it belongs to root")
+        self.patch(reading, "what_is_denied", lambda _: "; it belongs to root")
         (error,) = self.errors()
         self.assertIn("watermarks.sqlite cannot be written; it belongs to root", error)
 

@@ -34,7 +34,7 @@ from tests.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 
 STOP_SECONDS = 3.0
 CLOSE = "close: the signer is stopping"
@@ -434,7 +434,7 @@ class StoppingTests(ProcessTestCase):
         self.assertEqual(answer.status, 200)
         self.assertLess(await self.stopped(daemon), STOP_SECONDS)
         self.assert_quiet(daemon)
-        stored = sqlite.read(self.directory / "watermarks.sqlite")
+        stored = reading.read(self.directory / "watermarks.sqlite")
         self.assertEqual(
             [str(mark.signature) for mark in stored.values()],
             [json.loads(answer.body)["signature"]],
@@ -533,7 +533,7 @@ class RestartTests(ProcessTestCase):
         for file in self.directory.glob("watermarks.sqlite*"):
             if file.suffix in (".sqlite", ".sqlite-wal"):
                 shutil.copy(file, copy)
-        return bool(sqlite.read(copy / "watermarks.sqlite"))
+        return bool(reading.read(copy / "watermarks.sqlite"))
 
     async def test_killed_while_signing(self) -> None:
         """What the HSM is signing when the daemon is killed keeps its position for ever."""

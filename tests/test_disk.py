@@ -11,7 +11,7 @@ from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading
 
 _FRAME = 24 + 4096
 """Bytes that SQLite appends to its log for one changed page."""
@@ -92,7 +92,7 @@ class UnwritableDiskTests(ProcessTestCase):
                 if answer.status == 200:
                     left[level] = json.loads(answer.body)["signature"]
             await daemon.kill()
-            (mark,) = sqlite.read(self.store).values()
+            (mark,) = reading.read(self.store).values()
             self.assertEqual((answer.status, list(left)), (502, [level - 1]))
             if mark.level < level:
                 self.assertEqual((mark.level, str(mark.signature)), (level - 1, left[level - 1]))

@@ -33,7 +33,7 @@ from tezio_signer.endpoints import resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.claims import Watermarks
 
 MINIMAL = (
@@ -282,4 +282,4 @@ class RunningTests(TapTestCase):
         second = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
         self.assertEqual((first.status, second.status), (200, 200))
         self.assertEqual(first.body, second.body)
-        self.assertEqual(sqlite.read(self.directory / "watermarks.sqlite"), {})
+        self.assertEqual(reading.read(self.directory / "watermarks.sqlite"), {})

@@ -16,7 +16,7 @@ from tezio_signer.accounts import user_name
 from tezio_signer.hints import spelled_out
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
@@ -37,7 +37,7 @@ class StoreCommandTests(CommandTestCase):
         self.assertEqual(
             self.run_command("watermarks", "init"), Outcome(0, f"created {path}\n", "")
         )
-        self.assertEqual(sqlite.read(path), {})
+        self.assertEqual(reading.read(path), {})
         self.assertIn(f"{path} exists already", self.refused("watermarks", "init"))
 
     def test_list(self) -> None:
@@ -114,7 +114,7 @@ class MarksTestCase(CommandTestCase):
 
     def marks(self) -> dict[MarkId, Mark]:
         """What is in the store."""
-        return sqlite.read(self.path)
+        return reading.read(self.path)
 
     def write(self, name: str, content: object) -> str:
         """A file of JSON, or of a text as it is."""

@@ -39,8 +39,8 @@ from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
+from tezio_signer.watermarks.reading import check_access, check_not_copied
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import check_access, check_not_copied
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 

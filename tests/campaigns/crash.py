@@ -43,7 +43,7 @@ from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.reactors import cancel
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
 
 DAEMONS = 2
@@ -304,7 +304,7 @@ class Lane:
         copy = self._directory / "copy"
         shutil.copytree(self._store.parent, copy)
         try:
-            return sqlite.read(copy / self._store.name)
+            return reading.read(copy / self._store.name)
         finally:
             shutil.rmtree(copy)
 

@@ -23,7 +23,7 @@ from tests.stand import Answer, Client, reactor
 from tests.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 
 CONFIG = """
 policy:
@@ -175,7 +175,7 @@ class Trial:
         for file in self.disk.glob(f"{self.store.name}*"):
             if file.suffix != ".sqlite-shm":
                 shutil.copy(file, copy)
-        stored = sqlite.read(copy / self.store.name)
+        stored = reading.read(copy / self.store.name)
         shutil.rmtree(copy)
         marks = {mark_id.operation.value: mark for mark_id, mark in stored.items()}
         for payload, signature in self.released.items():

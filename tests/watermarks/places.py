@@ -20,7 +20,7 @@ from tests.watermarks.fakeetcd import etcd_store as fake_store
 from tests.watermarks.faults import Faults, FaultyGateway, FaultyStore, faulty_commits
 from tests.watermarks.statemachine import Place
 from tezio_signer.settings import EtcdAddress
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.etcdgateway import EtcdGateway
 from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
@@ -63,7 +63,7 @@ def sqlite_file(new_path: Callable[[], str]) -> Place:
             store = SqliteStore(paths[-1])
         return GroupedStore(store, ThreadWriter(reactor))
 
-    return Place(make, opened, lambda: execute(sqlite.read, paths[-1]))
+    return Place(make, opened, lambda: execute(reading.read, paths[-1]))
 
 
 @implementer(IReactorTime)

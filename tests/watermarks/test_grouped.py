@@ -14,7 +14,7 @@ from tests.stand import ImmediateWriter, reactor, watermarks_on
 from tests.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.grouped import LOOK_INTERVAL, REST, GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
@@ -147,7 +147,7 @@ class TidyingTests(SynchronousTestCase):
         """What the main file says without the files beside it."""
         copy = Path(self.mktemp())
         copy.write_bytes(self.path.read_bytes())
-        return sqlite.read(copy)
+        return reading.read(copy)
 
     def test_rest(self) -> None:
         """When nothing was written for a while, the main file alone holds all marks."""
@@ -363,8 +363,8 @@ class ThreadWriterTests(TestCase):
         data = block(100, 0)
         claim = watermarks.claim(TZ3, cast(Baking, decode(data)), data)
         await claim.durable
-        self.assertEqual(sqlite.read(path)[BLOCK].position, (100, 0))
+        self.assertEqual(reading.read(path)[BLOCK].position, (100, 0))
         await claim.complete(FIRST)
         self.stopped = True
         watermarks.stopService()
-        self.assertEqual(sqlite.read(path)[BLOCK].signature, FIRST)
+        self.assertEqual(reading.read(path)[BLOCK].signature, FIRST)

@@ -8,7 +8,7 @@ from attrs import evolve
 from twisted.trial.unittest import SkipTest
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.store import StoreError
 
 
@@ -45,17 +45,17 @@ class LockingTests(StoreTestCase):
     def test_reading_beside(self) -> None:
         """The marks of an open store can be read, as they are at that moment."""
         store = self.open()
-        self.assertEqual(sqlite.read(self.path), {})
+        self.assertEqual(reading.read(self.path), {})
         store.keep([(BLOCK, MARK)])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        self.assertEqual(reading.read(self.path), {BLOCK: MARK})
         store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
+        self.assertEqual(reading.read(self.path), {BLOCK: evolve(MARK, signature=SIGNATURE)})
 
     def test_reading_locks_nothing(self) -> None:
         """Reading leaves the store to the daemon, also when it fails."""
-        sqlite.read(self.path)
+        reading.read(self.path)
         self.execute(self.path, "PRAGMA user_version = 3")
-        self.assertRaises(StoreError, sqlite.read, self.path)
+        self.assertRaises(StoreError, reading.read, self.path)
         self.execute(self.path, "PRAGMA user_version = 2")
         self.open()
 
@@ -76,7 +76,7 @@ class LockingTests(StoreTestCase):
         os.chown(self.path, 65534, 65533)
         store = self.open()
         store.keep([(BLOCK, MARK)])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        self.assertEqual(reading.read(self.path), {BLOCK: MARK})
         owners = {
             file.name.removeprefix(self.path.name): (file.stat().st_uid, file.stat().st_gid)
             for file in self.directory.iterdir()

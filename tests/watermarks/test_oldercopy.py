@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import evolve
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.lockfile import Progress, noted_beside
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
@@ -98,7 +98,7 @@ class OlderCopyTests(StoreTestCase):
         with closing(self.open()) as store:
             self.write(store, 1)
         other.rename(self.path)
-        self.assertEqual(sqlite.read(self.path), {})
+        self.assertEqual(reading.read(self.path), {})
         self.open()
 
     def test_reading(self) -> None:
@@ -107,11 +107,11 @@ class OlderCopyTests(StoreTestCase):
             backup = self.copy("backup", "")
             self.write(store, 1)
         shutil.copy(backup, self.path)
-        sentence = str(self.assertRaises(StoreError, sqlite.read, self.path))
+        sentence = str(self.assertRaises(StoreError, reading.read, self.path))
         self.assertIn("is an older copy", sentence)
         self.assertEqual(self.refused(self.path), sentence)
         self.lock.unlink()
-        self.assertEqual(sqlite.read(self.path), {})
+        self.assertEqual(reading.read(self.path), {})
         self.assertFalse(self.lock.exists())
 
     def test_reading_beside_a_daemon(self) -> None:
@@ -125,13 +125,13 @@ class OlderCopyTests(StoreTestCase):
             self.write(store, next(levels))
             return noted
 
-        self.patch(sqlite, "noted_beside", written_behind)
-        self.assertEqual(sqlite.read(self.path), {BLOCK: evolve(MARK, level=2)})
+        self.patch(reading, "noted_beside", written_behind)
+        self.assertEqual(reading.read(self.path), {BLOCK: evolve(MARK, level=2)})
 
     def test_unreadable_note(self) -> None:
         """Without a look at the note nothing is read, and the file is named."""
         self.lock.mkdir()
-        sentence = str(self.assertRaises(StoreError, sqlite.read, self.path))
+        sentence = str(self.assertRaises(StoreError, reading.read, self.path))
         self.assertIn(str(self.lock), sentence)
         self.assertIn("Is a directory", sentence)
 

@@ -1,7 +1,7 @@
 """Reading the marks of an SQLite store without opening it as a daemon does."""
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.store import StoreError
 
 
@@ -10,13 +10,13 @@ class ReadingTests(StoreTestCase):
 
     def test_missing(self) -> None:
         """A store that is not there is not made, and the sentence says how to make one."""
-        error = str(self.assertRaises(StoreError, sqlite.read, self.path))
+        error = str(self.assertRaises(StoreError, reading.read, self.path))
         self.assertIn(f"watermark store {self.path} does not exist; create it with: ", error)
         self.assertEqual(list(self.directory.iterdir()), [])
 
     def test_beside_a_daemon(self) -> None:
         """The marks of a store that a daemon has open are those that it has stored last."""
         sqlite.create(self.path)
-        self.assertEqual(sqlite.read(self.path), {})
+        self.assertEqual(reading.read(self.path), {})
         self.open().keep([(BLOCK, MARK)])
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        self.assertEqual(reading.read(self.path), {BLOCK: MARK})

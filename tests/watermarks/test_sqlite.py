@@ -15,7 +15,7 @@ from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError
@@ -250,7 +250,7 @@ class OpeningTests(StoreTestCase):
         for words in ("is a directory: name a file in it", "is no file on a disk"):
             sentence = self.refused(self.path)
             self.assertIn(words, sentence)
-            for read in (sqlite.read, sqlite.check_access):
+            for read in (reading.read, reading.check_access):
                 self.assertEqual(str(self.assertRaises(StoreError, read, self.path)), sentence)
             if self.path.is_dir():
                 (self.path / "inside").rmdir()

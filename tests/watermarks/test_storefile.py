@@ -20,7 +20,7 @@ from twisted.trial.unittest import SkipTest
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer import filesystems
 from tezio_signer.filesystems import Mount
-from tezio_signer.watermarks import sqlite, sqliteschema, storefile
+from tezio_signer.watermarks import reading, sqlite, sqliteschema, storefile
 from tezio_signer.watermarks.lockfile import Progress
 from tezio_signer.watermarks.sqlite import SqliteStore
 from tezio_signer.watermarks.store import StoreError, StoreLostError
@@ -42,7 +42,7 @@ class OtherNamesTests(StoreTestCase):
         for path in (self.path, self.link):
             for words in ("has 2 names (hard links)", "-xdev -samefile", "name that one"):
                 self.assertIn(words, self.refused(path))
-            self.assertIn("2 names", str(self.assertRaises(StoreError, sqlite.read, path)))
+            self.assertIn("2 names", str(self.assertRaises(StoreError, reading.read, path)))
         self.assertEqual(list(self.other.iterdir()), [self.link])
         self.link.unlink()
         self.open()
@@ -98,7 +98,7 @@ class OtherNamesTests(StoreTestCase):
         self.patch(filesystems, "mounts", lambda: [Mount(self.path, "ext4")])
         for word in ("mounted as a single file", "mount the directory"):
             self.assertIn(word, self.refused(self.path))
-        self.assertRaises(StoreError, sqlite.read, self.path)
+        self.assertRaises(StoreError, reading.read, self.path)
 
     def mount(self, source: Path, target: Path) -> None:
         """Mount one over the other until the test ends, if that may be."""
@@ -124,7 +124,7 @@ class OtherNamesTests(StoreTestCase):
         self.mount(self.directory, self.other)
         self.open(self.other / self.path.name).keep([(BLOCK, MARK)])
         self.assertIn("in use by another daemon", self.refused(self.path))
-        self.assertEqual(sqlite.read(self.path), {BLOCK: MARK})
+        self.assertEqual(reading.read(self.path), {BLOCK: MARK})
 
     def test_mounted_over(self) -> None:
         """Under a mount the store is lost, and is there again when that is gone."""
@@ -142,10 +142,10 @@ class OtherNamesTests(StoreTestCase):
         shutil.copy(self.path, self.link)
         sentence = self.refused(self.link)
         self.assertIn("of which this is a copy", sentence)
-        self.assertIs(sqlite.check_not_copied(self.path), True)
-        error = self.assertRaises(StoreError, sqlite.check_not_copied, self.link)
+        self.assertIs(reading.check_not_copied(self.path), True)
+        error = self.assertRaises(StoreError, reading.check_not_copied, self.link)
         self.assertEqual(str(error), sentence)
-        self.assertEqual(sqlite.read(self.link), {})
+        self.assertEqual(reading.read(self.link), {})
         store.close()
         self.open(self.link)
 
@@ -207,7 +207,7 @@ class LostTests(StoreTestCase):
         self.keep()
         self.keep()
         self.store.look()
-        there = sqlite.read(self.path)
+        there = reading.read(self.path)
         self.assertEqual(there, self.store.load())
         self.assertEqual(there[BLOCK].level, self.level)
 
@@ -294,14 +294,14 @@ class LostTests(StoreTestCase):
         copy = self.directory / "copy"
         for suffix, content in self.copies("", "-wal").items():
             Path(f"{copy}{suffix}").write_bytes(content)
-        self.assertEqual(sqlite.read(copy), self.store.load())
+        self.assertEqual(reading.read(copy), self.store.load())
 
     def test_destroyed_and_killed(self) -> None:
         """A file that is no database any more takes no log with it: there are the newest marks."""
         copy = self.directory / "copy"
         files = self.copies("", "-wal", ".lock")
         files[""] = bytes(len(files[""]))
-        for read in (SqliteStore, sqlite.read):
+        for read in (SqliteStore, reading.read):
             for suffix, content in files.items():
                 Path(f"{copy}{suffix}").write_bytes(content)
             self.assertIn("not a database", str(self.assertRaises(StoreError, read, copy)))
@@ -330,7 +330,7 @@ class LostTests(StoreTestCase):
         self.store.close()
         self.assertEqual(log.read_bytes(), stranger)
         newest = self.path.read_bytes()
-        for read in (SqliteStore, sqlite.read):
+        for read in (SqliteStore, reading.read):
             error = self.assertRaises(StoreError, read, self.path)
             self.assertIn("older copy", str(error))
             self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, stranger))
@@ -587,7 +587,7 @@ class UnreadableNoteTests(StoreTestCase):
             self.lock.write_bytes(content)
             for words in (f"{self.lock} ", f"delete {self.lock}", "high_water_marks"):
                 self.assertIn(words, self.refused(self.path))
-            self.assertRaises(StoreError, sqlite.read, self.path)
+            self.assertRaises(StoreError, reading.read, self.path)
             self.path.rename(f"{self.path}.away")
             error = self.assertRaises(StoreError, sqlite.create, self.path)
             self.assertIn(f"as {self.lock} shows", str(error))

@@ -25,7 +25,7 @@ from zope.interface import implementer
 from tezio_signer.hints import encrypted, spelled_out
 from tezio_signer.reactors import Reactor
 from tezio_signer.settings import EtcdAddress, StoreAddress
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.etcdgateway import EtcdGateway, Login
 from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
@@ -172,7 +172,7 @@ class SqliteFile:
 
     def read(self) -> Deferred[dict[MarkId, Mark]]:
         """All marks; takes no lock."""
-        return execute(sqlite.read, self._path)
+        return execute(reading.read, self._path)
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """All marks; locks the store until it is closed."""

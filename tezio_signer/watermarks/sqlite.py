@@ -1,25 +1,30 @@
 """Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from attrs import evolve
 from twisted.logger import Logger
 
-from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks import lockfile
-from tezio_signer.watermarks.access import what_is_denied
 from tezio_signer.watermarks.creating import create as create
-from tezio_signer.watermarks.lockfile import LockFile, Progress, lock_beside, noted_beside
-from tezio_signer.watermarks.markjson import TransferError, read_row
+from tezio_signer.watermarks.lockfile import LockFile
+from tezio_signer.watermarks.reading import check_denied, check_progress, check_there
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
+from tezio_signer.watermarks.sqliterows import (
+    FIND,
+    KEEP,
+    Row,
+    mark_of,
+    marks_in,
+    progress_in,
+    row_id,
+    row_of,
+)
 from tezio_signer.watermarks.sqliteschema import (
-    INIT,
     check,
-    check_filled,
     connect,
     damaged,
     errors,
@@ -29,108 +34,7 @@ from tezio_signer.watermarks.sqliteschema import (
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 from tezio_signer.watermarks.storefile import (
     StoreFile,
-    check_copies,
-    check_kind,
-    check_name,
-    is_held,
-    logs_kept,
 )
-
-_KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
-_FIND = (
-    "SELECT level, round, payload_hash, signature FROM marks "
-    "WHERE chain_id = ? AND key = ? AND operation = ?"
-)
-_PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
-_ID = set("0123456789abcdef")
-
-_Row = tuple[int, int, bytes, str | None]
-
-
-def read(path: Path) -> dict[MarkId, Mark]:
-    """The marks of a store, also of one that a daemon is using; raises StoreError."""
-    _check_there(path)
-    with errors(path):
-        check_name(path)
-        before = noted_beside(path)  # ahead of the store, which a daemon may be writing
-        with logs_kept(path), ExitStack() as undoing:  # what is refused is left as it is
-            connection = connect(path)
-            undoing.callback(connection.close)
-            check(connection, path)
-            _check_progress(path, before, _progress_in(connection, path))
-            marks = _marks_in(connection, path)
-            undoing.pop_all()
-        connection.close()
-        return marks
-
-
-def check_access(path: Path) -> None:
-    """Raises what `SqliteStore` does for files that this process may not write; changes nothing.
-
-    Not in a process that has the store open otherwise: SQLite's locks are gone at the end.
-    """
-    _check_there(path)
-    with errors(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        check_name(path)
-    lockfile.check_access(path)
-    _check_denied(path)
-
-
-def _check_denied(path: Path) -> None:
-    """Raises StoreError for files and a directory that SQLite would find it cannot write."""
-    if denied := what_is_denied(path):
-        raise StoreError(f"watermark store {path} cannot be written{denied}")
-
-
-def check_not_copied(path: Path) -> bool:
-    """Whether a daemon has this store; raises StoreError if one has a copy of it instead."""
-    if is_held(path):
-        return True
-    with errors(path), logs_kept(path), closing(connect(path)) as connection:
-        check_copies(path, _progress_in(connection, path).store)
-    return False
-
-
-def _check_there(path: Path) -> None:
-    with errors(path):
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(
-                f"watermark store {path} does not exist; create it with: {INIT}"
-            ) from None
-        check_kind(path)
-        check_filled(path)  # SQLite would delete the log beside it
-
-
-def _check_progress(path: Path, before: Progress | None, now: Progress) -> None:
-    """Raises StoreError for a store that was further when it was used last."""
-    if before is not None and before.store == now.store and before.writes > now.writes:
-        raise StoreError(
-            f"watermark store {path} is an older copy: {now.writes} marks were written "
-            f"in it, and {before.writes} when it was used here before; put its newest files "
-            "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
-            f"above all that was signed, and delete {lock_beside(path)}"
-        )
-
-
-def _progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
-    rows = connection.execute(_PROGRESS).fetchall()
-    if len(rows) != 1:
-        raise damaged(path, f"it has {len(rows)} ids, not 1")
-    progress = Progress(*rows[0])
-    if len(progress.store) != 32 or not _ID.issuperset(progress.store):
-        raise damaged(path, "its id is none")
-    return progress
-
-
-def _marks_in(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
-    try:
-        return dict(_checked(*row) for row in connection.execute(_ALL))
-    except (ValueError, TransferError) as error:
-        raise damaged(path, error) from error
 
 
 class SqliteStore:
@@ -149,7 +53,7 @@ class SqliteStore:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._written: dict[MarkId, tuple[_Row, Mark]] = {}
+        self._written: dict[MarkId, tuple[Row, Mark]] = {}
         self._open = True
         if path is None:
             self._connection = sqlite3.connect(
@@ -158,7 +62,7 @@ class SqliteStore:
             lay_out(self._connection)
             self._take(self._connection)
             return
-        _check_there(path)
+        check_there(path)
         with errors(path), ExitStack() as undoing:
             file = StoreFile(path)
             undoing.callback(file.close)
@@ -166,13 +70,13 @@ class SqliteStore:
             if lock is not None:
                 undoing.callback(lock.close)
             before = None if lock is None else lock.noted()
-            _check_denied(path)
+            check_denied(path)
             file.keep_logs()  # what is refused is left as it is
             self._connection = connect(path)
             undoing.callback(self._connection.close)
             check(self._connection, path)
             self._take(self._connection)
-            _check_progress(path, before, self._progress)
+            check_progress(path, before, self._progress)
             file.hold_copies(self._progress.store)
             if lock is None:
                 lock = lockfile.make(path, self._progress)
@@ -193,14 +97,14 @@ class SqliteStore:
 
     def _take(self, connection: sqlite3.Connection) -> None:
         """Take what a database says for what is known of the store."""
-        self._progress = _progress_in(connection, self._path)
-        self._known = _marks_in(connection, self._path)
+        self._progress = progress_in(connection, self._path)
+        self._known = marks_in(connection, self._path)
         self._version = _data_version(connection)
 
     def load(self) -> dict[MarkId, Mark]:
         """All marks of the store."""
         with errors(self._path):
-            return _marks_in(self._connection, self._path)
+            return marks_in(self._connection, self._path)
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write marks where they are no step back, together; on the disk on return."""
@@ -216,13 +120,13 @@ class SqliteStore:
         return Kept(before, now)
 
     def _standing(self, mark_id: MarkId) -> Mark | None:
-        row = self._connection.execute(_FIND, _row_id(mark_id)).fetchone()
+        row = self._connection.execute(FIND, row_id(mark_id)).fetchone()
         written, mark = self._written.get(mark_id, (None, None))
         # Mostly it is what was written last, which need not be decoded once more.
         if row is None:
             return None
         try:
-            return mark if row == written else _mark(*row)
+            return mark if row == written else mark_of(*row)
         except ValueError as error:
             raise damaged(self._path, error) from error
 
@@ -239,8 +143,8 @@ class SqliteStore:
     def _write(self, mark_id: MarkId, mark: Mark) -> None:
         # Each has its number, so that a commit changes no other page than that of its mark.
         self._progress = evolve(self._progress, writes=self._progress.writes + 1)
-        row = _row(mark)
-        self._connection.execute(_KEEP, (*_row_id(mark_id), *row, self._progress.writes))
+        row = row_of(mark)
+        self._connection.execute(KEEP, (*row_id(mark_id), *row, self._progress.writes))
         self._written[mark_id] = row, mark
 
     def tidy(self) -> None:
@@ -362,8 +266,8 @@ class SqliteStore:
 
     def _compare(self, connection: sqlite3.Connection) -> None:
         """Raises StoreLostError for a database that holds less than is known here."""
-        progress = _progress_in(connection, self._path)
-        marks = _marks_in(connection, self._path)
+        progress = progress_in(connection, self._path)
+        marks = marks_in(connection, self._path)
         what = None
         if progress.store != self._progress.store:
             what = "it is another store now"
@@ -440,45 +344,4 @@ def _overwritten(path: Path | None, what: object) -> str:
         f"watermark store {path} was written by another program: {what}; put its newest content "
         "back, and signing goes on; if that is lost, stop the signer, and raise high_water_marks "
         "above all that was signed before it is started again"
-    )
-
-
-def _checked(
-    chain_id: str,
-    key: str,
-    operation: str,
-    level: int,
-    round_: int,
-    payload_hash: bytes,
-    signature: str | None,
-) -> tuple[MarkId, Mark]:
-    """A row of a file that anybody may have written; raises TransferError."""
-    return read_row(
-        "marks",
-        {
-            "chain": chain_id,
-            "key": key,
-            "operation": operation,
-            "level": level,
-            "round": round_,
-            "payload_hash": payload_hash.hex(),
-            "signature": signature,
-        },
-    )
-
-
-def _mark(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
-    return Mark(level, round_, payload_hash, Signature.parse(signature) if signature else None)
-
-
-def _row_id(mark_id: MarkId) -> tuple[str, str, str]:
-    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
-
-
-def _row(mark: Mark) -> _Row:
-    return (
-        mark.level,
-        mark.round,
-        mark.payload_hash,
-        None if mark.signature is None else str(mark.signature),
     )

@@ -37,6 +37,8 @@ ROOMS = {
     "sqlite": Room(
         (
             "tezio_signer.watermarks.sqlite",
+            "tezio_signer.watermarks.reading",
+            "tezio_signer.watermarks.sqliterows",
             "tezio_signer.watermarks.sqliteschema",
             "tezio_signer.watermarks.storefile",
             "tezio_signer.watermarks.creating",

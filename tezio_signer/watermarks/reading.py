@@ -1,0 +1,89 @@
+"""An SQLite store looked at beside whoever has it: nothing of it is taken or changed."""
+
+import os
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from tezio_signer.watermarks import lockfile
+from tezio_signer.watermarks.access import what_is_denied
+from tezio_signer.watermarks.lockfile import Progress, lock_beside, noted_beside
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqliterows import marks_in, progress_in
+from tezio_signer.watermarks.sqliteschema import INIT, check, check_filled, connect, errors
+from tezio_signer.watermarks.store import StoreError
+from tezio_signer.watermarks.storefile import (
+    check_copies,
+    check_kind,
+    check_name,
+    is_held,
+    logs_kept,
+)
+
+
+def read(path: Path) -> dict[MarkId, Mark]:
+    """The marks of a store, also of one that a daemon is using; raises StoreError."""
+    check_there(path)
+    with errors(path):
+        check_name(path)
+        before = noted_beside(path)  # ahead of the store, which a daemon may be writing
+        with logs_kept(path), ExitStack() as undoing:  # what is refused is left as it is
+            connection = connect(path)
+            undoing.callback(connection.close)
+            check(connection, path)
+            check_progress(path, before, progress_in(connection, path))
+            marks = marks_in(connection, path)
+            undoing.pop_all()
+        connection.close()
+        return marks
+
+
+def check_access(path: Path) -> None:
+    """Raises what `SqliteStore` does for files that this process may not write; changes nothing.
+
+    Not in a process that has the store open otherwise: SQLite's locks are gone at the end.
+    """
+    check_there(path)
+    with errors(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        check_name(path)
+    lockfile.check_access(path)
+    check_denied(path)
+
+
+def check_denied(path: Path) -> None:
+    """Raises StoreError for files and a directory that SQLite would find it cannot write."""
+    if denied := what_is_denied(path):
+        raise StoreError(f"watermark store {path} cannot be written{denied}")
+
+
+def check_not_copied(path: Path) -> bool:
+    """Whether a daemon has this store; raises StoreError if one has a copy of it instead."""
+    if is_held(path):
+        return True
+    with errors(path), logs_kept(path), closing(connect(path)) as connection:
+        check_copies(path, progress_in(connection, path).store)
+    return False
+
+
+def check_there(path: Path) -> None:
+    """Raises StoreError unless a filled file of the right kind is there."""
+    with errors(path):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"watermark store {path} does not exist; create it with: {INIT}"
+            ) from None
+        check_kind(path)
+        check_filled(path)  # SQLite would delete the log beside it
+
+
+def check_progress(path: Path, before: Progress | None, now: Progress) -> None:
+    """Raises StoreError for a store that was further when it was used last."""
+    if before is not None and before.store == now.store and before.writes > now.writes:
+        raise StoreError(
+            f"watermark store {path} is an older copy: {now.writes} marks were written "
+            f"in it, and {before.writes} when it was used here before; put its newest files "
+            "back, -wal included; if they are lost, stop the signer, raise high_water_marks "
+            f"above all that was signed, and delete {lock_beside(path)}"
+        )

@@ -1,0 +1,84 @@
+"""Marks as rows of an SQLite store, and what its rows say of the whole."""
+
+import sqlite3
+from pathlib import Path
+
+from tezio_signer.tezos.keys import Signature
+from tezio_signer.watermarks.lockfile import Progress
+from tezio_signer.watermarks.markjson import TransferError, read_row
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqliteschema import damaged
+
+KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"
+FIND = (
+    "SELECT level, round, payload_hash, signature FROM marks "
+    "WHERE chain_id = ? AND key = ? AND operation = ?"
+)
+_PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
+_ID = set("0123456789abcdef")
+
+Row = tuple[int, int, bytes, str | None]
+
+
+def progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
+    """How far a store has come; raises StoreError."""
+    rows = connection.execute(_PROGRESS).fetchall()
+    if len(rows) != 1:
+        raise damaged(path, f"it has {len(rows)} ids, not 1")
+    progress = Progress(*rows[0])
+    if len(progress.store) != 32 or not _ID.issuperset(progress.store):
+        raise damaged(path, "its id is none")
+    return progress
+
+
+def marks_in(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
+    """All marks of a store; raises StoreError."""
+    try:
+        return dict(_checked(*row) for row in connection.execute(_ALL))
+    except (ValueError, TransferError) as error:
+        raise damaged(path, error) from error
+
+
+def _checked(
+    chain_id: str,
+    key: str,
+    operation: str,
+    level: int,
+    round_: int,
+    payload_hash: bytes,
+    signature: str | None,
+) -> tuple[MarkId, Mark]:
+    """A row of a file that anybody may have written; raises TransferError."""
+    return read_row(
+        "marks",
+        {
+            "chain": chain_id,
+            "key": key,
+            "operation": operation,
+            "level": level,
+            "round": round_,
+            "payload_hash": payload_hash.hex(),
+            "signature": signature,
+        },
+    )
+
+
+def mark_of(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
+    """The mark of a row that was found; raises ValueError."""
+    return Mark(level, round_, payload_hash, Signature.parse(signature) if signature else None)
+
+
+def row_id(mark_id: MarkId) -> tuple[str, str, str]:
+    """What a row is found by."""
+    return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
+
+
+def row_of(mark: Mark) -> Row:
+    """The rest of a row."""
+    return (
+        mark.level,
+        mark.round,
+        mark.payload_hash,
+        None if mark.signature is None else str(mark.signature),
+    )
