@@ -382,7 +382,8 @@ WAYS = (
     Way(_lock_removed, signs=True),
     Way(_lock_of_another_time, signs=True),
     Way(_lock_all_zero, signs=True),
-    Way(_truncated),
+    # Behind a way that has left all pages in the log beside it, the log hides what is cut off.
+    Way(_truncated, signs=None),
     Way(_emptied),
     Way(_overwritten_with_older_content, signs=None),
     Way(_restored_by_sqlite),
