@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer import locate
+from tezio_signer.config import locate
 
 
 def own_directory(test: SynchronousTestCase) -> Path:

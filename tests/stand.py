@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.vectors import TZ3
+from tezio_signer.config.settings import ClientCa, Settings, SigningKey
 from tezio_signer.connections import Connections
 from tezio_signer.doors import door
 from tezio_signer.hsm.firmware import Firmware
@@ -32,7 +33,6 @@ from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
-from tezio_signer.settings import ClientCa, Settings, SigningKey
 from tezio_signer.signer import Signer
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.tezos.payload import Operation

@@ -30,8 +30,8 @@ from tezio_signer.certificates import (
     certificate_warnings,
 )
 from tezio_signer.certificatewatch import CertificateWatch
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.settings import ClientCa
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 SECP112R1 = """\

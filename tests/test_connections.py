@@ -13,6 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tezio_signer.config.settings import Limits
 from tezio_signer.connections import (
     FINISH_SECONDS,
     HANDSHAKES_PER_SECOND,
@@ -27,7 +28,6 @@ from tezio_signer.limitedfactory import SLICE, LimitedFactory
 from tezio_signer.peers import UnsaidAddress
 from tezio_signer.places import Place, place_of
 from tezio_signer.policy import Credentials, Peer
-from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 BAKER, STRANGER, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"

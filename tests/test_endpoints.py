@@ -5,10 +5,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.endpointcheck import check_endpoints
 from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
-from tezio_signer.settings import ClientCa
 
 
 class ReadingTests(SynchronousTestCase):

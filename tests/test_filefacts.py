@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer import filefacts
 from tezio_signer.cautions import warnings_of
+from tezio_signer.config.settings import ClientCa, EtcdAddress, RequestToken
 from tezio_signer.filefacts import FileFacts, NamedFile
-from tezio_signer.settings import ClientCa, EtcdAddress, RequestToken
 from tezio_signer.simulation import built_in_settings
 
 NOBODY = 65534

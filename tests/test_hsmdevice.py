@@ -14,6 +14,7 @@ from tests.hsm.device import KEYS, is_signature
 from tests.stand import EVERY_MAGIC_BYTE
 from tests.test_serialhsm import ANSWER, QUIET, FakePort
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
+from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
@@ -27,7 +28,6 @@ from tezio_signer.serialhsm import (
     NoAnswer,
     WrongAnswer,
 )
-from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, Signature
 

@@ -25,6 +25,7 @@ from tests.test_serialhsm import (
 )
 from tests.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
 from tezio_signer import serialhsm
+from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.firmware import Firmware
@@ -37,7 +38,6 @@ from tezio_signer.serialhsm import (
     NoAnswer,
     open_port,
 )
-from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 

@@ -25,6 +25,7 @@ from tests.stand import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
 from tests.strategies import socket_payloads
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
+from tezio_signer.config.settings import Limits
 from tezio_signer.connections import Connections
 from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
@@ -32,7 +33,6 @@ from tezio_signer.limitedfactory import LimitedFactory
 from tezio_signer.octezmessages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
-from tezio_signer.settings import Limits
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 

@@ -22,6 +22,7 @@ from tests.stand import (
     watermarks_on,
 )
 from tests.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
+from tezio_signer.config.settings import Security, Settings, SigningKey
 from tezio_signer.errors import (
     Conflict,
     Forbidden,
@@ -42,7 +43,6 @@ from tezio_signer.policy import (
     network_of,
     rules_for,
 )
-from tezio_signer.settings import Security, Settings, SigningKey
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks

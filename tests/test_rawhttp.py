@@ -13,8 +13,8 @@ from twisted.trial.unittest import TestCase
 from tests.octezclient import HSM_KEYS, verifies
 from tests.stand import Stand, settings_with
 from tests.vectors import PAYLOADS, TZ1
+from tezio_signer.config.settings import Limits
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.settings import Limits
 
 NOOP = PAYLOADS["noop"]
 KEY = b"/keys/%b" % str(TZ1).encode("ascii")

@@ -8,8 +8,8 @@ from tests.octezclient import HSM_KEYS, text_in, verifies
 from tests.stand import EVERY_MAGIC_BYTE, Stand, settings_with
 from tests.strategies import examples, hostile_payloads
 from tests.vectors import EXCHANGES
+from tezio_signer.config.settings import Security
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.settings import Security
 
 _LEVEL = _ROUND = rb"[\x00-\x7f].{3}"
 _FITNESS = (

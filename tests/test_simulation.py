@@ -6,8 +6,8 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import config
-from tezio_signer.settings import Security
+from tezio_signer.config import document as config
+from tezio_signer.config.settings import Security
 from tezio_signer.simulation import built_in_settings
 from tezio_signer.tezos.payload import Operation
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tezio_signer import __version__
+from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.endpoints import UNIX_MODE, Endpoint
-from tezio_signer.settings import Settings, SigningKey
 
 
 def banner(

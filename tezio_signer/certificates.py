@@ -23,9 +23,9 @@ from twisted.protocols import _sni
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
+from tezio_signer.config.hints import encrypted
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.hints import encrypted
-from tezio_signer.settings import ClientCa
 
 WARN_BEFORE = timedelta(days=30)
 """How long before the end of a certificate it is warned of."""

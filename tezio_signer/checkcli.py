@@ -18,6 +18,9 @@ from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.cautions import warnings_of
 from tezio_signer.certificates import certificate_warnings
 from tezio_signer.commands import CommandError, command, config_option, json_option, run
+from tezio_signer.config.hints import spelled_out
+from tezio_signer.config.locate import config_path, load_settings, named_config
+from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.connections import Connections
 from tezio_signer.doors import check_open_files, try_door
 from tezio_signer.endpointcheck import check_each_once, check_endpoints
@@ -32,12 +35,9 @@ from tezio_signer.filefacts import (
     named_files,
     user_of,
 )
-from tezio_signer.hints import spelled_out
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.locate import config_path, load_settings, named_config
 from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.reactors import Reactor
-from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
 from tezio_signer.watermarks.reading import check_access, check_not_copied
 from tezio_signer.watermarks.rule import Mark, MarkId

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from tezio_signer.locate import SEARCHED
+from tezio_signer.config.locate import SEARCHED
 from tezio_signer.reactors import Reactor, leave_threads_behind
 from tezio_signer.watermarks.store import StoreError
 

@@ -21,13 +21,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.peers import peer_at
 from tezio_signer.places import Closable, Place, State
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.rates import Rate
 from tezio_signer.reactors import Alarm
-from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import SparingLog
 from tezio_signer.turns import Turns
 

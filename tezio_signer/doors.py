@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory
 
 from tezio_signer import ports
 from tezio_signer.certificates import ServedCertificates
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.connections import Connections
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
@@ -21,7 +22,6 @@ from tezio_signer.listening import try_tcp
 from tezio_signer.proxies import ProxiedFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.refusals import RefusingFactory
-from tezio_signer.settings import ClientCa
 from tezio_signer.tlsdirectory import speak_sparingly
 from tezio_signer.unixsockets import SocketPath
 

@@ -10,6 +10,7 @@ from itertools import combinations
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.endpoints import (
     ARGUMENTS,
     LONGEST_SOCKET,
@@ -20,7 +21,6 @@ from tezio_signer.endpoints import (
 )
 from tezio_signer.errors import StartupError
 from tezio_signer.samedoor import same_address, same_path
-from tezio_signer.settings import ClientCa
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
 _HIGHEST_PORT = 0xFFFF

@@ -12,8 +12,8 @@ from twisted.internet.endpoints import (
 )
 
 from tezio_signer.certificates import CertificateFiles, Source, SourceDirectory
+from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.settings import ClientCa
 
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""

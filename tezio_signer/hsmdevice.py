@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
@@ -28,7 +29,6 @@ from tezio_signer.serialhsm import (
     Timing,
     WrongAnswer,
 )
-from tezio_signer.settings import DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, UnsupportedCurveError
 
 _READINGS = 4

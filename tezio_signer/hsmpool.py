@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from tezio_signer.config.settings import DEFAULT_PATIENCE, DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Refused, Unavailable
 from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatched
 from tezio_signer.hsm.framing import Status, StatusReply
@@ -26,7 +27,6 @@ from tezio_signer.serialhsm import (
     Timing,
     WrongAnswer,
 )
-from tezio_signer.settings import DEFAULT_PATIENCE, DEFAULT_WAITING
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 
 FIRST_LOOK, SLOWEST_LOOK = 0.05, 0.5

@@ -13,10 +13,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from tezio_signer.config.settings import Limits
 from tezio_signer.errors import Malformed, Refused, TooLarge
 from tezio_signer.octezjson import error_list
 from tezio_signer.places import Place, place_of
-from tezio_signer.settings import Limits
 from tezio_signer.sparinglog import SparingLog
 
 MAX_PIPELINED = 16

@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import asdict
 
-from tezio_signer.settings import Settings, SigningKey
+from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
 
 Meaning = dict[str, Any]

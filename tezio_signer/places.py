@@ -11,8 +11,8 @@ from typing import Any, Protocol, cast
 
 from twisted.internet.interfaces import IReactorTime
 
+from tezio_signer.config.settings import Limits
 from tezio_signer.reactors import Alarm
-from tezio_signer.settings import Limits
 
 
 class Closable(Protocol):

@@ -21,6 +21,7 @@ from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from tezio_signer.config.settings import Settings
 from tezio_signer.errors import (
     Forbidden,
     Malformed,
@@ -32,7 +33,6 @@ from tezio_signer.errors import (
 )
 from tezio_signer.hsm.framing import MAX_MESSAGE
 from tezio_signer.rates import Rate
-from tezio_signer.settings import Settings
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Consensus, Generic, Payload

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
+from tezio_signer.config.settings import RequestToken
 from tezio_signer.errors import (
     FAULT,
     Forbidden,
@@ -26,7 +27,6 @@ from tezio_signer.httpsite import SignerRequest
 from tezio_signer.octezjson import Json, encode, error_list
 from tezio_signer.peers import NO_PROOF, named, peer_of
 from tezio_signer.policy import SigningRequest
-from tezio_signer.settings import RequestToken
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from tezio_signer.config.settings import Settings
 from tezio_signer.errors import (
     FAULT,
     Conflict,
@@ -31,7 +32,6 @@ from tezio_signer.policy import (
     decide,
     rules_for,
 )
-from tezio_signer.settings import Settings
 from tezio_signer.sparinglog import SparingLog
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation

@@ -13,18 +13,18 @@ from tezio_signer import __version__, undertwistd
 from tezio_signer.banner import banner
 from tezio_signer.cautions import warnings_of
 from tezio_signer.certificatewatch import CertificateWatch
+from tezio_signer.config.hints import spelled_out
+from tezio_signer.config.locate import SEARCHED, load_settings, named_config, source_of
 from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
 from tezio_signer.doors import check_open_files, door
 from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
-from tezio_signer.hints import spelled_out
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
-from tezio_signer.locate import SEARCHED, load_settings, named_config, source_of
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind

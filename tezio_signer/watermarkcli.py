@@ -17,9 +17,9 @@ from tezio_signer.commands import (
     print_rows,
     run,
 )
-from tezio_signer.hints import spelled_out
-from tezio_signer.locate import load_settings, named_config
-from tezio_signer.settings import EtcdAddress, Settings, StoreAddress
+from tezio_signer.config.hints import spelled_out
+from tezio_signer.config.locate import load_settings, named_config
+from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks import transfer

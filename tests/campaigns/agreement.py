@@ -29,8 +29,8 @@ from tests.certificates import Authority
 from tests.commandtest import OwnReactor
 from tests.daemonprocess import COMMAND, reserve_port
 from tezio_signer import cli, commands, tap
+from tezio_signer.config.locate import CONFIG_VARIABLE
 from tezio_signer.errors import StartupError
-from tezio_signer.locate import CONFIG_VARIABLE
 from tezio_signer.watermarks import sqlite
 
 CHECK = ("check", "--json", "--without-boards")

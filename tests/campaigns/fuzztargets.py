@@ -8,13 +8,13 @@ from typing import Protocol
 
 from tests.campaigns.mutation import mutated
 from tests.campaigns.wellformed import Fields, fields_of
+from tests.config.test_document import BASE, UPSTREAM, WRONG
 from tests.strategies import RECORDED
-from tests.test_config import BASE, UPSTREAM, WRONG
 from tests.vectors import AUTH, OCTEZ, OPERATIONS, SHIPPED, TZ1, TZ3
-from tezio_signer import config
+from tezio_signer.config import document as config
+from tezio_signer.config.fields import ConfigError
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.payload import Block, Consensus, Payload
-from tezio_signer.yamlfields import ConfigError
 
 
 class Wrong(Exception):

@@ -17,7 +17,7 @@ from tests.etcdcluster import Cluster
 from tests.stand import reactor
 from tests.watermarks.places import etcd_cluster, fake_etcd, memory, shared_memory, sqlite_file
 from tests.watermarks.statemachine import Place, drive
-from tezio_signer.settings import EtcdAddress
+from tezio_signer.config.settings import EtcdAddress
 
 STORES = ("memory", "shared-memory", "sqlite", "fake-etcd", "etcd")
 

@@ -19,7 +19,7 @@ from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway
 from tests.watermarks.fakeetcd import etcd_store as fake_store
 from tests.watermarks.faults import Faults, FaultyGateway, FaultyStore, faulty_commits
 from tests.watermarks.statemachine import Place
-from tezio_signer.settings import EtcdAddress
+from tezio_signer.config.settings import EtcdAddress
 from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.etcdgateway import EtcdGateway

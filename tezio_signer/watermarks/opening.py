@@ -22,9 +22,9 @@ from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from tezio_signer.hints import encrypted, spelled_out
+from tezio_signer.config.hints import encrypted, spelled_out
+from tezio_signer.config.settings import EtcdAddress, StoreAddress
 from tezio_signer.reactors import Reactor
-from tezio_signer.settings import EtcdAddress, StoreAddress
 from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.etcdgateway import EtcdGateway, Login

@@ -32,7 +32,7 @@ from tests.campaigns.histories.network import Network
 from tests.campaigns.histories.referee import Referee
 from tests.campaigns.histories.surroundings import Surroundings
 from tests.campaigns.histories.world import BEGINNING, World
-from tezio_signer.settings import Settings
+from tezio_signer.config.settings import Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 
 _CLOCK_TIMES = BEGINNING / 2

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tezio_signer.config.fields import Field
+from tezio_signer.config.settings import EtcdAddress, StoreAddress
 from tezio_signer.filesystems import keeping_warnings
-from tezio_signer.settings import EtcdAddress, StoreAddress
-from tezio_signer.yamlfields import Field
 
 DEFAULT_STORE = "sqlite:watermarks.sqlite"
 _SQLITE, _ETCD = "sqlite:", "etcd:"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from attrs import evolve
 
-from tezio_signer import config
+from tezio_signer.config import document as config
+from tezio_signer.config.fields import ConfigError
+from tezio_signer.config.settings import Settings
 from tezio_signer.errors import StartupError
-from tezio_signer.settings import Settings
 from tezio_signer.simulation import built_in_settings
-from tezio_signer.yamlfields import ConfigError
 
 CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
 DEFAULT_CONFIG = "config.yaml"

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.owndirectory import own_directory
 from tests.vectors import TZ3
-from tezio_signer import locate
+from tezio_signer.config import locate
 from tezio_signer.errors import StartupError
 from tezio_signer.simulation import built_in_settings
 

@@ -8,18 +8,13 @@ from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from tezio_signer.doorconfig import (
+from tezio_signer.config.fields import Field, read
+from tezio_signer.config.listen import (
     client_ca_from,
     limits_from,
     request_token_from,
 )
-from tezio_signer.endpoints import resolved
-from tezio_signer.errors import StartupError
-from tezio_signer.hsm.boards import BoardSelector
-from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.policy import network_of
-from tezio_signer.settings import (
+from tezio_signer.config.settings import (
     DEFAULT_HTTP,
     DEFAULT_LEVEL_JUMP,
     DEFAULT_PATIENCE,
@@ -29,12 +24,17 @@ from tezio_signer.settings import (
     Settings,
     SigningKey,
 )
-from tezio_signer.storeconfig import store_address
+from tezio_signer.config.store import store_address
+from tezio_signer.endpoints import resolved
+from tezio_signer.errors import StartupError
+from tezio_signer.hsm.boards import BoardSelector
+from tezio_signer.hsm.framing import Slot
+from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
+from tezio_signer.policy import network_of
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
-from tezio_signer.yamlfields import Field, read
 
 _LOOPBACK = (ip_network("127.0.0.1"), ip_network("::1"))
 _TOP = (

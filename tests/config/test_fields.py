@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer.yamlfields import ConfigError, Field, parse, read
+from tezio_signer.config.fields import ConfigError, Field, parse, read
 
 
 def value_of(document: str) -> Field:

@@ -6,10 +6,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
 from tests.vectors import TZ3
-from tezio_signer import config, yamlfields
-from tezio_signer.doorconfig import unprotected_by_token
-from tezio_signer.settings import Limits, RequestToken, Settings
-from tezio_signer.yamlfields import ConfigError
+from tezio_signer.config import document as config
+from tezio_signer.config import fields as yamlfields
+from tezio_signer.config.fields import ConfigError
+from tezio_signer.config.listen import unprotected_by_token
+from tezio_signer.config.settings import Limits, RequestToken, Settings
 
 MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
 WORDS = "correct-horse-battery-staple"

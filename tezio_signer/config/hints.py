@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from tezio_signer.accounts import user_name
-from tezio_signer.settings import StoreAddress
+from tezio_signer.config.settings import StoreAddress
 
 _COMMAND = re.compile(r"tezio-signer watermarks [a-z]+(?! --config)\b")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from cryptography.x509 import load_pem_x509_certificates
 
-from tezio_signer.settings import ClientCa, Limits, RequestToken
-from tezio_signer.yamlfields import ConfigError, Field
+from tezio_signer.config.fields import ConfigError, Field
+from tezio_signer.config.settings import ClientCa, Limits, RequestToken
 
 SHORTEST_TOKEN = 16
 """Bytes; drawn at random from letters and digits, these are beyond guessing."""

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import config, yamlfields
+from tezio_signer.config import document as config
+from tezio_signer.config import fields as yamlfields
+from tezio_signer.config.fields import ConfigError
+from tezio_signer.config.settings import Limits, Security, Settings
 from tezio_signer.hsm.boards import BoardSelector
-from tezio_signer.settings import Limits, Security, Settings
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.yamlfields import ConfigError
 
 UPSTREAM = """\
 security:
