@@ -12,8 +12,8 @@ from twisted.trial.unittest import SkipTest
 from tests.commandtest import CommandTestCase, Outcome
 from tests.stand import reactor
 from tests.vectors import OCTEZ, TZ1, TZ3
-from tezio_signer.accounts import user_name
 from tezio_signer.config.hints import spelled_out
+from tezio_signer.host.accounts import user_name
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks import reading, sqlite

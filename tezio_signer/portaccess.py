@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from tezio_signer.accounts import group_name, user_name
+from tezio_signer.host.accounts import group_name, user_name
 
 _PROC = Path("/proc")
 _GONE = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO}

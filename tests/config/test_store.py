@@ -5,12 +5,12 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.vectors import TZ3
-from tezio_signer import filesystems
 from tezio_signer.config import document as config
 from tezio_signer.config.fields import ConfigError
 from tezio_signer.config.settings import EtcdAddress, Settings
 from tezio_signer.config.store import store_warnings
-from tezio_signer.filesystems import Mount
+from tezio_signer.host import filesystems
+from tezio_signer.host.filesystems import Mount
 
 MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
 ETCD = "etcd:https://a:2379"

@@ -18,8 +18,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
-from tezio_signer import filesystems
-from tezio_signer.filesystems import Mount
+from tezio_signer.host import filesystems
+from tezio_signer.host.filesystems import Mount
 from tezio_signer.watermarks import reading, sqlite, sqliteschema, storefile
 from tezio_signer.watermarks.lockfile import Progress
 from tezio_signer.watermarks.sqlite import SqliteStore

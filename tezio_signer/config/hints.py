@@ -5,8 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
-from tezio_signer.accounts import user_name
 from tezio_signer.config.settings import StoreAddress
+from tezio_signer.host.accounts import user_name
 
 _COMMAND = re.compile(r"tezio-signer watermarks [a-z]+(?! --config)\b")
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from tezio_signer.config.fields import Field
 from tezio_signer.config.settings import EtcdAddress, StoreAddress
-from tezio_signer.filesystems import keeping_warnings
+from tezio_signer.host.filesystems import keeping_warnings
 
 DEFAULT_STORE = "sqlite:watermarks.sqlite"
 _SQLITE, _ETCD = "sqlite:", "etcd:"

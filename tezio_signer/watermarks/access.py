@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tezio_signer.accounts import group_name, user_name
+from tezio_signer.host.accounts import group_name, user_name
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
 """What is behind the path of a store in the names of its files."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from tezio_signer.filesystems import file_system
+from tezio_signer.host.filesystems import file_system
 from tezio_signer.watermarks.access import what_is_denied
 from tezio_signer.watermarks.lockfile import LockFile
 from tezio_signer.watermarks.store import StoreError

@@ -16,7 +16,7 @@ from errno import EADDRINUSE
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 
-from tezio_signer.filesystems import is_mount_point, mount_of
+from tezio_signer.host.filesystems import is_mount_point, mount_of
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
 _LOGS = ("-wal", "-shm")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer import filesystems
-from tezio_signer.filesystems import (
+from tezio_signer.host import filesystems
+from tezio_signer.host.filesystems import (
     file_system,
     is_mount_point,
     keeping_warnings,

@@ -1,0 +1,1 @@
+"""The machine: its users' names and its file systems."""
