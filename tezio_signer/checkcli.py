@@ -15,7 +15,6 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from tezio_signer.boardcheck import BoardCheck, check_boards
-from tezio_signer.cautions import warnings_of
 from tezio_signer.certificates import certificate_warnings
 from tezio_signer.commands import CommandError, command, config_option, json_option, run
 from tezio_signer.config.hints import spelled_out
@@ -26,7 +25,10 @@ from tezio_signer.doors import check_open_files, try_door
 from tezio_signer.endpointcheck import check_each_once, check_endpoints
 from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import InUseError, StartupError
-from tezio_signer.filefacts import (
+from tezio_signer.hsm.boards import find_boards
+from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
+from tezio_signer.reactors import Reactor
+from tezio_signer.startup.files import (
     FileFacts,
     NamedFile,
     closed_to,
@@ -35,9 +37,7 @@ from tezio_signer.filefacts import (
     named_files,
     user_of,
 )
-from tezio_signer.hsm.boards import find_boards
-from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
-from tezio_signer.reactors import Reactor
+from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
 from tezio_signer.watermarks.reading import check_access, check_not_copied
 from tezio_signer.watermarks.rule import Mark, MarkId

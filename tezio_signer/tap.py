@@ -10,8 +10,6 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import __version__, undertwistd
-from tezio_signer.banner import banner
-from tezio_signer.cautions import warnings_of
 from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import SEARCHED, load_settings, named_config, source_of
@@ -32,6 +30,8 @@ from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
 from tezio_signer.standardlog import standard_log
+from tezio_signer.startup.banner import banner
+from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
 

@@ -12,7 +12,7 @@ from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.config.store import store_warnings
 from tezio_signer.endpointcheck import check_endpoints
 from tezio_signer.endpoints import UNIX_MODE, Endpoint
-from tezio_signer.filefacts import exposed, facts_of, named_files
+from tezio_signer.startup.files import exposed, facts_of, named_files
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS
 

@@ -9,9 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.stand import settings_with
 from tests.vectors import SHIPPED, TZ1, TZ3
 from tezio_signer import __version__
-from tezio_signer.banner import banner
 from tezio_signer.config import document as config
 from tezio_signer.config.settings import ClientCa, RequestToken, Security
+from tezio_signer.startup.banner import banner
 from tezio_signer.tezos.payload import Operation
 
 HTTP = "tcp:6732:interface=127.0.0.1"

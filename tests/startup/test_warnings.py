@@ -9,7 +9,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.missingcurve import without_curve
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
-from tezio_signer import cautions
 from tezio_signer.config.settings import (
     ClientCa,
     EtcdAddress,
@@ -19,6 +18,7 @@ from tezio_signer.config.settings import (
     SigningKey,
 )
 from tezio_signer.errors import StartupError
+from tezio_signer.startup import warnings as cautions
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 

@@ -8,11 +8,11 @@ from tempfile import mkdtemp
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer import filefacts
-from tezio_signer.cautions import warnings_of
 from tezio_signer.config.settings import ClientCa, EtcdAddress, RequestToken
-from tezio_signer.filefacts import FileFacts, NamedFile
 from tezio_signer.simulation import built_in_settings
+from tezio_signer.startup import files as filefacts
+from tezio_signer.startup.files import FileFacts, NamedFile
+from tezio_signer.startup.warnings import warnings_of
 
 NOBODY = 65534
 

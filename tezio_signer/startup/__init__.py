@@ -1,0 +1,1 @@
+"""What is said of a configuration before the daemon listens."""
