@@ -15,10 +15,10 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from tezio_signer.errors import StartupError
-from tezio_signer.loglines import LineObserver
+from tezio_signer.logs.foreground import as_observer
+from tezio_signer.logs.lines import LineObserver
 from tezio_signer.reactors import Reactor
 from tezio_signer.signer import Signer
-from tezio_signer.standardlog import as_observer
 
 STOP_TIMEOUT = 2.5
 """Seconds that requests in progress get when the daemon stops; then they are refused."""

@@ -10,8 +10,8 @@ from twisted.logger import Logger, globalLogBeginner
 
 from tezio_signer.daemon import Daemon, obey_one_signal
 from tezio_signer.errors import StartupError
+from tezio_signer.logs.foreground import as_observer
 from tezio_signer.reactors import Reactor
-from tezio_signer.standardlog import as_observer
 from tezio_signer.tap import Options, makeService
 
 STOP_LIMIT = 8.0

@@ -9,7 +9,7 @@ from typing import cast
 from twisted.logger import Logger
 from twisted.python import usage
 
-from tezio_signer import __version__, undertwistd
+from tezio_signer import __version__
 from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import SEARCHED, load_settings, named_config, source_of
@@ -23,13 +23,14 @@ from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
 from tezio_signer.httpsite import SignerSite
+from tezio_signer.logs import undertwistd
+from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
-from tezio_signer.standardlog import standard_log
 from tezio_signer.startup.banner import banner
 from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.claims import Watermarks

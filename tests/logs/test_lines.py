@@ -7,7 +7,7 @@ from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from tezio_signer.loglines import (
+from tezio_signer.logs.lines import (
     LineObserver,
     journal_line,
     observer_of,
@@ -15,7 +15,7 @@ from tezio_signer.loglines import (
     shown,
     text_line,
 )
-from tezio_signer.logwriting import Line
+from tezio_signer.logs.writing import Line
 
 
 class KeptLines:

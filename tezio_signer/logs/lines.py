@@ -15,7 +15,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from tezio_signer.logwriting import Line, Lines, LogWriter
+from tezio_signer.logs.writing import Line, Lines, LogWriter
 
 _LEVELS = tuple(LogLevel.iterconstants())
 """From debug to critical; a level's place here is the importance of its lines."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer.logwriting import BATCH_BYTES, STALLED_SECONDS, Line, LineQueue, LogWriter
+from tezio_signer.logs.writing import BATCH_BYTES, STALLED_SECONDS, Line, LineQueue, LogWriter
 
 INFO, WARN, CRITICAL = 1, 2, 4
 
@@ -263,7 +263,7 @@ class LogWriterTests(SynchronousTestCase):
         """Where no thread can be started, the next line tries again, and none is lost."""
         reader, end = self.pipe()
         writer = LogWriter(end, left_out)
-        with mock.patch("tezio_signer.logwriting.Thread.start", side_effect=RuntimeError):
+        with mock.patch("tezio_signer.logs.writing.Thread.start", side_effect=RuntimeError):
             writer.put(line(1))
         writer.put(line(2))
         self.assertTrue(writer.finish())

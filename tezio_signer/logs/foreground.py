@@ -5,7 +5,7 @@ import sys
 
 from twisted.logger import ILogObserver, LogLevel, LogPublisher
 
-from tezio_signer.loglines import LineObserver, observer_of
+from tezio_signer.logs.lines import LineObserver, observer_of
 
 
 def standard_log(verbose: bool) -> LineObserver | None:

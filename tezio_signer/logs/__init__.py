@@ -1,0 +1,1 @@
+"""The log: lines, and their way to whoever reads them."""
