@@ -21,14 +21,14 @@ from twisted.trial.unittest import TestCase
 
 from tests.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
-from tezio_signer.connections import Connections
-from tezio_signer.doors import door
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.httpsite import SignerSite
-from tezio_signer.limitedfactory import LimitedFactory
+from tezio_signer.listeners.httpsite import SignerSite
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.service import door
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource

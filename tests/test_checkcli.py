@@ -21,9 +21,11 @@ from tests.certificates import Authority
 from tests.commandtest import CommandTestCase
 from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import checkcli, doors, listening
+from tezio_signer import checkcli
 from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
+from tezio_signer.listeners import portcheck as listening
+from tezio_signer.listeners import service as doors
 from tezio_signer.watermarks import reading
 from tezio_signer.watermarks.etcd import EtcdStore
 from tezio_signer.watermarks.store import StoreAwayError

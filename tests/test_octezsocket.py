@@ -26,10 +26,10 @@ from tests.strategies import socket_payloads
 from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer import octezsocket
 from tezio_signer.config.settings import Limits
-from tezio_signer.connections import Connections
 from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.limitedfactory import LimitedFactory
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezmessages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer

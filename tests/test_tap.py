@@ -26,13 +26,13 @@ from tests.owndirectory import own_directory
 from tests.stand import Client
 from tests.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
-from tezio_signer.certificatewatch import CertificateWatch
-from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
-from tezio_signer.endpoints import resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
+from tezio_signer.listeners.certificatewatch import CertificateWatch
+from tezio_signer.listeners.endpoints import resolved
+from tezio_signer.listeners.limits import Connections
 from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.claims import Watermarks
 

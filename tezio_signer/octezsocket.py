@@ -21,6 +21,8 @@ from zope.interface import implementer
 
 from tezio_signer import octezmessages
 from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
+from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
+from tezio_signer.listeners.slots import Place, place_of
 from tezio_signer.octezmessages import (
     FRAME_HEADER,
     GetAuthorizedKeys,
@@ -32,8 +34,6 @@ from tezio_signer.octezmessages import (
     SupportsDeterministicNonces,
     Undecodable,
 )
-from tezio_signer.peers import NO_PROOF, named, peer_of
-from tezio_signer.places import Place, place_of
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Alarm
 from tezio_signer.signer import Signer, Submission

@@ -10,19 +10,19 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import __version__
-from tezio_signer.certificatewatch import CertificateWatch
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import SEARCHED, load_settings, named_config, source_of
-from tezio_signer.connections import Connections
 from tezio_signer.daemon import Daemon
-from tezio_signer.doors import check_open_files, door
-from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.httpsite import SignerSite
+from tezio_signer.listeners.certificatewatch import CertificateWatch
+from tezio_signer.listeners.endpoints import Endpoint, resolved
+from tezio_signer.listeners.httpsite import SignerSite
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.service import check_open_files, door
 from tezio_signer.logs import undertwistd
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory

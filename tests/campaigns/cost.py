@@ -28,7 +28,7 @@ from tests.stand import Client, reactor, settings_with
 from tests.vectors import TZ3, block
 from tezio_signer.hsm.boards import BoardSelector, find_boards
 from tezio_signer.hsmpool import HsmPool
-from tezio_signer.httpsite import SignerSite
+from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer

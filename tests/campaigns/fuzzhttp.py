@@ -19,7 +19,7 @@ from tests.campaigns.wellformed import (
 )
 from tests.octezclient import HSM_AUTH_KEY
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1, TZ2, TZ3
-from tezio_signer.httpsite import SignerSite
+from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.signer import Signer
 

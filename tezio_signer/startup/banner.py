@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tezio_signer import __version__
 from tezio_signer.config.settings import Settings, SigningKey
-from tezio_signer.endpoints import UNIX_MODE, Endpoint
+from tezio_signer.listeners.endpoints import UNIX_MODE, Endpoint
 
 
 def banner(

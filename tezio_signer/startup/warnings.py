@@ -10,8 +10,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from tezio_signer.config.listen import unprotected_by_token
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.config.store import store_warnings
-from tezio_signer.endpointcheck import check_endpoints
-from tezio_signer.endpoints import UNIX_MODE, Endpoint
+from tezio_signer.listeners.endpointcheck import check_endpoints
+from tezio_signer.listeners.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.startup.files import exposed, facts_of, named_files
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import BAKING_OPERATIONS

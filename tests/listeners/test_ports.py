@@ -14,10 +14,10 @@ from tests.octezsocketclient import AUTHORIZED_KEYS, OctezSocketClient, framed
 from tests.stand import Client, Stand, reactor
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ1, TZ3
-from tezio_signer import ports
 from tezio_signer.errors import StartupError
-from tezio_signer.limitedfactory import LimitedFactory
-from tezio_signer.places import Closable, Place
+from tezio_signer.listeners import ports
+from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.wrapping import LimitedFactory
 
 
 class ActivationTests(ProcessTestCase):

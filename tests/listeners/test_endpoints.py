@@ -6,9 +6,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority
 from tezio_signer.config.settings import ClientCa
-from tezio_signer.endpointcheck import check_endpoints
-from tezio_signer.endpoints import Endpoint, resolved
 from tezio_signer.errors import StartupError
+from tezio_signer.listeners.endpointcheck import check_endpoints
+from tezio_signer.listeners.endpoints import Endpoint, resolved
 
 
 class ReadingTests(SynchronousTestCase):

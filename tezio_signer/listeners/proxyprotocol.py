@@ -23,10 +23,10 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
-from tezio_signer.connections import UNKNOWN, Connections, host_of
-from tezio_signer.limitedfactory import HalfCloseableWrapper, name_of
-from tezio_signer.peers import UnsaidAddress, credentials_at
-from tezio_signer.places import place_of
+from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
+from tezio_signer.listeners.peers import UnsaidAddress, credentials_at
+from tezio_signer.listeners.slots import place_of
+from tezio_signer.listeners.wrapping import HalfCloseableWrapper, name_of
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107

@@ -21,10 +21,10 @@ from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import Client, Stand, parse_response, reactor, settings_with
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import ClientCa, Limits
-from tezio_signer.connections import Connections
-from tezio_signer.doors import check_open_files, door
 from tezio_signer.errors import StartupError
-from tezio_signer.places import Closable, Place
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.service import check_open_files, door
+from tezio_signer.listeners.slots import Closable, Place
 
 REQUEST = octezclient.post("h", f"/keys/{TZ1}?version=3", PAYLOADS["noop"]).replace(
     b"host: h", b"host: h\r\nconnection: close"

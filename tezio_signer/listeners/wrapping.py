@@ -21,8 +21,8 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from tezio_signer.connections import UNKNOWN, Connections, host_of
-from tezio_signer.places import Place
+from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
+from tezio_signer.listeners.slots import Place
 from tezio_signer.policy import Credentials
 
 SLICE = 4096

@@ -11,10 +11,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.web import http
 
 from tests import octezsocketclient as octezsocket
+from tests.listeners.test_service import REQUEST, TlsTestCase
 from tests.octezclient import message_in
 from tests.stand import Stand, parse_response, settings_with
-from tests.test_doors import REQUEST, TlsTestCase
-from tezio_signer.connections import HANDSHAKES_PER_SECOND
+from tezio_signer.listeners.limits import HANDSHAKES_PER_SECOND
 from tezio_signer.octezsocket import OctezSocket
 
 _SAYS = "address 127.0.0.1 is not among allowed_ips"

@@ -18,10 +18,10 @@ from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import Stand, parse_response, reactor, settings_with
 from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
-from tezio_signer.connections import Connections
-from tezio_signer.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
-from tezio_signer.limitedfactory import LimitedFactory
-from tezio_signer.places import Place
+from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.slots import Place
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 LONGEST_BODY = 131_072

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer.turns import TURN_SECONDS, Turns
+from tezio_signer.listeners.turns import TURN_SECONDS, Turns
 
 
 class TurnTests(SynchronousTestCase):

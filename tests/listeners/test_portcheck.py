@@ -10,9 +10,10 @@ from twisted.trial.unittest import TestCase
 
 from tests.daemonprocess import reserve_port
 from tests.stand import reactor
-from tezio_signer import listening, ports
 from tezio_signer.errors import InUseError, StartupError
-from tezio_signer.listening import listening_errors, try_tcp
+from tezio_signer.listeners import portcheck as listening
+from tezio_signer.listeners import ports
+from tezio_signer.listeners.portcheck import listening_errors, try_tcp
 
 
 class TryTests(TestCase):

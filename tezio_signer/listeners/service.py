@@ -10,20 +10,20 @@ from twisted.application.strports import service as listening_service
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 
-from tezio_signer import ports
-from tezio_signer.certificates import ServedCertificates
 from tezio_signer.config.settings import ClientCa
-from tezio_signer.connections import Connections
-from tezio_signer.endpoints import Endpoint
 from tezio_signer.errors import StartupError
-from tezio_signer.handshakes import TlsFactory
-from tezio_signer.limitedfactory import LimitedFactory
-from tezio_signer.listening import try_tcp
-from tezio_signer.proxies import ProxiedFactory
+from tezio_signer.listeners import ports
+from tezio_signer.listeners.certificates import ServedCertificates
+from tezio_signer.listeners.endpoints import Endpoint
+from tezio_signer.listeners.handshakes import TlsFactory
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.portcheck import try_tcp
+from tezio_signer.listeners.proxyprotocol import ProxiedFactory
+from tezio_signer.listeners.tlsdirectory import speak_sparingly
+from tezio_signer.listeners.unixpath import SocketPath
+from tezio_signer.listeners.unknownaddress import RefusingFactory
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.reactors import Reactor
-from tezio_signer.refusals import RefusingFactory
-from tezio_signer.tlsdirectory import speak_sparingly
-from tezio_signer.unixsockets import SocketPath
 
 OTHER_FILES = 64
 """File descriptors for all that is no connection: log, devices, store, listening ports."""

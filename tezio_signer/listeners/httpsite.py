@@ -15,8 +15,8 @@ from twisted.web.server import Request, Site
 
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import Malformed, Refused, TooLarge
+from tezio_signer.listeners.slots import Place, place_of
 from tezio_signer.octezjson import error_list
-from tezio_signer.places import Place, place_of
 from tezio_signer.sparinglog import SparingLog
 
 MAX_PIPELINED = 16
@@ -288,7 +288,7 @@ class SignerChannel(HTTPChannel):
 class SignerSite(Site):
     """A site without an access log, which would hold the authentication signatures.
 
-    How long connections may take is for `connections.py`, around this site.
+    How long connections may take is for `listeners/limits.py`, around this site.
     """
 
     # No HTTP/2, to which Twisted would switch by itself where the library for it is installed:

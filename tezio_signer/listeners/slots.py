@@ -1,6 +1,6 @@
 """What one connection is doing, and until when it may.
 
-Its protocol says so; who keeps all of them (`connections.py`) is told of each change, and cuts
+Its protocol says so; who keeps all of them (`listeners/limits.py`) is told of each change, and cuts
 one if another needs its room.
 """
 

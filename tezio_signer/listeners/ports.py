@@ -29,9 +29,9 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import StartupError
-from tezio_signer.listening import listening_errors
-from tezio_signer.peers import credentials_of
-from tezio_signer.unixsockets import SocketPath
+from tezio_signer.listeners.peers import credentials_of
+from tezio_signer.listeners.portcheck import listening_errors
+from tezio_signer.listeners.unixpath import SocketPath
 
 BACKLOG = 4096
 """Connections that the system keeps until they are accepted; Twisted's 50 loses some in a flood."""

@@ -15,7 +15,7 @@ from tests.octezsocketclient import OctezSocketClient
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.errors import InUseError, StartupError
-from tezio_signer.unixsockets import LOCK_SUFFIX, SocketPath
+from tezio_signer.listeners.unixpath import LOCK_SUFFIX, SocketPath
 
 
 class PathTests(SynchronousTestCase):

@@ -13,13 +13,13 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import octezsocketclient as octezsocket
+from tests.listeners.test_unknownaddress import NOOP, DoorsTestCase
 from tests.octezclient import message_in, post
 from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
 from tests.stand import Client, Stand, parse_response, settings_with
-from tests.test_refusals import NOOP, DoorsTestCase
 from tests.vectors import TZ3
-from tezio_signer.peers import UnsaidAddress
-from tezio_signer.proxies import Header, read_header
+from tezio_signer.listeners.peers import UnsaidAddress
+from tezio_signer.listeners.proxyprotocol import Header, read_header
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 _SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")

@@ -20,8 +20,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.limitedfactory import name_of
-from tezio_signer.peers import peer_of
+from tezio_signer.listeners.peers import peer_of
+from tezio_signer.listeners.wrapping import name_of
 from tezio_signer.policy import Peer
 from tezio_signer.reactors import cancel
 

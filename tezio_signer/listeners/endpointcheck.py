@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
 from tezio_signer.config.settings import ClientCa
-from tezio_signer.endpoints import (
+from tezio_signer.errors import StartupError
+from tezio_signer.listeners.endpoints import (
     ARGUMENTS,
     LONGEST_SOCKET,
     PATHS,
@@ -19,8 +20,7 @@ from tezio_signer.endpoints import (
     Endpoint,
     is_ipv6,
 )
-from tezio_signer.errors import StartupError
-from tezio_signer.samedoor import same_address, same_path
+from tezio_signer.listeners.sameplace import same_address, same_path
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
 _HIGHEST_PORT = 0xFFFF

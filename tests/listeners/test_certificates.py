@@ -19,9 +19,11 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority, Certified
-from tests.test_doors import REQUEST, TlsTestCase
-from tezio_signer import certificates
-from tezio_signer.certificates import (
+from tests.listeners.test_service import REQUEST, TlsTestCase
+from tezio_signer.config.settings import ClientCa
+from tezio_signer.errors import StartupError
+from tezio_signer.listeners import certificates
+from tezio_signer.listeners.certificates import (
     LOOK_SECONDS,
     CertificateFiles,
     Dated,
@@ -29,9 +31,7 @@ from tezio_signer.certificates import (
     SourceDirectory,
     certificate_warnings,
 )
-from tezio_signer.certificatewatch import CertificateWatch
-from tezio_signer.config.settings import ClientCa
-from tezio_signer.errors import StartupError
+from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 SECP112R1 = """\

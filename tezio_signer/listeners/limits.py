@@ -23,13 +23,13 @@ from twisted.logger import Logger
 
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.peers import peer_at
-from tezio_signer.places import Closable, Place, State
+from tezio_signer.listeners.peers import peer_at
+from tezio_signer.listeners.slots import Closable, Place, State
+from tezio_signer.listeners.turns import Turns
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.rates import Rate
 from tezio_signer.reactors import Alarm
 from tezio_signer.sparinglog import SparingLog
-from tezio_signer.turns import Turns
 
 MOST_UNKNOWN = 16
 """Connections at once of all addresses together that are not allowed to ask."""

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.config.settings import Limits
-from tezio_signer.connections import (
+from tezio_signer.errors import NotAdmitted
+from tezio_signer.listeners.limits import (
     FINISH_SECONDS,
     HANDSHAKES_PER_SECOND,
     MOST_UNKNOWN,
@@ -23,10 +24,9 @@ from tezio_signer.connections import (
     Connections,
     host_of,
 )
-from tezio_signer.errors import NotAdmitted
-from tezio_signer.limitedfactory import SLICE, LimitedFactory
-from tezio_signer.peers import UnsaidAddress
-from tezio_signer.places import Place, place_of
+from tezio_signer.listeners.peers import UnsaidAddress
+from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.listeners.wrapping import SLICE, LimitedFactory
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 

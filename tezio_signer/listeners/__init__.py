@@ -1,0 +1,1 @@
+"""Listening: endpoints, ports, TLS, limits, and who is connected."""
