@@ -30,7 +30,7 @@ from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
-from tezio_signer.octezmessages import FRAME_HEADER
+from tezio_signer.octez.messages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
 from tezio_signer.signer import Signer, Submission

@@ -19,11 +19,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tezio_signer import octezmessages
 from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
 from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
 from tezio_signer.listeners.slots import Place, place_of
-from tezio_signer.octezmessages import (
+from tezio_signer.octez import messages as octezmessages
+from tezio_signer.octez.messages import (
     FRAME_HEADER,
     GetAuthorizedKeys,
     GetPublicKey,

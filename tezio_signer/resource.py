@@ -25,7 +25,7 @@ from tezio_signer.errors import (
 )
 from tezio_signer.listeners.httpsite import SignerRequest
 from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
-from tezio_signer.octezjson import Json, encode, error_list
+from tezio_signer.octez.json import Json, encode, error_list
 from tezio_signer.policy import SigningRequest
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.tezos.keys import PublicKeyHash, Signature

@@ -15,9 +15,9 @@ from tests.campaigns.wellformed import (
 from tests.octezclient import HSM_AUTH_KEY
 from tests.octezsocketclient import OctezSocketError, framed
 from tests.vectors import FRAMES, PAYLOADS, TZ1, TZ2, TZ3
-from tezio_signer import octezmessages
 from tezio_signer.errors import FAULT
-from tezio_signer.octezmessages import (
+from tezio_signer.octez import messages as octezmessages
+from tezio_signer.octez.messages import (
     DeterministicNonce,
     DeterministicNonceHash,
     ProvePossession,

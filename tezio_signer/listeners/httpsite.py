@@ -16,7 +16,7 @@ from twisted.web.server import Request, Site
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import Malformed, Refused, TooLarge
 from tezio_signer.listeners.slots import Place, place_of
-from tezio_signer.octezjson import error_list
+from tezio_signer.octez.json import error_list
 from tezio_signer.sparinglog import SparingLog
 
 MAX_PIPELINED = 16

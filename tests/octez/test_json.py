@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.octezclient import message_in
 from tezio_signer.errors import Conflict, Forbidden
-from tezio_signer.octezjson import Json, encode, error_list
+from tezio_signer.octez.json import Json, encode, error_list
 
 DOCUMENTS: list[tuple[Json, bytes]] = [
     ({}, b"{}\n"),

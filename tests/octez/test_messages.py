@@ -9,8 +9,8 @@ from tests.octezclient import NotUnderstood
 from tests.octezsocketclient import OctezSocketError
 from tests.strategies import socket_payloads
 from tests.vectors import AUTHENTICATION, FRAMES, OCTEZ, PAYLOADS
-from tezio_signer import octezmessages
-from tezio_signer.octezmessages import (
+from tezio_signer.octez import messages as octezmessages
+from tezio_signer.octez.messages import (
     DeterministicNonce,
     DeterministicNonceHash,
     GetAuthorizedKeys,

@@ -1,0 +1,1 @@
+"""The encodings of Octez, without I/O."""
