@@ -7,14 +7,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hsm.device import is_signature
-from tests.test_hsmdevice import FakeBoard
+from tests.hsm.test_device import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import TZ3
 from tezio_signer.hsm.boards import Board, BoardSelector
+from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsmdevice import Priority
-from tezio_signer.hsmpool import HsmPool
-from tezio_signer.hsmsigning import Signing
+from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.signing import Signing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 _STEP = 1 / 256  # of a second, by which the clock moves on

@@ -15,7 +15,7 @@ from tests.vectors import TZ3
 from tezio_signer.config.settings import Settings
 from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import Opcode
-from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Reactor
 from tezio_signer.serialhsm import open_port

@@ -23,8 +23,8 @@ from tests.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import door

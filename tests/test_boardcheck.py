@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.hsm.device import KEYS
 from tests.hsm.test_boards import MKR, NANO, OTHERS
+from tests.hsm.test_device import FakeBoard
 from tests.stand import reactor
-from tests.test_hsmdevice import FakeBoard
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.hsm import boards

@@ -10,15 +10,15 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.heldstand import FailingStore, SlowDisk, good, submission
+from tests.hsm.test_device import FakeBoard
 from tests.stand import settings_with, watermarks_on
-from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature

@@ -28,8 +28,8 @@ from tests.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import resolved
 from tezio_signer.listeners.limits import Connections

@@ -15,9 +15,9 @@ from tezio_signer.hsm.boards import (
     plugged_in,
     unmatched,
 )
+from tezio_signer.hsm.device import HsmDevice, OpenPort
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
-from tezio_signer.hsmdevice import HsmDevice, OpenPort
 from tezio_signer.reactors import Reactor
 from tezio_signer.serialhsm import DEFAULT_TIMING, Timing
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash

@@ -20,10 +20,10 @@ from tezio_signer.errors import (
     Unavailable,
     UnknownKey,
 )
+from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.framing import Status, StatusReply
-from tezio_signer.hsmdevice import Priority
-from tezio_signer.hsmpool import HsmPool
-from tezio_signer.hsmsigning import Signing
+from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.signing import Signing
 from tezio_signer.policy import (
     Peer,
     SigningRequest,

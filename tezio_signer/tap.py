@@ -16,8 +16,9 @@ from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.hsm.hotplug import watch_ports
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import Endpoint, resolved
 from tezio_signer.listeners.httpsite import SignerSite
@@ -26,7 +27,6 @@ from tezio_signer.listeners.service import check_open_files, door
 from tezio_signer.logs import undertwistd
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
-from tezio_signer.portwatch import watch_ports
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port

@@ -27,7 +27,7 @@ from tests.daemonprocess import spawn_command
 from tests.stand import Client, reactor, settings_with
 from tests.vectors import TZ3, block
 from tezio_signer.hsm.boards import BoardSelector, find_boards
-from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port

@@ -31,11 +31,11 @@ from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.config.settings import Limits, Settings, SigningKey
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
+from tezio_signer.hsm.device import Job, Priority
 from tezio_signer.hsm.framing import Slot, Status, StatusReply
+from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.signing import Signing
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
-from tezio_signer.hsmdevice import Job, Priority
-from tezio_signer.hsmpool import HsmPool
-from tezio_signer.hsmsigning import Signing
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.signer import Signer

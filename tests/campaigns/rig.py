@@ -16,8 +16,8 @@ from twisted.internet.task import react
 from tests.stand import Client, opened, reactor, settings_with, watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import door

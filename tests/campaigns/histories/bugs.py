@@ -19,7 +19,7 @@ from tests.campaigns.histories.etcd import Etcd
 from tests.campaigns.histories.patching import everywhere
 from tests.watermarks.fakeetcd import FakeEtcd
 from tezio_signer.errors import Conflict, Unavailable
-from tezio_signer.hsmdevice import HsmDevice, Job, NotSent
+from tezio_signer.hsm.device import HsmDevice, Job, NotSent
 from tezio_signer.tezos.keys import PublicKey, Signature, digest
 from tezio_signer.watermarks import rule
 from tezio_signer.watermarks.claims import Claim, Watermarks

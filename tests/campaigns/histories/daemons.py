@@ -14,7 +14,7 @@ from tests.campaigns.signing import Asked
 from tests.heldstand import submission
 from tests.stand import settings_with
 from tezio_signer.errors import Conflict, StartupError
-from tezio_signer.hsmpool import HsmPool
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash, Signature

@@ -83,7 +83,7 @@ ROOMS = {
         ("test_serialhsm", "test_serialport", "test_hsmdevice", "test_hsmpool"),
     ),
     "hsmpool": Room(
-        ("tezio_signer.hsmpool", "tezio_signer.hsmsigning", "tezio_signer.hsm.nonces"),
+        ("tezio_signer.hsm.pool", "tezio_signer.hsm.signing", "tezio_signer.hsm.nonces"),
         (
             "test_hsmsigning",
             "test_hsmpool_boards",

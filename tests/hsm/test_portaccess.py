@@ -13,9 +13,9 @@ from unittest import SkipTest
 from serial import SerialException
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer import portaccess
 from tezio_signer.host.accounts import group_name
-from tezio_signer.portaccess import holder_of, is_absent, why_not_opened
+from tezio_signer.hsm import portaccess
+from tezio_signer.hsm.portaccess import holder_of, is_absent, why_not_opened
 
 _HOLDER = """
 import fcntl, sys

@@ -2,16 +2,16 @@
 
 from tests.boardscase import TwoBoardsTestCase
 from tests.hsm.device import is_signature
+from tests.hsm.test_device import FakeBoard
 from tests.stand import EVERY_MAGIC_BYTE
-from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import TZ3, block, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
+from tezio_signer.hsm.device import NotSent, Priority
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
-from tezio_signer.hsmdevice import NotSent, Priority
-from tezio_signer.hsmsigning import Signing
+from tezio_signer.hsm.signing import Signing
 from tezio_signer.serialhsm import NoAnswer, WrongAnswer
 from tezio_signer.tezos.keys import Signature
 

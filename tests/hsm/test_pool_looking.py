@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from tests.boardscase import BoardsTestCase
-from tests.test_hsmdevice import FakeBoard
+from tests.hsm.test_device import FakeBoard
 from tests.vectors import OCTEZ, TZ1, TZ3, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.boards import Board

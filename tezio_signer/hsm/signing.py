@@ -39,7 +39,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tezio_signer.hsmdevice import HsmDevice, Job, NotSent, Priority
+from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
 from tezio_signer.serialhsm import HsmProtocol
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 

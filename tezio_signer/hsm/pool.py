@@ -13,12 +13,12 @@ from twisted.python.failure import Failure
 from tezio_signer.config.settings import DEFAULT_PATIENCE, DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Refused, Unavailable
 from tezio_signer.hsm.boards import Board, BoardSelector, not_plugged_in, unmatched
+from tezio_signer.hsm.device import HsmDevice, NotSent, OpenPort, Priority
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.heldkeys import Held, is_held, misplaced
 from tezio_signer.hsm.nonces import Nonces
+from tezio_signer.hsm.signing import Payload, Signing
 from tezio_signer.hsm.slots import CURVES
-from tezio_signer.hsmdevice import HsmDevice, NotSent, OpenPort, Priority
-from tezio_signer.hsmsigning import Payload, Signing
 from tezio_signer.serialhsm import (
     DEFAULT_TIMING,
     FRAME_REFUSALS,

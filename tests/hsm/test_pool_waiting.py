@@ -5,15 +5,15 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from tests.boardscase import BoardsTestCase
 from tests.hsm.device import is_signature
-from tests.test_hsmdevice import FakeBoard
+from tests.hsm.test_device import FakeBoard
 from tests.test_serialhsm import ANSWER, QUIET
 from tests.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
-from tezio_signer.hsmdevice import Priority
 from tezio_signer.serialhsm import NoAnswer
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve

@@ -15,8 +15,8 @@ from twisted.trial.unittest import TestCase
 
 from tests.boardscase import TwoBoardsTestCase
 from tests.hsm.device import KEYS, is_signature
+from tests.hsm.test_device import FakeBoard
 from tests.stand import EVERY_MAGIC_BYTE, reactor
-from tests.test_hsmdevice import FakeBoard
 from tests.test_serialhsm import (
     ANSWER,
     ASK_KEY,
@@ -28,11 +28,11 @@ from tezio_signer import serialhsm
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.hsmdevice import Priority
-from tezio_signer.hsmpool import HsmPool
 from tezio_signer.serialhsm import (
     HsmProtocol,
     NoAnswer,

@@ -19,8 +19,8 @@ from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
+from tezio_signer.hsm.portaccess import is_absent, why_not_opened
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.portaccess import is_absent, why_not_opened
 from tezio_signer.serialhsm import (
     DEFAULT_TIMING,
     ExclusiveSerialPort,

@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.stand import reactor
 from tezio_signer.hsm.boards import BoardSelector
-from tezio_signer.portwatch import PortWatch, watch_ports
+from tezio_signer.hsm.hotplug import PortWatch, watch_ports
 from twisted import internet
 
 

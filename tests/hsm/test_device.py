@@ -18,10 +18,10 @@ from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
 from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
 from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
-from tezio_signer.hsmdevice import HsmDevice, Job, NotSent, Priority
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
