@@ -13,13 +13,13 @@ from tests.octezclient import HSM_KEYS, verifies
 from tests.stand import EVERY_MAGIC_BYTE, ImmediateWriter, Stand, reactor, settings_with
 from tests.vectors import TZ3
 from tezio_signer.config.settings import Settings
-from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import Opcode
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Reactor
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer, Submission
+from tezio_signer.simulator.firmware import Answer, Firmware
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks.grouped import BlockingStore
 from tezio_signer.watermarks.rule import Mark, MarkId

@@ -21,10 +21,8 @@ from twisted.trial.unittest import TestCase
 
 from tests.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import door
@@ -34,7 +32,9 @@ from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
+from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.grouped import BlockingStore, GroupedStore, Writer

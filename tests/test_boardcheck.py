@@ -14,9 +14,9 @@ from tests.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.boardcheck import BoardCheck, check_boards
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board, BoardSelector
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.serialhsm import HsmProtocol, open_port
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
 
 OTHER = PublicKeyHash.parse(OCTEZ["keys"][3]["pkh"])

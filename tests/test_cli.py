@@ -15,9 +15,9 @@ from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import __version__, cli, commands
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
+from tezio_signer.simulator.settings import built_in_settings
 
 EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
 # The public keys of the published test keys, in the order of their slots.

@@ -9,8 +9,8 @@ from tests.octezclient import message_in
 from tests.stand import Client, reactor
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ3, block, consensus
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks import reading
 
 _FRAME = 24 + 4096

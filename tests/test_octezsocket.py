@@ -27,13 +27,13 @@ from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, c
 from tezio_signer import octezsocket
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted, Refused
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octez.messages import FRAME_HEADER
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer
 from tezio_signer.signer import Signer, Submission
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 
 NOOP = PAYLOADS["noop"]

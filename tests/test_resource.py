@@ -24,7 +24,7 @@ from tests.stand import EVERY_MAGIC_BYTE, Stand, hex_body, parse_response, setti
 from tests.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block
 from tezio_signer import __version__
 from tezio_signer.config.settings import Limits, RequestToken, Security
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 from tezio_signer.tezos.keys import PublicKey
 

@@ -7,7 +7,7 @@ from tests.octezclient import message_in
 from tests.stand import EVERY_MAGIC_BYTE, Answer, Stand, hex_body, parse_response, settings_with
 from tests.strategies import examples, requests
 from tests.vectors import AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ3
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.simulator.firmware import Firmware
 
 BLOCK = PAYLOADS["block_unlocked_nononce_on"]
 NOOP = PAYLOADS["noop"]

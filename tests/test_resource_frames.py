@@ -9,7 +9,7 @@ from tests.stand import EVERY_MAGIC_BYTE, Stand, settings_with
 from tests.strategies import examples, hostile_payloads
 from tests.vectors import EXCHANGES
 from tezio_signer.config.settings import Security
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.simulator.firmware import Firmware
 
 _LEVEL = _ROUND = rb"[\x00-\x7f].{3}"
 _FITNESS = (

@@ -5,7 +5,7 @@ from twisted.trial.unittest import TestCase
 from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.stand import EVERY_MAGIC_BYTE, Stand, settings_with
 from tests.vectors import TZ3, block, consensus
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.simulator.firmware import Firmware
 
 
 class WatermarkTests(TestCase):

@@ -12,9 +12,9 @@ from tests.octezclient import HSM_KEYS, message_in, text_in
 from tests.stand import Stand, reactor, settings_with
 from tests.vectors import OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Unavailable
-from tezio_signer.hsm.firmware import SKETCH_POLICY, Firmware
 from tezio_signer.hsm.framing import Opcode, Slot
-from tezio_signer.hsm.softkeys import SoftKey
+from tezio_signer.simulator.firmware import SKETCH_POLICY, Firmware
+from tezio_signer.simulator.keys import SoftKey
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import Mark, MarkId

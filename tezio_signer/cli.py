@@ -21,9 +21,9 @@ from tezio_signer.config.locate import load_settings
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.reactors import Reactor
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.store import StoreError
 
 INTERRUPTED = 130

@@ -15,10 +15,8 @@ from tezio_signer.config.locate import SEARCHED, load_settings, named_config, so
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.hotplug import watch_ports
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import Endpoint, resolved
 from tezio_signer.listeners.httpsite import SignerSite
@@ -31,6 +29,8 @@ from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behin
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.startup.banner import banner
 from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.claims import Watermarks

@@ -20,7 +20,7 @@ from tests.daemonprocess import FREE_PORT, Process, serving, spawn_command, spaw
 from tests.etcdcluster import PATIENCE, Cluster, Member
 from tests.stand import Client, reactor
 from tests.tcpproxy import Link, Proxy, Way
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks import transfer
 from tezio_signer.watermarks.rule import Mark, MarkId
 

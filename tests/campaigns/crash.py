@@ -40,8 +40,8 @@ from tests.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
 from tests.stand import Answer, Client, reactor
 from tests.vectors import TZ1, TZ3
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.reactors import cancel
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId

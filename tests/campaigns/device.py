@@ -19,11 +19,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.campaigns.rig import Rig, resident_memory, run
 from tests.octezclient import verifies
 from tests.stand import Client, reactor
+from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
 from tests.vectors import TZ1, TZ2, TZ3, block, consensus, transfer
-from tezio_signer.hsm.faults import Fault, FaultyHsm, Pace, at_random
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.serialhsm import Timing
 from tezio_signer.signer import DEADLINE
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import PublicKeyHash
 
 DEVICES = 4

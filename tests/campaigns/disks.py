@@ -21,8 +21,8 @@ from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving
 from tests.octezclient import message_in, text_in
 from tests.stand import Answer, Client, reactor
 from tests.vectors import PAYLOADS, TZ3, block, consensus
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks import reading, sqlite
 
 CONFIG = """

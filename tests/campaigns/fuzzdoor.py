@@ -35,10 +35,10 @@ from tezio_signer.hsm.device import Job, Priority
 from tezio_signer.hsm.framing import Slot, Status, StatusReply
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.signing import Signing
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.signer import Signer
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Operation
 

@@ -18,10 +18,10 @@ from tests.octezsocketclient import OctezSocketClient
 from tests.stand import reactor
 from tests.vectors import TZ3, consensus, transfer
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.signer import Signer
+from tezio_signer.simulator.firmware import Answer, Firmware
+from tezio_signer.simulator.service import Simulator
 
 NO_DOOR = "no door"
 GOAL = 0.5

@@ -39,7 +39,7 @@ from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
 from tests.stand import Client, reactor, watermarks_on
 from tests.vectors import TZ1, TZ3
 from tezio_signer.errors import Refused, StartupError
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks

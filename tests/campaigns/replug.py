@@ -19,8 +19,8 @@ from tests.campaigns.rig import Rig, percentile, run
 from tests.octezclient import verifies
 from tests.stand import Answer, reactor
 from tests.vectors import TZ3, block
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 
 AWAY = 0.5
 """Seconds, at most, for which a board is away."""

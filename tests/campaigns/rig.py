@@ -17,7 +17,6 @@ from tests.stand import Client, opened, reactor, settings_with, watermarks_on
 from tests.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import door
@@ -25,6 +24,7 @@ from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import Timing, open_port
 from tezio_signer.signer import Signer
+from tezio_signer.simulator.service import Simulator
 
 _Result = TypeVar("_Result")
 

@@ -11,8 +11,8 @@ from attrs import define, field, frozen
 from tests.octezclient import HSM_KEYS, to_base58check, verifies
 from tests.stand import Answer
 from tests.vectors import TZ1, TZ3, block, consensus
-from tezio_signer.hsm import firmware
 from tezio_signer.hsm.framing import Opcode, Slot
+from tezio_signer.simulator import firmware
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import Mark, MarkId

@@ -41,7 +41,7 @@ from tests.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
 from tests.octezclient import message_in
 from tests.stand import Client, reactor
 from tests.vectors import TZ3
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks import sqlite
 
 LANES = 2

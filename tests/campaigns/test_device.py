@@ -4,7 +4,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.campaigns.device import Campaign
 from tests.campaigns.replug import pull, replug
-from tezio_signer.hsm.faults import Fault
+from tests.support.hsmfaults import Fault
 
 
 class DeviceCampaignTests(TestCase):

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.campaigns.rig import Rig, run
 from tests.stand import Client, reactor
 from tests.vectors import TZ3, transfer
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 
 LATENCY = 0.150
 """Seconds that a simulated board takes for an operation."""

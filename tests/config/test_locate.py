@@ -9,7 +9,7 @@ from tests.owndirectory import own_directory
 from tests.vectors import TZ3
 from tezio_signer.config import locate
 from tezio_signer.errors import StartupError
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.settings import built_in_settings
 
 MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False}}}}}}\n"
 

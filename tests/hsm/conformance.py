@@ -3,7 +3,7 @@
 Nothing in it can harm a board or move its watermarks: no baking operation is signed,
 no frame is longer than the buffer. With a board, run
 
-    TEZIO_HSM_PORT=/dev/ttyACM0 python -m twisted.trial tests.hsm.test_conformance
+    TEZIO_HSM_PORT=/dev/ttyACM0 python -m twisted.trial tests.simulator.test_conformance
 """
 
 import hashlib

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from tests.vectors import EXCHANGES
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Opcode, Request, Slot
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import SECP256K1_ORDER, Curve, PublicKey, Signature
 
 _BODIES = {e["what"]: bytes.fromhex(e["reply_hex"])[2:-2] for e in EXCHANGES}

@@ -19,15 +19,15 @@ from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
     NoAnswer,
     WrongAnswer,
 )
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, Signature
 

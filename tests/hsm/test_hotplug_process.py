@@ -11,8 +11,8 @@ from tests.daemonprocess import COMMAND, FREE_PORT, Process, serving, spawn
 from tests.stand import reactor
 from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ3, block
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 
 _LIMITS = "/proc/sys/user"
 _UNSHARE = ("unshare", "--user", "--map-root-user")

@@ -29,15 +29,15 @@ from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import Priority
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.simulator import Simulator
 from tezio_signer.serialhsm import (
     HsmProtocol,
     NoAnswer,
     open_port,
 )
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 

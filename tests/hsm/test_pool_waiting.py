@@ -11,10 +11,10 @@ from tests.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import Priority
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
 from tezio_signer.serialhsm import NoAnswer
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve
 

@@ -9,10 +9,10 @@ from tests.vectors import TZ3, block, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.device import NotSent, Priority
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot, StatusReply
 from tezio_signer.hsm.signing import Signing
 from tezio_signer.serialhsm import NoAnswer, WrongAnswer
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import Signature
 
 PATIENCE = 2.0

@@ -14,7 +14,7 @@ from tests.octezclient import HSM_KEYS, verifies
 from tests.stand import Stand, settings_with
 from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
-from tezio_signer.hsm.firmware import Firmware
+from tezio_signer.simulator.firmware import Firmware
 
 NOOP = PAYLOADS["noop"]
 KEY = b"/keys/%b" % str(TZ1).encode("ascii")

@@ -23,10 +23,10 @@ from tests.stand import Client, Stand, settings_with
 from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.errors import Forbidden
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.listeners.peers import named, peer_of
 from tezio_signer.policy import Peer, check_user
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
 

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tezio_signer.config.settings import ClientCa, EtcdAddress, RequestToken
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.startup import files as filefacts
 from tezio_signer.startup.files import FileFacts, NamedFile
 from tezio_signer.startup.warnings import warnings_of

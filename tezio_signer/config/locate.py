@@ -9,7 +9,7 @@ from tezio_signer.config import document as config
 from tezio_signer.config.fields import ConfigError
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import StartupError
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.settings import built_in_settings
 
 CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
 DEFAULT_CONFIG = "config.yaml"

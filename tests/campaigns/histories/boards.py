@@ -11,9 +11,9 @@ from tests.campaigns.histories.keys import Cryptography
 from tests.campaigns.histories.network import Message, Network
 from tests.stand import EVERY_MAGIC_BYTE
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import Opcode, Slot, reply
 from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol
+from tezio_signer.simulator.firmware import Firmware
 
 
 @define(eq=False)

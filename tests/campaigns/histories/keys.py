@@ -10,7 +10,7 @@ from hashlib import blake2b
 from unittest.mock import patch
 
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import SECP256K1_ORDER, Curve, PublicKey, Signature, digest
 
 _SMALLER_ORDER = SECP256K1_ORDER >> 1

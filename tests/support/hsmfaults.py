@@ -9,12 +9,12 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall
 
-from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import Status, reply
-from tezio_signer.hsm.simulator import SerialLine, Simulator
 from tezio_signer.hsm.slots import CURVES
-from tezio_signer.hsm.softkeys import SoftKey
 from tezio_signer.reactors import Reactor
+from tezio_signer.simulator.firmware import Answer, Firmware
+from tezio_signer.simulator.keys import SoftKey
+from tezio_signer.simulator.service import SerialLine, Simulator
 
 
 class Fault(Enum):

@@ -15,9 +15,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.firmware import Answer, Firmware
 from tezio_signer.hsm.framing import START
 from tezio_signer.reactors import Reactor, cancel
+from tezio_signer.simulator.firmware import Answer, Firmware
 
 READ_LIMIT = 0.1
 """Seconds in which the two length bytes, and then the rest, have to come."""

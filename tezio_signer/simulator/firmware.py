@@ -24,7 +24,7 @@ from tezio_signer.hsm.framing import (
     reply,
 )
 from tezio_signer.hsm.slots import CURVES
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey, compressed
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey, compressed
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import (
     KEY_TYPES,

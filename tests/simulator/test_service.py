@@ -16,9 +16,9 @@ from tests.stand import reactor
 from tests.vectors import EXCHANGES, PAYLOADS, TZ1, TZ3
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import KeyFormat, Opcode, Request, Slot
-from tezio_signer.hsm.simulator import SerialLine, Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import SerialLine, Simulator
 
 ADDRESS = framing.get_public_key(Slot.TZ1, KeyFormat.ADDRESS).frame()
 ADDRESS_REPLY = framing.reply(str(TZ1).encode())

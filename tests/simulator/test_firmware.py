@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.hsm.device import KEYS, ask, execute, is_signature, sign
 from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import KeyFormat, Opcode, Request, Slot, Status
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import Curve
 
 GENERIC = PAYLOADS["transfer"]

@@ -6,8 +6,8 @@ from twisted.trial.unittest import TestCase
 
 from tests.hsm.conformance import Conversation, DeviceConformance
 from tests.stand import reactor
-from tezio_signer.hsm.firmware import Firmware
-from tezio_signer.hsm.simulator import Simulator
+from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.simulator.service import Simulator
 
 BOARD = os.environ.get("TEZIO_HSM_PORT")
 

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.softkeys import TEST_KEYS, SoftKey
+from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 

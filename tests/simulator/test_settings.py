@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.vectors import SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config.settings import Security
-from tezio_signer.simulation import built_in_settings
+from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.tezos.payload import Operation
 
 

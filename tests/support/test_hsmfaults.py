@@ -7,11 +7,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hsm.device import KEYS
+from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.faults import Fault, FaultyHsm, Pace, at_random
-from tezio_signer.hsm.firmware import Firmware
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.reactors import Reactor
+from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import Signature
 
 ASK = framing.get_public_key(Slot.TZ1)

@@ -1,0 +1,1 @@
+"""A Tezio HSM in software."""
