@@ -21,9 +21,9 @@ from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer, Submission
 from tezio_signer.simulator.firmware import Answer, Firmware
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.watermarks.grouped import BlockingStore
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.grouped import BlockingStore
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import Kept
 
 FAULT = "internal error of the signer, see its log"

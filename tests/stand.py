@@ -37,8 +37,8 @@ from tezio_signer.simulator.service import Simulator
 from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.grouped import BlockingStore, GroupedStore, Writer
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.grouped import BlockingStore, GroupedStore, Writer
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 
 reactor = cast(Reactor, installed)
 EVERY_MAGIC_BYTE = dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13))

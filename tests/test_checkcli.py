@@ -26,8 +26,8 @@ from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
 from tezio_signer.listeners import portcheck as listening
 from tezio_signer.listeners import service as doors
-from tezio_signer.watermarks import reading
-from tezio_signer.watermarks.etcd import EtcdStore
+from tezio_signer.watermarks.etcd.store import EtcdStore
+from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.store import StoreAwayError
 
 EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]

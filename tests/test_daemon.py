@@ -34,7 +34,8 @@ from tests.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
-from tezio_signer.watermarks import reading, sqlite
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 STOP_SECONDS = 3.0
 CLOSE = "close: the signer is stopping"

@@ -11,7 +11,7 @@ from tests.test_daemon import ProcessTestCase
 from tests.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
-from tezio_signer.watermarks import reading
+from tezio_signer.watermarks.sqlite import reading
 
 _FRAME = 24 + 4096
 """Bytes that SQLite appends to its log for one changed page."""

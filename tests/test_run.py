@@ -299,7 +299,7 @@ os.set_inheritable(silent.fileno(), True)
 """
 _HANGING_DISK = """
 import threading
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 def hang(*_):
     print("the disk hangs", file=sys.__stderr__, flush=True)
     threading.Event().wait()
@@ -313,7 +313,7 @@ reactor.callWhenRunning(lambda: reactor.callInThread(socket.getaddrinfo, "b.exam
 _HANGING_CLOSE = """
 import threading
 from tezio_signer import run
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 run.STOP_LIMIT = 1.0
 SqliteStore.close = lambda _: threading.Event().wait()
 """

@@ -33,8 +33,9 @@ from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import resolved
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.simulator.service import Simulator
-from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 MINIMAL = (
     f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: False, "

@@ -16,10 +16,11 @@ from tezio_signer.config.hints import spelled_out
 from tezio_signer.host.accounts import user_name
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 MAINNET = "NetXdQprcVkpaWU"

@@ -39,8 +39,8 @@ from tezio_signer.startup.files import (
 )
 from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
-from tezio_signer.watermarks.reading import check_access, check_not_copied
 from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite.reading import check_access, check_not_copied
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 

@@ -31,7 +31,7 @@ from tests.daemonprocess import COMMAND, reserve_port
 from tezio_signer import cli, commands, tap
 from tezio_signer.config.locate import CONFIG_VARIABLE
 from tezio_signer.errors import StartupError
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 CHECK = ("check", "--json", "--without-boards")
 _LINE = "tezio-signer: "

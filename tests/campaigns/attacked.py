@@ -10,7 +10,7 @@ from threading import Thread
 
 from tests.certificates import Authority
 from tests.vectors import TZ3
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 _COMMAND = "from tezio_signer.cli import main; main()"

@@ -34,11 +34,11 @@ from tezio_signer.serialhsm import open_port
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 
 LATENCY = 0.150
 """Seconds that a board takes for a signature."""

@@ -43,8 +43,9 @@ from tezio_signer.hsm.framing import Slot
 from tezio_signer.reactors import cancel
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 DAEMONS = 2
 """That run side by side, each with a store and an HSM of its own."""

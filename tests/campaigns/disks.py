@@ -23,7 +23,8 @@ from tests.stand import Answer, Client, reactor
 from tests.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
-from tezio_signer.watermarks import reading, sqlite
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 CONFIG = """
 policy:

@@ -41,10 +41,10 @@ from tests.vectors import TZ1, TZ3
 from tezio_signer.errors import Refused, StartupError
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks import sqlite
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.grouped import REST
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.grouped import REST
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 STORE = "watermarks.sqlite"

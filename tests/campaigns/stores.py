@@ -42,7 +42,7 @@ from tests.octezclient import message_in
 from tests.stand import Client, reactor
 from tests.vectors import TZ3
 from tezio_signer.simulator.service import Simulator
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 LANES = 2
 """Pairs of daemons side by side."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from tezio_signer.watermarks import sqlite
+from tezio_signer.watermarks.sqlite import store as sqlite
 
 NAME = "s.sqlite"
 _SUFFIXES = ("", "-wal", "-shm", ".lock")

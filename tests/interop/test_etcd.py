@@ -14,7 +14,7 @@ from tests.watermarks.conformance import BLOCK, MARK, SIGNED, StorePromises
 from tests.watermarks.places import etcd_cluster
 from tests.watermarks.statemachine import drive
 from tezio_signer.config.settings import EtcdAddress
-from tezio_signer.watermarks.etcd import EtcdStore
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.opening import etcd_store
 from tezio_signer.watermarks.store import StoreError
 

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdgateway import EtcdGateway
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.store import StoreAwayError
 
 

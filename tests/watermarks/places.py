@@ -20,12 +20,13 @@ from tests.watermarks.fakeetcd import etcd_store as fake_store
 from tests.watermarks.faults import Faults, FaultyGateway, FaultyStore, faulty_commits
 from tests.watermarks.statemachine import Place
 from tezio_signer.config.settings import EtcdAddress
-from tezio_signer.watermarks import reading, sqlite
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdgateway import EtcdGateway
-from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import WatermarkStore
 
 _Result = TypeVar("_Result")

@@ -10,7 +10,7 @@ from tests.vectors import TZ3
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)

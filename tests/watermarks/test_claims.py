@@ -13,9 +13,9 @@ from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks.claims import Claim, Watermarks
-from tezio_signer.watermarks.grouped import Writer
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite.grouped import Writer
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import Kept, StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)

@@ -8,10 +8,10 @@ from twisted.trial.unittest import TestCase
 from tests.stand import ImmediateWriter, reactor
 from tests.watermarks.conformance import MemoryStore, StorePromises
 from tests.watermarks.fakeetcd import FakeEtcd, etcd_store
-from tezio_signer.watermarks import sqlite
-from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, WatermarkStore
 
 

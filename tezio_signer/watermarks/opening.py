@@ -25,12 +25,13 @@ from zope.interface import implementer
 from tezio_signer.config.hints import encrypted, spelled_out
 from tezio_signer.config.settings import EtcdAddress, StoreAddress
 from tezio_signer.reactors import Reactor
-from tezio_signer.watermarks import reading, sqlite
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdgateway import EtcdGateway, Login
-from tezio_signer.watermarks.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway, Login
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, WatermarkStore
 
 _CONNECT_TIMEOUT = 1.0

@@ -23,9 +23,9 @@ from tezio_signer.hsm.device import HsmDevice, Job, NotSent
 from tezio_signer.tezos.keys import PublicKey, Signature, digest
 from tezio_signer.watermarks import rule
 from tezio_signer.watermarks.claims import Claim, Watermarks
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.grouped import GroupedStore
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite.grouped import GroupedStore
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
 
 _Answer = Callable[[FakeEtcd, str, dict[str, Any]], dict[str, Any]]

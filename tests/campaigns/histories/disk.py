@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tests.campaigns.histories.network import Message, Network
-from tezio_signer.watermarks.grouped import GroupedStore
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
+from tezio_signer.watermarks.sqlite.grouped import GroupedStore
 from tezio_signer.watermarks.store import Kept, StoreError
 
 _Result = TypeVar("_Result")

@@ -14,8 +14,8 @@ from twisted.web.client import HTTPConnectionPool, ResponseDone
 
 from tests.campaigns.histories.network import Message, Network
 from tests.watermarks.fakeetcd import FakeEtcd, etcd_store
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdgateway import EtcdGateway
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 

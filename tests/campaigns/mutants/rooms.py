@@ -36,14 +36,14 @@ ROOMS = {
     ),
     "sqlite": Room(
         (
-            "tezio_signer.watermarks.sqlite",
-            "tezio_signer.watermarks.reading",
-            "tezio_signer.watermarks.sqliterows",
-            "tezio_signer.watermarks.sqliteschema",
-            "tezio_signer.watermarks.storefile",
-            "tezio_signer.watermarks.creating",
-            "tezio_signer.watermarks.lockfile",
-            "tezio_signer.watermarks.grouped",
+            "tezio_signer.watermarks.sqlite.store",
+            "tezio_signer.watermarks.sqlite.reading",
+            "tezio_signer.watermarks.sqlite.rows",
+            "tezio_signer.watermarks.sqlite.schema",
+            "tezio_signer.watermarks.sqlite.storefile",
+            "tezio_signer.watermarks.sqlite.creating",
+            "tezio_signer.watermarks.sqlite.lockfile",
+            "tezio_signer.watermarks.sqlite.grouped",
         ),
         (
             "watermarks.test_sqlite",
@@ -58,7 +58,7 @@ ROOMS = {
         ),
     ),
     "etcd": Room(
-        ("tezio_signer.watermarks.etcd", "tezio_signer.watermarks.etcdanswers"),
+        ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
         (
             "watermarks.test_etcd",
             "watermarks.test_etcdanswers",

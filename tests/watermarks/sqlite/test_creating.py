@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks import creating, sqlite
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import creating
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 _connect = sqlite3.connect

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa:
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from tezio_signer.watermarks.etcdanswers import Answer, KeyValue, read_answer
-from tezio_signer.watermarks.etcdgateway import PATIENCE, EtcdGateway, legible, text
+from tezio_signer.watermarks.etcd.answers import Answer, KeyValue, read_answer
+from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway, legible, text
 from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tezio_signer.watermarks.lockfile import LockFile, Progress, make, noted_beside, take
+from tezio_signer.watermarks.sqlite.lockfile import LockFile, Progress, make, noted_beside, take
 from tezio_signer.watermarks.store import StoreError
 
 FAR = Progress("0123456789abcdef" * 2, 2**63 - 1)

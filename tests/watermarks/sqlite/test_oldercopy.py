@@ -7,9 +7,10 @@ from pathlib import Path
 from attrs import evolve
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks import reading, sqlite
-from tezio_signer.watermarks.lockfile import Progress, noted_beside
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.lockfile import Progress, noted_beside
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 

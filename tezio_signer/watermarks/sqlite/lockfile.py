@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from attrs import frozen
 
-from tezio_signer.watermarks.access import give_to_owner, sync_directory, what_is_denied
+from tezio_signer.watermarks.sqlite.access import give_to_owner, sync_directory, what_is_denied
 from tezio_signer.watermarks.store import StoreError
 
 _TRIAL_AT = 4096

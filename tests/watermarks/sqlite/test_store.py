@@ -15,9 +15,10 @@ from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import reading, sqlite
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
 
 

@@ -23,7 +23,7 @@ from tests.watermarks.scriptedmembers import (
     silent,
     wrong_password,
 )
-from tezio_signer.watermarks.etcdgateway import Login
+from tezio_signer.watermarks.etcd.gateway import Login
 from tezio_signer.watermarks.store import StoreError
 
 

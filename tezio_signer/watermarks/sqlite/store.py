@@ -8,12 +8,12 @@ from pathlib import Path
 from attrs import evolve
 from twisted.logger import Logger
 
-from tezio_signer.watermarks import lockfile
-from tezio_signer.watermarks.creating import create as create
-from tezio_signer.watermarks.lockfile import LockFile
-from tezio_signer.watermarks.reading import check_denied, check_progress, check_there
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
-from tezio_signer.watermarks.sqliterows import (
+from tezio_signer.watermarks.sqlite import lockfile
+from tezio_signer.watermarks.sqlite.creating import create as create
+from tezio_signer.watermarks.sqlite.lockfile import LockFile
+from tezio_signer.watermarks.sqlite.reading import check_denied, check_progress, check_there
+from tezio_signer.watermarks.sqlite.rows import (
     FIND,
     KEEP,
     Row,
@@ -23,7 +23,7 @@ from tezio_signer.watermarks.sqliterows import (
     row_id,
     row_of,
 )
-from tezio_signer.watermarks.sqliteschema import (
+from tezio_signer.watermarks.sqlite.schema import (
     check,
     connect,
     damaged,
@@ -31,10 +31,10 @@ from tezio_signer.watermarks.sqliteschema import (
     lay_out,
     use_log,
 )
-from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
-from tezio_signer.watermarks.storefile import (
+from tezio_signer.watermarks.sqlite.storefile import (
     StoreFile,
 )
+from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 
 class SqliteStore:

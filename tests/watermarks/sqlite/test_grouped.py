@@ -14,10 +14,11 @@ from tests.stand import ImmediateWriter, reactor, watermarks_on
 from tests.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
-from tezio_signer.watermarks import reading, sqlite
-from tezio_signer.watermarks.grouped import LOOK_INTERVAL, REST, GroupedStore, ThreadWriter
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.grouped import LOOK_INTERVAL, REST, GroupedStore, ThreadWriter
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)

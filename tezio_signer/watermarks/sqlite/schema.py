@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from tezio_signer.host.filesystems import file_system
-from tezio_signer.watermarks.access import what_is_denied
-from tezio_signer.watermarks.lockfile import LockFile
+from tezio_signer.watermarks.sqlite.access import what_is_denied
+from tezio_signer.watermarks.sqlite.lockfile import LockFile
 from tezio_signer.watermarks.store import StoreError
 
 APPLICATION_ID = 0x54455A49

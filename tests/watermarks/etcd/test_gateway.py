@@ -29,7 +29,7 @@ from tests.watermarks.scriptedmembers import (
     silent,
     wrong_password,
 )
-from tezio_signer.watermarks import etcdgateway
+from tezio_signer.watermarks.etcd import gateway as etcdgateway
 
 
 class OrderTests(GatewayTestCase):

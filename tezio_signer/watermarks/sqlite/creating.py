@@ -5,9 +5,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tezio_signer.watermarks.access import give_to_owner, sync_directory
-from tezio_signer.watermarks.lockfile import lock_beside, take
-from tezio_signer.watermarks.sqliteschema import (
+from tezio_signer.watermarks.sqlite.access import give_to_owner, sync_directory
+from tezio_signer.watermarks.sqlite.lockfile import lock_beside, take
+from tezio_signer.watermarks.sqlite.schema import (
     INIT,
     check_filled,
     connect,

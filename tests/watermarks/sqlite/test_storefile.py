@@ -20,9 +20,11 @@ from twisted.trial.unittest import SkipTest
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.host import filesystems
 from tezio_signer.host.filesystems import Mount
-from tezio_signer.watermarks import reading, sqlite, sqliteschema, storefile
-from tezio_signer.watermarks.lockfile import Progress
-from tezio_signer.watermarks.sqlite import SqliteStore
+from tezio_signer.watermarks.sqlite import reading, storefile
+from tezio_signer.watermarks.sqlite import schema as sqliteschema
+from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.lockfile import Progress
+from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
 
@@ -81,7 +83,7 @@ class OtherNamesTests(StoreTestCase):
         self.path.read_bytes()
         Path(f"{self.path}.lock").unlink()
         code = (
-            "import sys, pathlib; from tezio_signer.watermarks.sqlite import SqliteStore; "
+            "import sys, pathlib; from tezio_signer.watermarks.sqlite.store import SqliteStore; "
             "SqliteStore(pathlib.Path(sys.argv[1]))"
         )
         ended = subprocess.run(  # noqa: S603

@@ -4,10 +4,10 @@ import sqlite3
 from pathlib import Path
 
 from tezio_signer.tezos.keys import Signature
-from tezio_signer.watermarks.lockfile import Progress
 from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqliteschema import damaged
+from tezio_signer.watermarks.sqlite.lockfile import Progress
+from tezio_signer.watermarks.sqlite.schema import damaged
 
 KEEP = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ALL = "SELECT chain_id, key, operation, level, round, payload_hash, signature FROM marks"

@@ -8,7 +8,8 @@ from attrs import evolve
 from twisted.trial.unittest import SkipTest
 
 from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
-from tezio_signer.watermarks import reading, sqlite
+from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.store import StoreError
 
 

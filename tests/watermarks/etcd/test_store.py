@@ -16,9 +16,9 @@ from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway, Kv, store_through
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks import etcd
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdgateway import PATIENCE
+from tezio_signer.watermarks.etcd import store as etcd
+from tezio_signer.watermarks.etcd.gateway import PATIENCE
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
 

@@ -4,20 +4,20 @@ import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from tezio_signer.watermarks import lockfile
-from tezio_signer.watermarks.access import what_is_denied
-from tezio_signer.watermarks.lockfile import Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqliterows import marks_in, progress_in
-from tezio_signer.watermarks.sqliteschema import INIT, check, check_filled, connect, errors
-from tezio_signer.watermarks.store import StoreError
-from tezio_signer.watermarks.storefile import (
+from tezio_signer.watermarks.sqlite import lockfile
+from tezio_signer.watermarks.sqlite.access import what_is_denied
+from tezio_signer.watermarks.sqlite.lockfile import Progress, lock_beside, noted_beside
+from tezio_signer.watermarks.sqlite.rows import marks_in, progress_in
+from tezio_signer.watermarks.sqlite.schema import INIT, check, check_filled, connect, errors
+from tezio_signer.watermarks.sqlite.storefile import (
     check_copies,
     check_kind,
     check_name,
     is_held,
     logs_kept,
 )
+from tezio_signer.watermarks.store import StoreError
 
 
 def read(path: Path) -> dict[MarkId, Mark]:

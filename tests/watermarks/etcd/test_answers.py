@@ -14,11 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.watermarks.conformance import ATTESTATION, BLOCK, MARK
 from tests.watermarks.fakeetcd import FakeEtcd
 from tezio_signer.errors import StartupError
-from tezio_signer.watermarks import etcdgateway
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.etcd import EtcdStore
-from tezio_signer.watermarks.etcdanswers import read_answer
-from tezio_signer.watermarks.etcdgateway import EtcdGateway, _AttemptError
+from tezio_signer.watermarks.etcd import gateway as etcdgateway
+from tezio_signer.watermarks.etcd.answers import read_answer
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway, _AttemptError
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import settle
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
