@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.owndirectory import own_directory
 from tests.stand import reactor
 from tests.vectors import SHIPPED
-from tezio_signer import cli, commands
+from tezio_signer.cli import common as commands
+from tezio_signer.cli import main as cli
 
 
 @frozen

@@ -28,7 +28,9 @@ from tests.campaigns.findings import Findings, tell
 from tests.certificates import Authority
 from tests.commandtest import OwnReactor
 from tests.daemonprocess import COMMAND, reserve_port
-from tezio_signer import cli, commands, tap
+from tezio_signer import tap
+from tezio_signer.cli import common as commands
+from tezio_signer.cli import main as cli
 from tezio_signer.config.locate import CONFIG_VARIABLE
 from tezio_signer.errors import StartupError
 from tezio_signer.watermarks.sqlite import store as sqlite

@@ -24,7 +24,7 @@ from tests.interop.processes import (
 )
 from tests.stand import Answer, Client, reactor
 from tests.vectors import TZ3, block
-from tezio_signer.run import RESTART_PAUSE
+from tezio_signer.cli.run import RESTART_PAUSE
 
 _SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"
 _PROGRAM = "program:tezio-signer"

@@ -12,7 +12,9 @@ from tests.commandtest import CommandTestCase, Outcome
 from tests.daemonprocess import start_command
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import __version__, cli, commands
+from tezio_signer import __version__
+from tezio_signer.cli import common as commands
+from tezio_signer.cli import main as cli
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
 from tezio_signer.simulator.firmware import Firmware

@@ -21,8 +21,8 @@ from tests.certificates import Authority
 from tests.commandtest import CommandTestCase
 from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
-from tezio_signer import checkcli
-from tezio_signer.boardcheck import BoardCheck, BoardFound, KeyFound
+from tezio_signer.cli import check as checkcli
+from tezio_signer.cli.boards import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
 from tezio_signer.listeners import portcheck as listening
 from tezio_signer.listeners import service as doors

@@ -14,8 +14,9 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from tezio_signer.boardcheck import BoardCheck, check_boards
-from tezio_signer.commands import CommandError, command, config_option, json_option, run
+from tezio_signer.cli.boards import BoardCheck, check_boards
+from tezio_signer.cli.common import CommandError, command, config_option, json_option, run
+from tezio_signer.cli.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import config_path, load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
@@ -26,7 +27,6 @@ from tezio_signer.listeners.endpointcheck import check_each_once, check_endpoint
 from tezio_signer.listeners.endpoints import Endpoint
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import check_open_files, try_door
-from tezio_signer.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.reactors import Reactor
 from tezio_signer.startup.files import (
     FileFacts,

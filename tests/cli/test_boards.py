@@ -11,7 +11,7 @@ from tests.hsm.test_boards import MKR, NANO, OTHERS
 from tests.hsm.test_device import FakeBoard
 from tests.stand import reactor
 from tests.vectors import AUTH, OCTEZ, TZ1, TZ3
-from tezio_signer.boardcheck import BoardCheck, check_boards
+from tezio_signer.cli.boards import BoardCheck, check_boards
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board, BoardSelector
 from tezio_signer.serialhsm import HsmProtocol, open_port

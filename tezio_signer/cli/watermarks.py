@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tezio_signer.commands import (
+from tezio_signer.cli.common import (
     CommandError,
     command,
     config_option,

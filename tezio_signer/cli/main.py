@@ -7,9 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from tezio_signer import __version__, checkcli, console, watermarkcli
-from tezio_signer.boardcheck import BoardCheck, check_boards
-from tezio_signer.commands import (
+from tezio_signer import __version__
+from tezio_signer.cli import check as checkcli
+from tezio_signer.cli import console
+from tezio_signer.cli import watermarks as watermarkcli
+from tezio_signer.cli.boards import BoardCheck, check_boards
+from tezio_signer.cli.common import (
     CommandError,
     command,
     config_option,
@@ -111,7 +114,7 @@ def _milliseconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> None:
     # Only here: what it needs is much, and nothing that other commands need.
-    from tezio_signer.run import run as run_daemon
+    from tezio_signer.cli.run import run as run_daemon
     from tezio_signer.tap import Options
 
     chosen = Options()
