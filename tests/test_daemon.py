@@ -17,20 +17,20 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.certificates import Authority
-from tests.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
-from tests.filewatch import FileWatch
-from tests.heldstand import HeldStand
-from tests.octezclient import HSM_KEYS, SecretKey, post, text_in, verifies
-from tests.octezsocketclient import (
+from tests.support.certificates import Authority
+from tests.support.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
+from tests.support.filewatch import FileWatch
+from tests.support.harness import Answer, Client, parse_response, reactor
+from tests.support.heldharness import HeldStand
+from tests.support.octezclient import HSM_KEYS, SecretKey, post, text_in, verifies
+from tests.support.octezsocketclient import (
     AUTHORIZED_KEYS,
     OctezSocketClient,
     result_in,
     sign,
     signature_in,
 )
-from tests.stand import Answer, Client, parse_response, reactor
-from tests.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
+from tests.support.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer

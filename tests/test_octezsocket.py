@@ -17,13 +17,24 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests import octezsocketclient as client
-from tests.heldstand import HeldStand
-from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, verifies
-from tests.octezsocketclient import OctezSocketClient, OctezSocketError, framed, result_in
-from tests.stand import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
-from tests.strategies import socket_payloads
-from tests.vectors import AUTH, FRAMES, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support import octezsocketclient as client
+from tests.support.harness import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
+from tests.support.heldharness import HeldStand
+from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, verifies
+from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError, framed, result_in
+from tests.support.strategies import socket_payloads
+from tests.support.vectors import (
+    AUTH,
+    FRAMES,
+    OCTEZ,
+    PAYLOADS,
+    TZ1,
+    TZ2,
+    TZ3,
+    block,
+    consensus,
+    transfer,
+)
 from tezio_signer import octezsocket
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted, Refused

@@ -12,16 +12,26 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests import octezclient
-from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in
-from tests.stand import (
+from tests.support import octezclient
+from tests.support.harness import (
     Stand,
     parse_response,
     reactor,
     settings_with,
     watermarks_on,
 )
-from tests.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
+from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in
+from tests.support.vectors import (
+    AUTH,
+    AUTHENTICATION,
+    OCTEZ,
+    PAYLOADS,
+    TZ1,
+    TZ2,
+    TZ3,
+    block,
+    consensus,
+)
 from tezio_signer.config.settings import Security, Settings, SigningKey
 from tezio_signer.errors import (
     Conflict,

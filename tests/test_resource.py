@@ -6,8 +6,9 @@ from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests import octezclient
-from tests.octezclient import (
+from tests.support import octezclient
+from tests.support.harness import EVERY_MAGIC_BYTE, Stand, hex_body, parse_response, settings_with
+from tests.support.octezclient import (
     HSM_AUTH_KEY,
     HSM_KEYS,
     NotUnderstood,
@@ -20,8 +21,7 @@ from tests.octezclient import (
     texts_in,
     verifies,
 )
-from tests.stand import EVERY_MAGIC_BYTE, Stand, hex_body, parse_response, settings_with
-from tests.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block
+from tests.support.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block
 from tezio_signer import __version__
 from tezio_signer.config.settings import Limits, RequestToken, Security
 from tezio_signer.simulator.firmware import Firmware

@@ -3,10 +3,17 @@
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
-from tests.octezclient import message_in
-from tests.stand import EVERY_MAGIC_BYTE, Answer, Stand, hex_body, parse_response, settings_with
-from tests.strategies import examples, requests
-from tests.vectors import AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ3
+from tests.support.harness import (
+    EVERY_MAGIC_BYTE,
+    Answer,
+    Stand,
+    hex_body,
+    parse_response,
+    settings_with,
+)
+from tests.support.octezclient import message_in
+from tests.support.strategies import examples, requests
+from tests.support.vectors import AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ3
 from tezio_signer.simulator.firmware import Firmware
 
 BLOCK = PAYLOADS["block_unlocked_nononce_on"]

@@ -4,10 +4,10 @@ import re
 
 from twisted.trial.unittest import TestCase
 
-from tests.octezclient import HSM_KEYS, text_in, verifies
-from tests.stand import EVERY_MAGIC_BYTE, Stand, settings_with
-from tests.strategies import examples, hostile_payloads
-from tests.vectors import EXCHANGES
+from tests.support.harness import EVERY_MAGIC_BYTE, Stand, settings_with
+from tests.support.octezclient import HSM_KEYS, text_in, verifies
+from tests.support.strategies import examples, hostile_payloads
+from tests.support.vectors import EXCHANGES
 from tezio_signer.config.settings import Security
 from tezio_signer.simulator.firmware import Firmware
 

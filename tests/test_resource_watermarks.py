@@ -2,9 +2,9 @@
 
 from twisted.trial.unittest import TestCase
 
-from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
-from tests.stand import EVERY_MAGIC_BYTE, Stand, settings_with
-from tests.vectors import TZ3, block, consensus
+from tests.support.harness import EVERY_MAGIC_BYTE, Stand, settings_with
+from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
+from tests.support.vectors import TZ3, block, consensus
 from tezio_signer.simulator.firmware import Firmware
 
 

@@ -11,8 +11,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.device import KEYS
-from tests.vectors import EXCHANGES
+from tests.support.hsmdevice import KEYS
+from tests.support.vectors import EXCHANGES
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.serialhsm import (

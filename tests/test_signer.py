@@ -12,10 +12,18 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.heldstand import FAULT, FailingStore, HeldStand, SlowDisk, failure_of, good, submission
-from tests.octezclient import HSM_AUTH_KEY, text_in
-from tests.stand import Stand, reactor, settings_with, watermarks_on
-from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
+from tests.support.harness import Stand, reactor, settings_with, watermarks_on
+from tests.support.heldharness import (
+    FAULT,
+    FailingStore,
+    HeldStand,
+    SlowDisk,
+    failure_of,
+    good,
+    submission,
+)
+from tests.support.octezclient import HSM_AUTH_KEY, text_in
+from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
 from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.signer import Signer, Submission

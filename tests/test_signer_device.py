@@ -7,10 +7,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.heldstand import FAULT, FailingStore, HeldStand, failure_of, good, submission
-from tests.octezclient import HSM_KEYS, message_in, text_in
-from tests.stand import Stand, reactor, settings_with
-from tests.vectors import OCTEZ, PAYLOADS, TZ3, block
+from tests.support.harness import Stand, reactor, settings_with
+from tests.support.heldharness import FAULT, FailingStore, HeldStand, failure_of, good, submission
+from tests.support.octezclient import HSM_KEYS, message_in, text_in
+from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.simulator.firmware import SKETCH_POLICY, Firmware

@@ -9,11 +9,11 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.heldstand import FailingStore, SlowDisk, good, submission
 from tests.hsm.test_device import FakeBoard
-from tests.stand import settings_with, watermarks_on
+from tests.support.harness import settings_with, watermarks_on
+from tests.support.heldharness import FailingStore, SlowDisk, good, submission
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tests.test_serialhsm import ANSWER, QUIET
-from tests.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
 from tezio_signer.hsm import framing

@@ -5,10 +5,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.heldstand import FAULT, FailingStore, HeldStand, SlowDisk, good, submission
-from tests.octezclient import message_in, text_in
-from tests.stand import Stand, reactor, settings_with, watermarks_on
-from tests.vectors import PAYLOADS, TZ2, TZ3, block
+from tests.support.harness import Stand, reactor, settings_with, watermarks_on
+from tests.support.heldharness import FAULT, FailingStore, HeldStand, SlowDisk, good, submission
+from tests.support.octezclient import message_in, text_in
+from tests.support.vectors import PAYLOADS, TZ2, TZ3, block
 from tezio_signer.errors import Unavailable
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Curve, Signature

@@ -20,11 +20,11 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import provider
 
-from tests.certificates import Authority
-from tests.daemonprocess import FREE_PORT
-from tests.owndirectory import own_directory
-from tests.stand import Client
-from tests.vectors import PAYLOADS, TZ3
+from tests.support.certificates import Authority
+from tests.support.daemonprocess import FREE_PORT
+from tests.support.harness import Client
+from tests.support.owndirectory import own_directory
+from tests.support.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError

@@ -25,9 +25,9 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from tests.campaigns.agreementcases import CASES, Case, lay_out
 from tests.campaigns.findings import Findings, tell
-from tests.certificates import Authority
-from tests.commandtest import OwnReactor
-from tests.daemonprocess import COMMAND, reserve_port
+from tests.support.certificates import Authority
+from tests.support.commandtest import OwnReactor
+from tests.support.daemonprocess import COMMAND, reserve_port
 from tezio_signer import tap
 from tezio_signer.cli import common as commands
 from tezio_signer.cli import main as cli

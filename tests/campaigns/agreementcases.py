@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ3
+from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ3
 
 _KEY = f"{TZ3}: {{allowed_ops: [generic], auth_req: False}}"
 _EDPK = OCTEZ["keys"][1]["pk"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Thread
 
-from tests.certificates import Authority
-from tests.vectors import TZ3
+from tests.support.certificates import Authority
+from tests.support.vectors import TZ3
 from tezio_signer.watermarks.sqlite import store as sqlite
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -29,8 +29,8 @@ from tests.campaigns.clusterreport import IN_TIME, RECOVERY, Report, show
 from tests.campaigns.clusterrig import DAEMONS, Network, SignerDaemon, faketime
 from tests.campaigns.rig import run
 from tests.campaigns.signing import CHAINS, Asked, Ledger, Track, is_right, signature_in
-from tests.stand import Answer, reactor
-from tests.vectors import TZ1, TZ3
+from tests.support.harness import Answer, reactor
+from tests.support.vectors import TZ1, TZ3
 from tezio_signer.watermarks.rule import MarkId
 
 GIVEN_UP = 20.0

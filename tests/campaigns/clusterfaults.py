@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.defer import gatherResults
 
 from tests.campaigns.clusterrig import MEMBERS, Network, faketime
-from tests.tcpproxy import Way
+from tests.support.tcpproxy import Way
 
 STEPS = (-3600.0, -5.0, 5.0, 3600.0)
 """Seconds by which clocks are set forward or back."""

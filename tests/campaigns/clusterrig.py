@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
 from tests.campaigns.signing import ForgetfulFirmware, configuration
-from tests.daemonprocess import FREE_PORT, Process, serving, spawn_command, spawn_daemon
-from tests.etcdcluster import PATIENCE, Cluster, Member
-from tests.stand import Client, reactor
-from tests.tcpproxy import Link, Proxy, Way
+from tests.support.daemonprocess import FREE_PORT, Process, serving, spawn_command, spawn_daemon
+from tests.support.etcdcluster import PATIENCE, Cluster, Member
+from tests.support.harness import Client, reactor
+from tests.support.tcpproxy import Link, Proxy, Way
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks import transfer
 from tezio_signer.watermarks.rule import Mark, MarkId

@@ -23,9 +23,9 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 
 from tests.campaigns.rig import percentile, run
-from tests.daemonprocess import spawn_command
-from tests.stand import Client, reactor, settings_with
-from tests.vectors import TZ3, block
+from tests.support.daemonprocess import spawn_command
+from tests.support.harness import Client, reactor, settings_with
+from tests.support.vectors import TZ3, block
 from tezio_signer.hsm.boards import BoardSelector, find_boards
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite

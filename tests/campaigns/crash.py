@@ -36,9 +36,9 @@ from tests.campaigns.signing import (
     is_right,
     signature_in,
 )
-from tests.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
-from tests.stand import Answer, Client, reactor
-from tests.vectors import TZ1, TZ3
+from tests.support.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
+from tests.support.harness import Answer, Client, reactor
+from tests.support.vectors import TZ1, TZ3
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.reactors import cancel
 from tezio_signer.simulator.service import Simulator

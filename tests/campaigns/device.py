@@ -17,10 +17,10 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.campaigns.rig import Rig, resident_memory, run
-from tests.octezclient import verifies
-from tests.stand import Client, reactor
+from tests.support.harness import Client, reactor
 from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
-from tests.vectors import TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support.octezclient import verifies
+from tests.support.vectors import TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer.serialhsm import Timing
 from tezio_signer.signer import DEADLINE
 from tezio_signer.simulator.firmware import Firmware

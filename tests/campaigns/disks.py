@@ -17,10 +17,10 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.campaigns.rig import run
-from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving
-from tests.octezclient import message_in, text_in
-from tests.stand import Answer, Client, reactor
-from tests.vectors import PAYLOADS, TZ3, block, consensus
+from tests.support.daemonprocess import FREE_PORT, TWISTD, Process, serving
+from tests.support.harness import Answer, Client, reactor
+from tests.support.octezclient import message_in, text_in
+from tests.support.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.sqlite import reading

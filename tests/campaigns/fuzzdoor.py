@@ -25,9 +25,9 @@ from zope.interface import classImplements, implementer
 from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.mutation import mutated, pieces
 from tests.campaigns.wellformed import Ask
-from tests.stand import settings_with, watermarks_on
-from tests.strategies import RECORDED
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tests.support.harness import settings_with, watermarks_on
+from tests.support.strategies import RECORDED
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.config.settings import Limits, Settings, SigningKey
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing

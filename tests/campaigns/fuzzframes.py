@@ -2,7 +2,6 @@
 
 from random import Random
 
-from tests import octezsocketclient
 from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated
@@ -12,9 +11,10 @@ from tests.campaigns.wellformed import (
     is_request,
     requests_before_nonsense,
 )
-from tests.octezclient import HSM_AUTH_KEY
-from tests.octezsocketclient import OctezSocketError, framed
-from tests.vectors import FRAMES, PAYLOADS, TZ1, TZ2, TZ3
+from tests.support import octezsocketclient
+from tests.support.octezclient import HSM_AUTH_KEY
+from tests.support.octezsocketclient import OctezSocketError, framed
+from tests.support.vectors import FRAMES, PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.errors import FAULT
 from tezio_signer.octez import messages as octezmessages
 from tezio_signer.octez.messages import (

@@ -6,7 +6,6 @@ from random import Random
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 
-from tests import octezclient
 from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated, pieces
@@ -17,8 +16,9 @@ from tests.campaigns.wellformed import (
     http_answers_in,
     http_requests_in,
 )
-from tests.octezclient import HSM_AUTH_KEY
-from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1, TZ2, TZ3
+from tests.support import octezclient
+from tests.support.octezclient import HSM_AUTH_KEY
+from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.resource import SignerResource
 from tezio_signer.signer import Signer

@@ -34,10 +34,10 @@ from twisted.internet.threads import deferToThread
 from tests.campaigns.attacked import ENVIRONMENT, Daemon
 from tests.campaigns.attackers import ATTACKS
 from tests.campaigns.rig import percentile, run
-from tests.octezclient import HSM_KEYS, OctezClient, verifies
-from tests.octezsocketclient import OctezSocketClient
-from tests.stand import reactor
-from tests.vectors import TZ3, consensus
+from tests.support.harness import reactor
+from tests.support.octezclient import HSM_KEYS, OctezClient, verifies
+from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.vectors import TZ3, consensus
 
 PERIOD = 0.1
 """Seconds from one request of the baker to the next."""

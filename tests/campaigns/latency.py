@@ -12,11 +12,11 @@ from typing import Protocol
 from attrs import define, field
 
 from tests.campaigns.rig import Rig, percentile, run
-from tests.heldstand import submission
-from tests.octezclient import OctezClient, verifies
-from tests.octezsocketclient import OctezSocketClient
-from tests.stand import reactor
-from tests.vectors import TZ3, consensus, transfer
+from tests.support.harness import reactor
+from tests.support.heldharness import submission
+from tests.support.octezclient import OctezClient, verifies
+from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.vectors import TZ3, consensus, transfer
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.signer import Signer

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.campaigns.rig import run
-from tests.etcdcluster import Cluster
-from tests.stand import reactor
-from tests.watermarks.places import etcd_cluster, fake_etcd, memory, shared_memory, sqlite_file
-from tests.watermarks.statemachine import Place, drive
+from tests.support.etcdcluster import Cluster
+from tests.support.harness import reactor
+from tests.support.statemachine import Place, drive
+from tests.support.storeplaces import etcd_cluster, fake_etcd, memory, shared_memory, sqlite_file
 from tezio_signer.config.settings import EtcdAddress
 
 STORES = ("memory", "shared-memory", "sqlite", "fake-etcd", "etcd")

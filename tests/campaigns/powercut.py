@@ -35,9 +35,9 @@ from tests.campaigns.signing import (
     signature_in,
 )
 from tests.campaigns.tracedisk import SYNCS, Call, Disk, calls
-from tests.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
-from tests.stand import Client, reactor, watermarks_on
-from tests.vectors import TZ1, TZ3
+from tests.support.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
+from tests.support.harness import Client, reactor, watermarks_on
+from tests.support.vectors import TZ1, TZ3
 from tezio_signer.errors import Refused, StartupError
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.payload import Baking, Operation, decode

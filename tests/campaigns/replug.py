@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.campaigns.rig import Rig, percentile, run
-from tests.octezclient import verifies
-from tests.stand import Answer, reactor
-from tests.vectors import TZ3, block
+from tests.support.harness import Answer, reactor
+from tests.support.octezclient import verifies
+from tests.support.vectors import TZ3, block
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 

@@ -8,9 +8,9 @@ from random import Random
 
 from attrs import define, field, frozen
 
-from tests.octezclient import HSM_KEYS, to_base58check, verifies
-from tests.stand import Answer
-from tests.vectors import TZ1, TZ3, block, consensus
+from tests.support.harness import Answer
+from tests.support.octezclient import HSM_KEYS, to_base58check, verifies
+from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.simulator import firmware
 from tezio_signer.tezos.keys import PublicKeyHash

@@ -37,10 +37,10 @@ from tests.campaigns.signing import (
     signature_in,
 )
 from tests.campaigns.storeways import NAME, WAYS, Place, Way
-from tests.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
-from tests.octezclient import message_in
-from tests.stand import Client, reactor
-from tests.vectors import TZ3
+from tests.support.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
+from tests.support.harness import Client, reactor
+from tests.support.octezclient import message_in
+from tests.support.vectors import TZ3
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.sqlite import store as sqlite
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.vectors import block
+from tests.support.vectors import block
 
 ROOT = Path("/var/cache/tezio-signer-systemd/root")
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd" / "tezio-signer.service"

@@ -4,7 +4,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.campaigns.agreement import check_here, compare, start_here
 from tests.campaigns.agreementcases import CASES
-from tests.owndirectory import own_directory
+from tests.support.owndirectory import own_directory
 
 
 class AgreementTests(TestCase):

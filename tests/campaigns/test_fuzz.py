@@ -5,13 +5,13 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import octezclient, octezsocketclient
 from tests.campaigns.fuzz import TARGETS, Examination, at_random
 from tests.campaigns.fuzzdoor import Manner
 from tests.campaigns.fuzzframes import FramesTarget
 from tests.campaigns.fuzzhttp import HttpTarget
 from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
-from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
+from tests.support import octezclient, octezsocketclient
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import PublicKeyHash
 
 

@@ -6,8 +6,8 @@ import sys
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.campaigns.rig import Rig, run
-from tests.stand import Client, reactor
-from tests.vectors import TZ3, transfer
+from tests.support.harness import Client, reactor
+from tests.support.vectors import TZ3, transfer
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 

@@ -10,9 +10,9 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
 
-from tests.octezclient import HSM_AUTH_KEY, authenticated_bytes, to_base58check, verifies
-from tests.octezsocketclient import tagged_hash
-from tests.vectors import TZ1, TZ2, TZ3
+from tests.support.octezclient import HSM_AUTH_KEY, authenticated_bytes, to_base58check, verifies
+from tests.support.octezsocketclient import tagged_hash
+from tests.support.vectors import TZ1, TZ2, TZ3
 
 Fields = tuple[object, ...]
 Ask = tuple[str, bytes]

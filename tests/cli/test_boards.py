@@ -6,11 +6,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.hsm.device import KEYS
 from tests.hsm.test_boards import MKR, NANO, OTHERS
 from tests.hsm.test_device import FakeBoard
-from tests.stand import reactor
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ3
+from tests.support.harness import reactor
+from tests.support.hsmdevice import KEYS
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.cli.boards import BoardCheck, check_boards
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board, BoardSelector

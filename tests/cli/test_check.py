@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import TestCase
 
-from tests.certificates import Authority
-from tests.commandtest import CommandTestCase
-from tests.daemonprocess import FREE_PORT, serving, start_command, start_daemon
-from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tests.support.certificates import Authority
+from tests.support.commandtest import CommandTestCase
+from tests.support.daemonprocess import FREE_PORT, serving, start_command, start_daemon
+from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.cli import check as checkcli
 from tezio_signer.cli.boards import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board

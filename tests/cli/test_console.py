@@ -6,7 +6,7 @@ from subprocess import PIPE, CompletedProcess, run
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ3
+from tests.support.vectors import TZ3
 
 _COMMAND = "from tezio_signer.cli import main; main()"
 _PREPARED = """

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.commandtest import CommandTestCase, Outcome
-from tests.daemonprocess import start_command
-from tests.stand import reactor
-from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tests.support.commandtest import CommandTestCase, Outcome
+from tests.support.daemonprocess import start_command
+from tests.support.harness import reactor
+from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import __version__
 from tezio_signer.cli import common as commands
 from tezio_signer.cli import main as cli

@@ -15,7 +15,7 @@ from subprocess import run
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.daemonprocess import (
+from tests.support.daemonprocess import (
     FREE_PORT,
     TWISTD,
     Process,
@@ -26,11 +26,11 @@ from tests.daemonprocess import (
     start_daemon,
     start_twistd,
 )
-from tests.filewatch import FileWatch
-from tests.octezsocketclient import OctezSocketClient
-from tests.stand import Client, reactor
+from tests.support.filewatch import FileWatch
+from tests.support.harness import Client, reactor
+from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.vectors import TZ1, TZ3, block
 from tests.test_daemon import ProcessTestCase
-from tests.vectors import TZ1, TZ3, block
 from tezio_signer import __version__
 
 STOP_SECONDS = 7.0

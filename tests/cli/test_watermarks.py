@@ -9,9 +9,9 @@ from pathlib import Path
 from attrs import evolve
 from twisted.trial.unittest import SkipTest
 
-from tests.commandtest import CommandTestCase, Outcome
-from tests.stand import reactor
-from tests.vectors import OCTEZ, TZ1, TZ3
+from tests.support.commandtest import CommandTestCase, Outcome
+from tests.support.harness import reactor
+from tests.support.vectors import OCTEZ, TZ1, TZ3
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.host.accounts import user_name
 from tezio_signer.tezos.keys import Curve, Signature

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config import fields as yamlfields
 from tezio_signer.config.fields import ConfigError

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import Authority
-from tests.vectors import TZ3
+from tests.support.certificates import Authority
+from tests.support.vectors import TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config import fields as yamlfields
 from tezio_signer.config.fields import ConfigError

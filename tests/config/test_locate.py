@@ -5,8 +5,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.owndirectory import own_directory
-from tests.vectors import TZ3
+from tests.support.owndirectory import own_directory
+from tests.support.vectors import TZ3
 from tezio_signer.config import locate
 from tezio_signer.errors import StartupError
 from tezio_signer.simulator.settings import built_in_settings

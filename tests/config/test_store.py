@@ -4,7 +4,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ3
+from tests.support.vectors import TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config.fields import ConfigError
 from tezio_signer.config.settings import EtcdAddress, Settings

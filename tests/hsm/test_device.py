@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.device import KEYS, is_signature
-from tests.stand import EVERY_MAGIC_BYTE
+from tests.support.harness import EVERY_MAGIC_BYTE
+from tests.support.hsmdevice import KEYS, is_signature
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tests.test_serialhsm import ANSWER, QUIET, FakePort
-from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing

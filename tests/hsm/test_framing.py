@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import EXCHANGES
+from tests.support.vectors import EXCHANGES
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import (
     FramingError,

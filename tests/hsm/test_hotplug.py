@@ -11,7 +11,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python import _inotify
 from twisted.trial.unittest import TestCase
 
-from tests.stand import reactor
+from tests.support.harness import reactor
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.hotplug import PortWatch, watch_ports
 from twisted import internet

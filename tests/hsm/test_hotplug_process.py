@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from unittest import SkipTest
 
-from tests.daemonprocess import COMMAND, FREE_PORT, Process, serving, spawn
-from tests.stand import reactor
+from tests.support.daemonprocess import COMMAND, FREE_PORT, Process, serving, spawn
+from tests.support.harness import reactor
+from tests.support.vectors import PAYLOADS, TZ3, block
 from tests.test_daemon import ProcessTestCase
-from tests.vectors import PAYLOADS, TZ3, block
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 

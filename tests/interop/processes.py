@@ -14,8 +14,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.stand import Client, reactor
-from tests.vectors import TZ3
+from tests.support.harness import Client, reactor
+from tests.support.vectors import TZ3
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0

@@ -5,14 +5,14 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.daemonprocess import Process, start_command, start_daemon
-from tests.etcdcluster import Cluster, Tls, start_cluster
 from tests.interop.processes import command
-from tests.stand import reactor
-from tests.vectors import TZ3
-from tests.watermarks.conformance import BLOCK, MARK, SIGNED, StorePromises
-from tests.watermarks.places import etcd_cluster
-from tests.watermarks.statemachine import drive
+from tests.support.daemonprocess import Process, start_command, start_daemon
+from tests.support.etcdcluster import Cluster, Tls, start_cluster
+from tests.support.harness import reactor
+from tests.support.statemachine import drive
+from tests.support.storeconformance import BLOCK, MARK, SIGNED, StorePromises
+from tests.support.storeplaces import etcd_cluster
+from tests.support.vectors import TZ3
 from tezio_signer.config.settings import EtcdAddress
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.opening import etcd_store

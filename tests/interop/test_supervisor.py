@@ -12,8 +12,6 @@ from pathlib import Path
 from twisted.internet import error
 from twisted.trial.unittest import TestCase
 
-from tests.daemonprocess import reserve_port
-from tests.filewatch import FileWatch
 from tests.interop.processes import (
     ROOT,
     command,
@@ -22,8 +20,10 @@ from tests.interop.processes import (
     start,
     start_signer_command,
 )
-from tests.stand import Answer, Client, reactor
-from tests.vectors import TZ3, block
+from tests.support.daemonprocess import reserve_port
+from tests.support.filewatch import FileWatch
+from tests.support.harness import Answer, Client, reactor
+from tests.support.vectors import TZ3, block
 from tezio_signer.cli.run import RESTART_PAUSE
 
 _SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"

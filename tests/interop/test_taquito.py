@@ -7,7 +7,7 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from tests.interop.processes import command, installed, run, start_simulated_signer
-from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, consensus
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, consensus
 from tezio_signer.tezos.keys import PublicKeyHash
 
 _CLIENT = Path(__file__).parent / "taquito" / "client.cjs"

@@ -18,8 +18,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import Authority, Certified
 from tests.listeners.test_service import REQUEST, TlsTestCase
+from tests.support.certificates import Authority, Certified
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import certificates

@@ -13,10 +13,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
-from tests import octezclient
-from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
-from tests.stand import Stand, parse_response, reactor, settings_with
-from tests.vectors import AUTHENTICATION, PAYLOADS, TZ1
+from tests.support import octezclient
+from tests.support.harness import Stand, parse_response, reactor, settings_with
+from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
+from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
 from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
 from tezio_signer.listeners.limits import Connections

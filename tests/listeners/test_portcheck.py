@@ -8,8 +8,8 @@ from twisted.internet import tcp
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import TestCase
 
-from tests.daemonprocess import reserve_port
-from tests.stand import reactor
+from tests.support.daemonprocess import reserve_port
+from tests.support.harness import reactor
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.listeners import portcheck as listening
 from tezio_signer.listeners import ports

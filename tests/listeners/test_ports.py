@@ -8,12 +8,12 @@ from socket import AF_INET, AF_INET6, AF_UNIX, create_connection, socket
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.daemonprocess import start_activated
-from tests.octezclient import HSM_KEYS, verifies
-from tests.octezsocketclient import AUTHORIZED_KEYS, OctezSocketClient, framed
-from tests.stand import Client, Stand, reactor
+from tests.support.daemonprocess import start_activated
+from tests.support.harness import Client, Stand, reactor
+from tests.support.octezclient import HSM_KEYS, verifies
+from tests.support.octezsocketclient import AUTHORIZED_KEYS, OctezSocketClient, framed
+from tests.support.vectors import PAYLOADS, TZ1, TZ3
 from tests.test_daemon import ProcessTestCase
-from tests.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
 from tezio_signer.listeners.slots import Closable, Place

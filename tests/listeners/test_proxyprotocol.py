@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import octezsocketclient as octezsocket
 from tests.listeners.test_unknownaddress import NOOP, DoorsTestCase
-from tests.octezclient import message_in, post
-from tests.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
-from tests.stand import Client, Stand, parse_response, settings_with
-from tests.vectors import TZ3
+from tests.support import octezsocketclient as octezsocket
+from tests.support.harness import Client, Stand, parse_response, settings_with
+from tests.support.octezclient import message_in, post
+from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
+from tests.support.vectors import TZ3
 from tezio_signer.listeners.peers import UnsaidAddress
 from tezio_signer.listeners.proxyprotocol import Header, read_header
 from tezio_signer.sparinglog import LINES_PER_MINUTE

@@ -10,9 +10,9 @@ from gzip import compress
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
-from tests.octezclient import HSM_KEYS, verifies
-from tests.stand import Stand, settings_with
-from tests.vectors import PAYLOADS, TZ1
+from tests.support.harness import Stand, settings_with
+from tests.support.octezclient import HSM_KEYS, verifies
+from tests.support.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
 from tezio_signer.simulator.firmware import Firmware
 

@@ -14,12 +14,12 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
-from tests import octezclient
-from tests import octezsocketclient as octezsocket
-from tests.certificates import Authority, Certified
-from tests.octezclient import HSM_KEYS, message_in, text_in, verifies
-from tests.stand import Client, Stand, parse_response, reactor, settings_with
-from tests.vectors import PAYLOADS, TZ1
+from tests.support import octezclient
+from tests.support import octezsocketclient as octezsocket
+from tests.support.certificates import Authority, Certified
+from tests.support.harness import Client, Stand, parse_response, reactor, settings_with
+from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
+from tests.support.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections

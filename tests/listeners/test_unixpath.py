@@ -9,11 +9,11 @@ from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, socket
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.daemonprocess import Process
-from tests.octezclient import HSM_KEYS, verifies
-from tests.octezsocketclient import OctezSocketClient
+from tests.support.daemonprocess import Process
+from tests.support.octezclient import HSM_KEYS, verifies
+from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.vectors import PAYLOADS, TZ1
 from tests.test_daemon import ProcessTestCase
-from tests.vectors import PAYLOADS, TZ1
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.listeners.unixpath import LOCK_SUFFIX, SocketPath
 

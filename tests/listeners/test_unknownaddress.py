@@ -15,12 +15,12 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests import octezsocketclient as octezsocket
-from tests.heldstand import FailingStore
-from tests.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
-from tests.octezsocketclient import OctezSocketClient, OctezSocketError
-from tests.stand import Client, Stand, settings_with
-from tests.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
+from tests.support import octezsocketclient as octezsocket
+from tests.support.harness import Client, Stand, settings_with
+from tests.support.heldharness import FailingStore
+from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
+from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
+from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.framing import Slot

@@ -10,10 +10,10 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.web import http
 
-from tests import octezsocketclient as octezsocket
 from tests.listeners.test_service import REQUEST, TlsTestCase
-from tests.octezclient import message_in
-from tests.stand import Stand, parse_response, settings_with
+from tests.support import octezsocketclient as octezsocket
+from tests.support.harness import Stand, parse_response, settings_with
+from tests.support.octezclient import message_in
 from tezio_signer.listeners.limits import HANDSHAKES_PER_SECOND
 from tezio_signer.octezsocket import OctezSocket
 

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.octezclient import message_in
+from tests.support.octezclient import message_in
 from tezio_signer.errors import Conflict, Forbidden
 from tezio_signer.octez.json import Json, encode, error_list
 

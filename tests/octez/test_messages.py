@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import octezsocketclient as client
-from tests.octezclient import NotUnderstood
-from tests.octezsocketclient import OctezSocketError
-from tests.strategies import socket_payloads
-from tests.vectors import AUTHENTICATION, FRAMES, OCTEZ, PAYLOADS
+from tests.support import octezsocketclient as client
+from tests.support.octezclient import NotUnderstood
+from tests.support.octezsocketclient import OctezSocketError
+from tests.support.strategies import socket_payloads
+from tests.support.vectors import AUTHENTICATION, FRAMES, OCTEZ, PAYLOADS
 from tezio_signer.octez import messages as octezmessages
 from tezio_signer.octez.messages import (
     DeterministicNonce,

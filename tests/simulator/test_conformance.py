@@ -4,8 +4,8 @@ import os
 
 from twisted.trial.unittest import TestCase
 
-from tests.hsm.conformance import Conversation, DeviceConformance
-from tests.stand import reactor
+from tests.support.harness import reactor
+from tests.support.hsmconformance import Conversation, DeviceConformance
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 

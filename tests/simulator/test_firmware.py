@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.device import KEYS, ask, execute, is_signature, sign
-from tests.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
+from tests.support.hsmdevice import KEYS, ask, execute, is_signature, sign
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import KeyFormat, Opcode, Request, Slot, Status
 from tezio_signer.simulator.firmware import Firmware

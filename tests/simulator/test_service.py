@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.hsm.device import is_signature, sign
-from tests.stand import reactor
-from tests.vectors import EXCHANGES, PAYLOADS, TZ1, TZ3
+from tests.support.harness import reactor
+from tests.support.hsmdevice import is_signature, sign
+from tests.support.vectors import EXCHANGES, PAYLOADS, TZ1, TZ3
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import KeyFormat, Opcode, Request, Slot

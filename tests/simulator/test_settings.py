@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import SHIPPED, TZ1, TZ2, TZ3
+from tests.support.vectors import SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config.settings import Security
 from tezio_signer.simulator.settings import built_in_settings

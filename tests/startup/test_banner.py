@@ -6,8 +6,8 @@ from pathlib import Path
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.stand import settings_with
-from tests.vectors import SHIPPED, TZ1, TZ3
+from tests.support.harness import settings_with
+from tests.support.vectors import SHIPPED, TZ1, TZ3
 from tezio_signer import __version__
 from tezio_signer.config import document as config
 from tezio_signer.config.settings import ClientCa, RequestToken, Security

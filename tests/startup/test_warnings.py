@@ -7,8 +7,8 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.missingcurve import without_curve
-from tests.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
+from tests.support.missingcurve import without_curve
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.config.settings import (
     ClientCa,
     EtcdAddress,

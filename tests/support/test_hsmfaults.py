@@ -6,7 +6,7 @@ from random import Random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.device import KEYS
+from tests.support.hsmdevice import KEYS
 from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
@@ -163,7 +163,7 @@ class LeavingTests(SynchronousTestCase):
 
     def test_comes_back(self) -> None:
         """It is back within the time of its pace; stopped meanwhile, it stays away."""
-        from tests.stand import reactor
+        from tests.support.harness import reactor
 
         clock = Clock()
         device = FaultyHsm(reactor, Firmware(), lambda _: None, Random(1), 0, PACE)

@@ -5,7 +5,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import AUTHENTICATION, OCTEZ
+from tests.support.vectors import AUTHENTICATION, OCTEZ
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nacl.exceptions import RuntimeError as NaclRuntimeError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.missingcurve import without_curve
-from tests.vectors import AUTHENTICATION, MORE_PAYLOADS, OCTEZ, PAYLOADS
+from tests.support.missingcurve import without_curve
+from tests.support.vectors import AUTHENTICATION, MORE_PAYLOADS, OCTEZ, PAYLOADS
 from tezio_signer.tezos import base58check, keys
 from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.keys import (

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import MORE_PAYLOADS, OCTEZ, OPERATIONS, PAYLOADS, block, consensus
+from tests.support.vectors import MORE_PAYLOADS, OCTEZ, OPERATIONS, PAYLOADS, block, consensus
 from tezio_signer.tezos.payload import (
     Block,
     Consensus,

@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.stand import ImmediateWriter, watermarks_on
-from tests.vectors import TZ1, TZ3, block, consensus
+from tests.support.harness import ImmediateWriter, watermarks_on
+from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode

@@ -5,9 +5,9 @@ from pathlib import Path
 from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import TestCase
 
-from tests.stand import ImmediateWriter, reactor
-from tests.watermarks.conformance import MemoryStore, StorePromises
-from tests.watermarks.fakeetcd import FakeEtcd, etcd_store
+from tests.support.fakeetcd import FakeEtcd, etcd_store
+from tests.support.harness import ImmediateWriter, reactor
+from tests.support.storeconformance import MemoryStore, StorePromises
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter

@@ -5,8 +5,8 @@ More of the same: `python -m tests.campaigns.model`.
 
 from twisted.trial.unittest import TestCase
 
-from tests.watermarks.places import fake_etcd, memory, shared_memory, sqlite_file
-from tests.watermarks.statemachine import Place, drive
+from tests.support.statemachine import Place, drive
+from tests.support.storeplaces import fake_etcd, memory, shared_memory, sqlite_file
 
 STEPS = 400
 

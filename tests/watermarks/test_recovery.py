@@ -8,8 +8,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ3, block, consensus
-from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway, store_through
+from tests.support.fakeetcd import FakeEtcd, FakeGateway, store_through
+from tests.support.vectors import TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, decode

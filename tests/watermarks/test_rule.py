@@ -5,7 +5,7 @@ from typing import cast
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import PAYLOADS, TZ1, TZ3
+from tests.support.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode

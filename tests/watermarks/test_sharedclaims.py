@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ3, block, consensus
+from tests.support.vectors import TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation, decode

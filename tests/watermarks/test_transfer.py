@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import OCTEZ, TZ1, TZ2, TZ3
+from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.markjson import TransferError

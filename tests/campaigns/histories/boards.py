@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 from tests.campaigns.histories.keys import Cryptography
 from tests.campaigns.histories.network import Message, Network
-from tests.stand import EVERY_MAGIC_BYTE
+from tests.support.harness import EVERY_MAGIC_BYTE
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.framing import Opcode, Slot, reply
 from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from tests.campaigns.histories.disk import Disk, MarkFile
 from tests.campaigns.histories.etcd import Etcd
 from tests.campaigns.histories.patching import everywhere
-from tests.watermarks.fakeetcd import FakeEtcd
+from tests.support.fakeetcd import FakeEtcd
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.device import HsmDevice, Job, NotSent
 from tezio_signer.tezos.keys import PublicKey, Signature, digest

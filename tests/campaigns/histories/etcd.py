@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool, ResponseDone
 
 from tests.campaigns.histories.network import Message, Network
-from tests.watermarks.fakeetcd import FakeEtcd, etcd_store
+from tests.support.fakeetcd import FakeEtcd, etcd_store
 from tezio_signer.watermarks.etcd.gateway import EtcdGateway
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId

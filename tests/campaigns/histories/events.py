@@ -6,7 +6,7 @@ from typing import NamedTuple
 from attrs import field, frozen
 
 from tests.campaigns.signing import CHAINS, Asked, Track
-from tests.vectors import TZ1, TZ3
+from tests.support.vectors import TZ1, TZ3
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.watermarks.conformance import ATTESTATION, BLOCK, MARK
-from tests.watermarks.fakeetcd import FakeEtcd
+from tests.support.fakeetcd import FakeEtcd
+from tests.support.storeconformance import ATTESTATION, BLOCK, MARK
 from tezio_signer.errors import StartupError
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.etcd import gateway as etcdgateway

@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError, Conne
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
-from tests.watermarks.scriptedmembers import (
+from tests.support.scriptedmembers import (
     LOGIN,
     RIGHT,
     A,

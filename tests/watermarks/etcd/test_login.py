@@ -4,7 +4,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from tests.watermarks.scriptedmembers import (
+from tests.support.scriptedmembers import (
     AUTHENTICATE,
     LOGIN,
     RIGHT,

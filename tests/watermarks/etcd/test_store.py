@@ -10,9 +10,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import TZ1, TZ3
-from tests.watermarks.conformance import ATTESTATION, BLOCK, MARK, OTHER, SIGNED
-from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway, Kv, store_through
+from tests.support.fakeetcd import FakeEtcd, FakeGateway, Kv, store_through
+from tests.support.storeconformance import ATTESTATION, BLOCK, MARK, OTHER, SIGNED
+from tests.support.vectors import TZ1, TZ3
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.payload import Operation

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
+from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tezio_signer.watermarks.sqlite import creating
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.store import SqliteStore

@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.stand import ImmediateWriter, reactor, watermarks_on
-from tests.vectors import TZ1, TZ3, block
+from tests.support.harness import ImmediateWriter, reactor, watermarks_on
+from tests.support.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks.rule import Mark, MarkId

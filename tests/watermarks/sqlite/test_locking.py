@@ -7,7 +7,7 @@ from contextlib import closing
 from attrs import evolve
 from twisted.trial.unittest import SkipTest
 
-from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.store import StoreError

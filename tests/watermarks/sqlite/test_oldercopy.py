@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
+from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.lockfile import Progress, noted_beside

@@ -1,6 +1,6 @@
 """Reading the marks of an SQLite store without opening it as a daemon does."""
 
-from tests.watermarks.sqlitecase import BLOCK, MARK, StoreTestCase
+from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.store import StoreError

@@ -9,9 +9,9 @@ from typing import Any
 
 from attrs import evolve
 
-from tests.stand import watermarks_on
-from tests.vectors import TZ1, TZ2, TZ3
-from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tests.support.harness import watermarks_on
+from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation

@@ -17,7 +17,7 @@ from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest
 
-from tests.watermarks.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.host import filesystems
 from tezio_signer.host.filesystems import Mount
 from tezio_signer.watermarks.sqlite import reading, storefile

@@ -19,7 +19,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.vectors import TZ3
+from tests.support.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.pool import HsmPool

@@ -10,7 +10,7 @@ from typing import TypeVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.vectors import (
+from tests.support.vectors import (
     AUTH,
     AUTHENTICATION,
     EXCHANGES,

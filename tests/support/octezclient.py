@@ -28,7 +28,7 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.stand import parse_response, reactor
+from tests.support.harness import parse_response, reactor
 from tezio_signer.simulator.keys import TEST_KEYS
 
 ACCEPT = "application/json;q=1,application/bson;q=0.100,application/octet-stream;q=0.200"

@@ -14,7 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.stand import Client, reactor
+from tests.support.harness import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor, IWriteDescriptor
 from twisted.internet.task import Clock
 
-from tests.octezclient import HSM_KEYS, verifies
-from tests.stand import EVERY_MAGIC_BYTE, ImmediateWriter, Stand, reactor, settings_with
-from tests.vectors import TZ3
+from tests.support.harness import EVERY_MAGIC_BYTE, ImmediateWriter, Stand, reactor, settings_with
+from tests.support.octezclient import HSM_KEYS, verifies
+from tests.support.vectors import TZ3
 from tezio_signer.config.settings import Settings
 from tezio_signer.hsm.framing import Opcode
 from tezio_signer.hsm.pool import HsmPool

@@ -12,13 +12,13 @@ from twisted.internet.task import Clock
 from twisted.web.client import Agent, HTTPConnectionPool
 from zope.interface import implementer
 
-from tests.etcdcluster import Gateway, GatewayError
-from tests.stand import reactor
-from tests.watermarks.conformance import MemoryStore
-from tests.watermarks.fakeetcd import FakeEtcd, FakeGateway
-from tests.watermarks.fakeetcd import etcd_store as fake_store
-from tests.watermarks.faults import Faults, FaultyGateway, FaultyStore, faulty_commits
-from tests.watermarks.statemachine import Place
+from tests.support.etcdcluster import Gateway, GatewayError
+from tests.support.fakeetcd import FakeEtcd, FakeGateway
+from tests.support.fakeetcd import etcd_store as fake_store
+from tests.support.harness import reactor
+from tests.support.statemachine import Place
+from tests.support.storeconformance import MemoryStore
+from tests.support.storefaults import Faults, FaultyGateway, FaultyStore, faulty_commits
 from tezio_signer.config.settings import EtcdAddress
 from tezio_signer.watermarks.etcd.gateway import EtcdGateway
 from tezio_signer.watermarks.etcd.store import EtcdStore

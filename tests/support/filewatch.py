@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import TestCase
 
-from tests.stand import reactor
+from tests.support.harness import reactor
 
 
 class FileWatch:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from tests.vectors import EXCHANGES
+from tests.support.vectors import EXCHANGES
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import Opcode, Request, Slot
 from tezio_signer.simulator.firmware import Firmware

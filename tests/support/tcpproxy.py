@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, 
 from twisted.internet.protocol import ClientFactory, Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
-from tests.stand import reactor
+from tests.support.harness import reactor
 
 
 class Way(Enum):

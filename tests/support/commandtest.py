@@ -9,9 +9,9 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.owndirectory import own_directory
-from tests.stand import reactor
-from tests.vectors import SHIPPED
+from tests.support.harness import reactor
+from tests.support.owndirectory import own_directory
+from tests.support.vectors import SHIPPED
 from tezio_signer.cli import common as commands
 from tezio_signer.cli import main as cli
 

@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.watermarks.conformance import Model
-from tests.watermarks.faults import Faults
+from tests.support.storeconformance import Model
+from tests.support.storefaults import Faults
 from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.claims import Claim, Watermarks
 from tezio_signer.watermarks.rule import Mark, MarkId

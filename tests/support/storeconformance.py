@@ -6,7 +6,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.trial.unittest import TestCase
 
-from tests.vectors import TZ1, TZ2, TZ3
+from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.rule import Mark, MarkId

@@ -35,11 +35,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from tests.certificates import Authority, Certified
-from tests.daemonprocess import Process, reserve_port, spawn
 from tests.interop.processes import command
-from tests.stand import reactor
-from tests.tcpproxy import owns
+from tests.support.certificates import Authority, Certified
+from tests.support.daemonprocess import Process, reserve_port, spawn
+from tests.support.harness import reactor
+from tests.support.tcpproxy import owns
 
 PATIENCE = 30.0
 """Seconds for members to start or to elect a leader, on a machine with much else to do."""

@@ -19,11 +19,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
-from tests.stand import reactor
-from tests.vectors import TZ1, TZ3, block, consensus
-from tests.watermarks.conformance import Model
-from tests.watermarks.faults import Disk, Faults
-from tests.watermarks.observed import Daemon, WatchedStore
+from tests.support.harness import reactor
+from tests.support.observedstore import Daemon, WatchedStore
+from tests.support.storeconformance import Model
+from tests.support.storefaults import Disk, Faults
+from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Refused, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, decode

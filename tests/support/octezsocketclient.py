@@ -15,8 +15,14 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.octezclient import SCHEMES, NotUnderstood, SecretKey, from_base58check, to_base58check
-from tests.stand import reactor
+from tests.support.harness import reactor
+from tests.support.octezclient import (
+    SCHEMES,
+    NotUnderstood,
+    SecretKey,
+    from_base58check,
+    to_base58check,
+)
 
 AUTHORIZED_KEYS = b"\x02"
 KNOWN_KEYS = b"\x06"
