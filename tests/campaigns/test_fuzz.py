@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from random import Random
+from time import process_time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.campaigns.fuzz import TARGETS, Examination, at_random
+from tests.campaigns.fuzz import MOST_SECONDS, TARGETS, Examination, at_random
 from tests.campaigns.fuzzdoor import Manner
 from tests.campaigns.fuzzframes import FramesTarget
 from tests.campaigns.fuzzhttp import HttpTarget
@@ -66,7 +67,9 @@ class _Failing:
             case b"error":
                 raise KeyError("what nobody declared")
             case b"slow":
-                sum(range(10_000_000))
+                until = process_time() + 2 * MOST_SECONDS
+                while process_time() < until:
+                    pass
             case b"large":
                 self.memory = 65 << 20
         return "done"

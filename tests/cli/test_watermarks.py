@@ -5,6 +5,8 @@ import os
 import sys
 from io import StringIO
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from attrs import evolve
 from twisted.trial.unittest import SkipTest
@@ -322,10 +324,12 @@ class DeniedTests(CommandTestCase):
         super().setUp()
         if os.geteuid() != 0:
             raise SkipTest("only root can become somebody else")
+        # The checkout may be where nobody else comes in, as in the home of root.
+        self.directory = Path(mkdtemp())
+        self.addCleanup(rmtree, self.directory)
+        self.directory.chmod(0o755)
         self.path = self.directory / "watermarks.sqlite"
         sqlite.create(self.path)
-        for directory in (self.directory, *self.directory.parents[:3]):
-            directory.chmod(0o755)
 
     def denied(self) -> str:
         """Why nobody in particular cannot open it."""

@@ -31,7 +31,8 @@ class ReasonTests(SynchronousTestCase):
     """Each error of opening a port, and what is to be done."""
 
     def setUp(self) -> None:
-        self.port = Path(self.mktemp()).absolute()
+        # Other processes run these tests at the same time: the name is this one's alone.
+        self.port = Path(self.mktemp()).with_name(f"port-{os.getpid()}").absolute()
         self.port.write_bytes(b"")
 
     def why(self, number: int) -> str:
