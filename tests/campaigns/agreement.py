@@ -40,7 +40,7 @@ _LINE = "tezio-signer: "
 _STARTED = re.compile(r"Tezio Signer \S+ has started")
 _TIMEOUT = 60
 _PROGRAM = (sys.executable, "-c", COMMAND)
-_ROOT = str(Path(cli.__file__).parents[1])
+_ROOT = str(Path(cli.__file__).parents[2])
 _NOBODY = 65534
 
 _POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")

@@ -6,7 +6,7 @@ from typing import Any
 
 from tezio_signer.tezos.keys import PublicKeyHash
 
-_DATA = Path(__file__).parent / "data"
+_DATA = Path(__file__).parents[1] / "data"
 SHIPPED = _DATA / "config.yaml"
 """A copy of the sample configuration, which people may have edited; `make lint` compares them."""
 
