@@ -13,7 +13,7 @@ from tests.support.vectors import TZ3
 from tezio_signer.watermarks.sqlite import store as sqlite
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-_COMMAND = "from tezio_signer.cli import main; main()"
+_COMMAND = "from tezio_signer.cli.main import main; main()"
 _TWISTD = "from twisted.scripts.twistd import run; run()"
 _CONFIG = """
 policy:

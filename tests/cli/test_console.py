@@ -8,12 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.vectors import TZ3
 
-_COMMAND = "from tezio_signer.cli import main; main()"
+_COMMAND = "from tezio_signer.cli.main import main; main()"
 _PREPARED = """
 import os
 for number in range(3):
     os.close(number)
-from tezio_signer import console
+from tezio_signer.cli import console
 console.prepare()
 first = os.open("/", os.O_RDONLY)
 os._exit(first if all(os.readlink(f"/proc/self/fd/{n}") == "/dev/null" for n in range(3)) else 99)

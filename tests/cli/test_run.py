@@ -35,7 +35,7 @@ from tezio_signer import __version__
 
 STOP_SECONDS = 7.0
 """What README says; `deploy/` gives ten."""
-_RUN = "from tezio_signer.cli import main; main(['run', *__import__('sys').argv[1:]])"
+_RUN = "from tezio_signer.cli.main import main; main(['run', *__import__('sys').argv[1:]])"
 _UNDER_TWISTD = (
     f"import sys; sys.argv[:1] = ['twistd', '-n', '--pidfile=', 'tezio-signer']; {TWISTD}"
 )
@@ -312,7 +312,7 @@ reactor.callWhenRunning(lambda: reactor.callInThread(socket.getaddrinfo, "b.exam
 
 _HANGING_CLOSE = """
 import threading
-from tezio_signer import run
+from tezio_signer.cli import run
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 run.STOP_LIMIT = 1.0
 SqliteStore.close = lambda _: threading.Event().wait()
@@ -424,7 +424,7 @@ class ResolverTests(ProcessTestCase):
     async def test_command(self) -> None:
         """A command that asks etcd by such names gives up in time too."""
         self.configure_etcd("http://a.example:2379")
-        asking = "from tezio_signer.cli import main; main(['watermarks', 'list'])"
+        asking = "from tezio_signer.cli.main import main; main(['watermarks', 'list'])"
         began = reactor.seconds()
         listing = self.launch(self.command(asking))
         self.assertEqual(await listing.exits(), 1)

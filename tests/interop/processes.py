@@ -26,7 +26,7 @@ _ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEZIO_"))
 }
 _OURS = {"PYTHONPATH": os.pathsep.join(sys.path)}
-_SIGNER = "from tezio_signer.cli import main; main()"
+_SIGNER = "from tezio_signer.cli.main import main; main()"
 
 
 def installed(*parts: str) -> str:

@@ -18,7 +18,7 @@ from tests.support.harness import Client, reactor
 
 FREE_PORT = "tcp:0:interface=127.0.0.1"
 TWISTD = "from twisted.scripts.twistd import run; run()"
-COMMAND = "from tezio_signer.cli import main; main()"
+COMMAND = "from tezio_signer.cli.main import main; main()"
 _ACTIVATED = (
     "import os; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', "
     f"LISTEN_FDNAMES='door'); {COMMAND}"
