@@ -442,7 +442,7 @@ class DamageTests(EtcdTestCase):
         for answer in answers:
             self.patch(self.etcd, "answer", lambda *_, answer=answer: answer)
             error = self.failureResultOf(self.store.load(), StoreAwayError)
-            self.assertIn("no etcd", str(error.value))
+            self.assertIn("not an etcd JSON gateway", str(error.value))
 
 
 class ReplaceTests(EtcdTestCase):

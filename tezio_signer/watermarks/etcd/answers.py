@@ -83,7 +83,7 @@ def read_answer(
         return Answer(_revision(_object(answer.get("header")), "revision"), succeeded, pages)
     except _ShapeError as error:
         raise StoreAwayError(
-            f"what answers is no etcd: its answers to transactions are others: {error}"
+            f"not an etcd JSON gateway: its answer to a transaction is wrong: {error}"
         ) from error
 
 

@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from tezio_signer.watermarks.etcd.answers import Answer, KeyValue, read_answer
-from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway, legible, text
+from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway
+from tezio_signer.watermarks.etcd.member import legible, text
 from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
@@ -110,7 +111,7 @@ class EtcdStore:
                     return await self._load()
             for found in page.found:
                 if not key <= found.key < f"{MARKS[:-1]}0":
-                    raise StoreAwayError("what answers is no etcd: it shows keys out of order")
+                    raise StoreAwayError("not an etcd JSON gateway: it shows keys out of order")
                 key = f"{found.key}\0"
                 mark_id = _mark_id(found.key)
                 shown.add(mark_id)
@@ -121,7 +122,7 @@ class EtcdStore:
             if not page.more:
                 break
             if not page.found:
-                raise StoreAwayError("what answers is no etcd: there is more, but it shows none")
+                raise StoreAwayError("not an etcd JSON gateway: there is more, but it shows none")
         if whole:
             for mark_id in self._held.keys() - shown:
                 if self._held[mark_id].revision <= newest:
