@@ -17,7 +17,7 @@ from tezio_signer.errors import StartupError
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.etcd.answers import read_answer
 from tezio_signer.watermarks.etcd.gateway import EtcdGateway
-from tezio_signer.watermarks.etcd.member import AttemptError, legible, read_body
+from tezio_signer.watermarks.etcd.member import AttemptError, legible, read_body, text
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import settle
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
@@ -35,7 +35,8 @@ STRANGE: tuple[Any, ...] = (
 """In the place of anything."""
 
 
-_BOTH = [{"request_range": {"key": key, "range_end": "~"}} for key in ("", "")]
+_ANY = text("\0"), text("~")
+_BOTH = [{"request_range": {"key": _ANY[0], "range_end": _ANY[1]}} for _ in range(2)]
 
 
 class StrangeEtcd:
@@ -167,7 +168,7 @@ class StrangeAnswersTests(SynchronousTestCase):
         for change in changes(answer):
             self.way.etcd.restore(state)
             store = self.way.store()
-            store._marker, store._held = behind._marker, {}
+            store._marker = behind._marker
             first = iter([change])
             self.way.change = lambda answer, first=first: next(first, lambda same: same)(answer)  # type: ignore[misc]
             kept = self.end(store.keep(BLOCK, mark))

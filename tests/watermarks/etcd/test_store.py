@@ -12,14 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.fakeetcd import FakeEtcd, FakeGateway, Kv, store_through
 from tests.support.storeconformance import ATTESTATION, BLOCK, MARK, OTHER, SIGNED
-from tests.support.vectors import TZ1, TZ3
+from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
+from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.claims import MAX_CHAINS
+from tezio_signer.watermarks.etcd import member
 from tezio_signer.watermarks.etcd import store as etcd
 from tezio_signer.watermarks.etcd.gateway import PATIENCE
 from tezio_signer.watermarks.etcd.store import EtcdStore
-from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
 
 MARKER = b"tezio-signer/store"
@@ -107,62 +110,73 @@ class LayoutTests(EtcdTestCase):
 class LoadTests(EtcdTestCase):
     """Reading, the first time and again."""
 
-    def test_pages(self) -> None:
-        """More marks than one answer holds are read in several, each once."""
-        self.patch(etcd, "_PAGE", 3)
-        marks = dict(a_mark(number) for number in range(8))
-        for mark_id, mark in marks.items():
+    def fill(self, number: int) -> None:
+        """Have etcd hold so many marks, of the longest texts that there are."""
+        last = Mark(2**31 - 1, 2**31 - 1, b"\xff" * 32, Signature(Curve.SECP256K1, b"\xff" * 64))
+        self.etcd.revision = 2**63 - 10 * etcd.MOST_MARKS
+        for chain in range(number):
+            mark_id = MarkId(a_mark(chain)[0].chain_id, TZ2, Operation.PREATTESTATION)
+            self.etcd.put(etcd._key(mark_id), etcd._json(mark_id, last))
+
+    def test_most(self) -> None:
+        """As many marks as there may be are read by one question, whose answer is short enough."""
+        self.fill(etcd.MOST_MARKS)
+        gateway, store = self.daemon()
+        self.assertEqual(len(self.load(store)), etcd.MOST_MARKS)
+        (question,) = gateway.asked
+        answer = json.dumps(self.etcd.answer("/v3/kv/txn", question))
+        self.assertLess(len(answer), 750 * etcd.MOST_MARKS)
+        self.assertLess(750 * etcd.MOST_MARKS, member.MAX_ANSWER)
+
+    def test_all_chains_and_keys(self) -> None:
+        """So many are the marks of a hundred keys on all chains that a key may have."""
+        self.assertEqual(etcd.MOST_MARKS, 100 * MAX_CHAINS * len(BAKING_OPERATIONS))
+
+    def test_too_many(self) -> None:
+        """One more is none of them left out: the store is refused, and it is said what to do."""
+        self.patch(etcd, "MOST_MARKS", 3)
+        self.fill(4)
+        for store in (self.store, self.daemon()[1]):
+            sentence = self.refused(store.load())
+            self.assertIn("more than 3 watermarks in etcd", sentence)
+            self.assertIn("etcdctl del", sentence)
+
+    def test_no_room(self) -> None:
+        """A mark that would be one too many is not written; those that are there move on."""
+        self.patch(etcd, "MOST_MARKS", 3)
+        for mark_id, mark in map(a_mark, range(3)):
             self.keep(mark, mark_id)
-        gateway, store = self.daemon()
-        self.assertEqual(self.load(store), marks)
-        self.assertEqual(len(gateway.asked), 3)
+        self.assertIn("may hold 3 watermarks", self.refused(self.store.keep(*a_mark(3))))
+        self.refused(self.store.replace(dict([a_mark(0), a_mark(3)])))
+        self.successResultOf(self.store.replace(dict([a_mark(0)])))
+        self.keep(HIGHER, a_mark(2)[0])
+        self.assertEqual(len(self.load()), 3)
 
-    def test_more_than_a_thousand(self) -> None:
-        """A mark beyond the page size of the program is read too."""
-        for number in range(1001):
-            self.etcd.put(*self._stored(*a_mark(number)))
-        gateway, store = self.daemon()
-        self.assertEqual(len(self.load(store)), 1001)
-        self.assertEqual(len(gateway.asked), 2)
+    def test_room_again(self) -> None:
+        """Marks that were deleted make room."""
+        self.patch(etcd, "MOST_MARKS", 1)
+        self.keep(MARK)
+        del self.etcd.kvs[KEY.encode()]
+        self.etcd.revision += 1
+        self.load()
+        self.keep(MARK, ATTESTATION)
 
-    def _stored(self, mark_id: MarkId, mark: Mark) -> tuple[str, str]:
-        return etcd._key(mark_id), etcd._json(mark_id, mark)
-
-    def test_moved_between_pages(self) -> None:
-        """What moves on a page that was read already is read the next time."""
-        self.patch(etcd, "_PAGE", 1)
-        for mark_id, mark in map(a_mark, range(2)):
-            self.keep(mark, mark_id)
-        gateway, store = self.daemon()
-        gateway.slow = True
-        loading = store.load()
-        for number in range(2):
-            self.keep(HIGHER, a_mark(number)[0])
-        gateway.slow = False
-        gateway.deliver()
-        self.successResultOf(loading)
-        self.assertEqual(self.load(store), {a_mark(n)[0]: HIGHER for n in range(2)})
-
-    def test_only_changes(self) -> None:
-        """The second time only what has changed since is asked for, and all is given."""
-        _, other = self.daemon()
-        self.load(other)
+    def test_all_each_time(self) -> None:
+        """Each reading shows all marks, with what has changed since the one before."""
+        gateway, other = self.daemon()
         self.keep(MARK)
         self.keep(MARK, ATTESTATION)
-        self.load(other)
+        self.assertEqual(self.load(other), {BLOCK: MARK, ATTESTATION: MARK})
         self.keep(HIGHER)
-        shown: list[int] = []
-        answer = self.etcd.answer
-
-        def counted(path: str, question: dict[str, Any]) -> dict[str, Any]:
-            answered = answer(path, question)
-            shown.append(len(answered["responses"][1]["response_range"].get("kvs", ())))
-            return answered
-
-        self.patch(self.etcd, "answer", counted)
         self.assertEqual(self.load(other), {BLOCK: HIGHER, ATTESTATION: MARK})
-        self.load(other)
-        self.assertEqual(shown, [1, 0])
+        self.assertEqual(len(gateway.asked), 2)
+
+    def test_read_once(self) -> None:
+        """A text that was read before is not read again: that is what costs time."""
+        self.keep(MARK)
+        self.load()
+        self.patch(etcd, "read_row", None)
+        self.assertEqual(self.load(), {BLOCK: MARK})
 
     def test_answer_that_is_older_than_a_swap(self) -> None:
         """A page that was read before a swap and arrives after it takes nothing back."""
@@ -270,7 +284,7 @@ class BackInTimeTests(EtcdTestCase):
         self.assertEqual(["or is gone" in sentence for sentence in said], [False, True])
 
     def test_newer_revision(self) -> None:
-        """A backup whose revision does not go back is noticed by one in twelve readings."""
+        """A backup whose revision does not go back is noticed by the next reading too."""
         self.keep(MARK)
         backup = self.etcd.snapshot()
         self.keep(HIGHER)
@@ -278,10 +292,8 @@ class BackInTimeTests(EtcdTestCase):
         self.load()
         self.etcd.restore(backup)
         self.etcd.revision += 1000
-        with capturedLogs():
-            found = [self.load() for _ in range(12)]
-        self.assertEqual(found[0], {BLOCK: HIGHER, ATTESTATION: MARK})
-        self.assertEqual(found[-1], {BLOCK: MARK})
+        said = self.critical(lambda: self.assertEqual(self.load(), {BLOCK: MARK}))
+        self.assertEqual(["lowered" in sentence for sentence in said], [True, True])
 
     def test_keep_after_it(self) -> None:
         """A higher mark is written over what the backup holds."""
@@ -293,15 +305,16 @@ class BackInTimeTests(EtcdTestCase):
         self.assertEqual(self.load(self.daemon()[1]), {BLOCK: HIGHER})
 
     def test_keep_before_it_is_noticed(self) -> None:
-        """Also when nothing was read since; that the mark was lowered is said."""
+        """Also when nothing was read since; the swap notices it, and that the mark was lowered."""
         self.keep(MARK)
         backup = self.etcd.snapshot()
         self.keep(HIGHER)
         self.etcd.restore(backup)
         higher = Mark(102, 0, b"\x07" * 32)
         said = self.critical(lambda: self.keep(higher))
-        self.assertEqual(len(said), 1)
-        self.assertIn("lowered", said[0])
+        self.assertEqual(len(said), 2)
+        self.assertIn("gone back in time", said[0])
+        self.assertIn("lowered", said[1])
         self.assertEqual(self.load(self.daemon()[1]), {BLOCK: higher})
 
     def test_revision_that_comes_twice(self) -> None:
@@ -331,6 +344,42 @@ class BackInTimeTests(EtcdTestCase):
         for mark in (MARK, SIGNED, HIGHER):
             self.keep(mark)
             self.assertEqual(self.critical(lambda: self.load(other)), [])
+
+    def test_answers_from_before(self) -> None:
+        """What was asked before it was noticed says it no second time, and takes nothing back."""
+        self.keep(MARK)
+        backup = self.etcd.snapshot()
+        self.keep(HIGHER)
+        self.keep(MARK, ATTESTATION)
+        self.etcd.restore(backup)
+        self.gateway.slow = True
+        early, late = self.store.load(), self.store.load()
+        self.etcd.put(KEY, etcd._json(BLOCK, SIGNED))
+        last = self.store.load()
+        with capturedLogs():
+            self.gateway.deliver(2)
+        self.assertEqual(self.successResultOf(last), {BLOCK: SIGNED})
+        self.assertEqual(self.critical(self.gateway.deliver), [])
+        self.assertEqual(self.critical(self.gateway.deliver), [])
+        for loaded in (early, late):
+            self.assertEqual(self.successResultOf(loaded), {BLOCK: SIGNED})
+
+    def test_answer_of_the_time_before(self) -> None:
+        """An answer from before a backup was restored that comes behind it is put right."""
+        self.keep(MARK)
+        backup = self.etcd.snapshot()
+        self.keep(HIGHER)
+        self.keep(HIGHER, ATTESTATION)
+        self.gateway.slow = True
+        late = self.store.load()
+        self.etcd.restore(backup)
+        self.gateway.slow = False
+        with capturedLogs():
+            self.load()
+            self.gateway.deliver()
+        self.successResultOf(late)
+        with capturedLogs():
+            self.assertEqual(self.load(), {BLOCK: MARK})
 
 
 class MarkerTests(EtcdTestCase):
