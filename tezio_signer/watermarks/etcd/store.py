@@ -4,8 +4,9 @@ There is one key for each mark, `tezio-signer/marks/<chain>/<key>/<operation>`, 
 JSON, and one marker, which says that this is a store, and which.
 
 States. Of each key the store remembers what it has seen there last (`_Seen`): no mark, or a mark
-with its very text; and the revision of etcd at which it was so. The store as a whole is unread
-until it has seen a marker, and belongs to that marker from then on.
+with its very text; and the revision of etcd at which it was so. Keys of which it remembers
+nothing were not there at the revision of its newest reading. The store as a whole is unread until
+it has seen a marker, and belongs to that marker from then on.
 
 Transitions. All of them are answers of etcd to transactions, and each shows some keys as they
 stood at one revision. Everything that is shown passes through `_observe`:
@@ -19,18 +20,21 @@ was asked for. If it is not, etcd has gone back in time, as when a backup is res
 remembered then counts as older than any answer. A question without an answer changes nothing,
 though it may have been carried out; what is seen next tells.
 
-Invariants, each with its test in `InvariantTests` (`tests/watermarks/etcd/test_store.py`):
+Invariants, each with the test in `tests/watermarks/etcd` that shows it:
 
 1. A mark is written only in the place of the very text that is remembered, so that of two
-   daemons one comes first; texts and not revisions are compared, since after a backup was
-   restored a revision may come twice.
-2. A mark is written only beside the marker that was read first.
-3. What is written is never a step back from what it replaces (`rule.settle`).
-4. An older answer never replaces what was seen later, whichever member gives it, and whenever.
-5. A mark of which `keep` says that it stands has stood in etcd.
-6. A mark that is seen to be lower, or gone, is reported.
-7. A reading shows all marks, or fails: with one that is damaged, or with too many.
-8. Swaps of one mark are made one after the other, as they were brought; other marks do not wait.
+   daemons one comes first (`test_first_comes_first`). Texts and not revisions are compared: after
+   a backup was restored, one may come twice (`test_revision_that_comes_twice`).
+2. A mark is written only beside the marker that was read first (`test_another_when_keeping`).
+3. What is written is no step back from what it replaces (`test_never_down`, of all stores).
+4. An older answer never replaces what was seen later, whichever member gives it, and whenever
+   (`test_any_order`, `test_answer_that_is_older_than_a_swap`, `test_page_of_before_a_swap`).
+5. A mark of which `keep` says that it stands has stood in etcd (`test_keeping`).
+6. A mark that is seen to be lower, or gone, is reported (`test_lowered`, `test_not_in_the_backup`).
+7. A reading shows all marks, or fails: with one that is damaged (`test_values`), with one that is
+   none (`test_keys`), or with too many (`test_too_many`).
+8. Swaps of one mark are made one after the other, as they were brought; other marks do not wait
+   (`test_one_at_a_time`).
 
 There are at most MOST_MARKS marks, so that all of them fit into one answer.
 """
@@ -92,6 +96,7 @@ class EtcdStore:
         self._clock = clock
         self._marker: str | None = None
         self._seen: dict[str, _Seen] = {}
+        self._read_at = 0
         self._locks: dict[str, DeferredLock] = {}
 
     def create(self) -> Deferred[None]:
@@ -124,6 +129,7 @@ class EtcdStore:
         gone = self._seen.keys() - shown.keys()
         for key, value in (*shown.items(), *((key, None) for key in gone)):
             self._observe(key, value, answer.revision)
+        self._read_at = max(self._read_at, answer.revision)
         return {seen.mark_id: seen.mark for seen in self._seen.values() if seen.mark}
 
     read = load
@@ -143,7 +149,8 @@ class EtcdStore:
 
         :raises StoreError: if it is no mark; what was seen before is then still remembered.
         """
-        before = self._seen.get(key) or _Seen(_mark_id(key))
+        # A key of which nothing is remembered was not there when all marks were read.
+        before = self._seen.get(key) or _Seen(_mark_id(key), read_at=self._read_at)
         if read_at < before.read_at:
             return
         mark = before.mark
@@ -248,7 +255,7 @@ class EtcdStore:
     ) -> Answer:
         """Ask etcd; raises StoreError. What is shown is for the caller to observe."""
         before = self._seen
-        newest = max((seen.read_at for seen in before.values()), default=0)
+        newest = max([self._read_at, *(seen.read_at for seen in before.values())])
         question = {"compare": compare, "success": success, "failure": failure}
         found = await self._gateway.ask("/v3/kv/txn", question, until)
         answer = read_answer(found, compare, success, failure)
@@ -256,6 +263,7 @@ class EtcdStore:
         if answer.revision < newest and self._seen is before:
             self._log.critical("etcd has gone back in time: was a backup restored?")
             self._seen = {key: evolve(seen, read_at=0) for key, seen in before.items()}
+            self._read_at = 0
         return answer
 
 
