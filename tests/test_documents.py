@@ -14,7 +14,9 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.daemonprocess import start_daemon
-from tests.support.documents import (
+from tests.support.etcdcluster import start_cluster
+from tests.support.owndirectory import own_directory
+from tests.support.pages import (
     ROOT,
     Section,
     Step,
@@ -25,8 +27,6 @@ from tests.support.documents import (
     sections,
     target,
 )
-from tests.support.etcdcluster import start_cluster
-from tests.support.owndirectory import own_directory
 from tests.support.shellsession import Session
 from tests.support.vectors import TZ3
 

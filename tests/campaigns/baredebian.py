@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.documents import Step, section
+from tests.support.pages import Step, section
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 MIRROR = "http://deb.debian.org/debian"

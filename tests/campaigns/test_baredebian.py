@@ -3,7 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.campaigns.baredebian import CHECKOUT, Unlike, steps
-from tests.support.documents import Step
+from tests.support.pages import Step
 
 TEXT = """\
 ## Try it

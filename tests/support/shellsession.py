@@ -11,7 +11,7 @@ from shutil import which
 from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.support.daemonprocess import COMMAND, reserve_port, spawn
-from tests.support.documents import Step
+from tests.support.pages import Step
 from tests.support.vectors import SHIPPED
 
 _SYSTEM = ("/etc/", "/opt/", "/run/", "/usr/local/", "/var/lib/")
