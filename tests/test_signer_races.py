@@ -10,6 +10,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.hsm.test_device import FakeBoard
+from tests.support.changedclaim import changed_claim
 from tests.support.harness import settings_with, watermarks_on
 from tests.support.heldharness import FailingStore, SlowDisk, good, submission
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
@@ -97,7 +98,9 @@ class _Overruled:
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
-        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
+        return changed_claim(
+            claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands
+        )
 
 
 class OtherSignatureTests(RaceTestCase):
