@@ -24,11 +24,17 @@ ROOMS = {
         ("watermarks.test_rule", "watermarks.test_claims", *_PROMISES),
     ),
     "claims": Room(
-        ("tezio_signer.watermarks.claims",),
         (
+            "tezio_signer.watermarks.claims",
+            "tezio_signer.watermarks.heldmark",
+            "tezio_signer.watermarks.readingloop",
+        ),
+        (
+            "watermarks.test_readingloop",
             "watermarks.test_claims",
             "watermarks.test_sharedclaims",
             "watermarks.test_recovery",
+            "watermarks.test_heldmark",
             "test_signer_store",
             "test_resource_watermarks",
             *_PROMISES,
