@@ -67,6 +67,8 @@ ROOMS = {
         ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
         (
             "watermarks.etcd.test_store",
+            "watermarks.etcd.test_seen",
+            "watermarks.etcd.test_damage",
             "watermarks.etcd.test_answers",
             "watermarks.etcd.test_gateway",
             *_PROMISES,
