@@ -394,7 +394,7 @@ class BlockTests(PayloadTestCase):
         self.refused(put(with_nonce, 196, b"\x00"), "32 trailing bytes")
         self.refused(
             put(UNLOCKED, 196, b"\xff"),
-            "cut off in its seed nonce hash: 1 of 32 bytes, at byte 196",
+            "cut off in its seed nonce hash: 1 of 32 bytes, at byte 197",
         )
         for flag in range(1, 255):
             self.refused(
