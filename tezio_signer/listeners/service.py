@@ -13,13 +13,13 @@ from twisted.internet.protocol import Factory
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.certificates import ServedCertificates
 from tezio_signer.listeners.endpoints import Endpoint
-from tezio_signer.listeners.handshakes import TlsFactory
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.portcheck import try_tcp
 from tezio_signer.listeners.proxyprotocol import ProxiedFactory
-from tezio_signer.listeners.tlsdirectory import speak_sparingly
+from tezio_signer.listeners.tls.certificates import ServedCertificates
+from tezio_signer.listeners.tls.directory import speak_sparingly
+from tezio_signer.listeners.tls.handshakes import TlsFactory
 from tezio_signer.listeners.unixpath import SocketPath
 from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
