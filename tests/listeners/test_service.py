@@ -23,8 +23,8 @@ from tests.support.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.service import check_open_files, listener
+from tezio_signer.listeners.slots import Connection, Slot
 
 REQUEST = octezclient.post("h", f"/keys/{TZ1}?version=3", PAYLOADS["noop"]).replace(
     b"host: h", b"host: h\r\nconnection: close"
@@ -244,9 +244,9 @@ class DeadlineTests(TlsTestCase):
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(connections, "enter", tell)
         self.stand.port = self.port
@@ -267,9 +267,9 @@ class IdleTests(TlsTestCase):
         entered: list[str] = []
         enter = self.stand.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(self.stand.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
@@ -307,7 +307,7 @@ class MistakeTests(SynchronousTestCase):
             connections = Connections(Limits(), Clock())
 
             def start(endpoint: str = endpoint, connections: Connections = connections) -> None:
-                door(endpoint, Stand().site, reactor, connections).privilegedStartService()
+                listener(endpoint, Stand().site, reactor, connections).privilegedStartService()
 
             sentence = str(self.assertRaises(StartupError, start))
             self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")
