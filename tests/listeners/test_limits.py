@@ -207,7 +207,7 @@ class RoomTests(ConnectionsTestCase):
                 self.come(STRANGER)
         texts = [formatEvent(event) for event in events]
         self.assertEqual(len(texts), LINES_PER_MINUTE)
-        self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
+        self.assertIn("a connection from 192.0.2.1 was closed to make room for another", texts[0])
 
 
 class UnknownTests(SynchronousTestCase):

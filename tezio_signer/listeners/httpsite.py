@@ -105,7 +105,7 @@ class SignerRequest(Request):
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method != method.upper():  # Klein would take `post` for POST
-            raise Malformed("the method of a request is written in capitals")
+            raise Malformed("the method of a request must be in capitals")
         path, _, query = target.partition(b"?")
         if query.count(b"&") + query.count(b";") >= MAX_ARGUMENTS:
             raise Malformed(f"the query has more than {MAX_ARGUMENTS} arguments")

@@ -160,7 +160,7 @@ class Connections(Service):
                 return True
             if not speaks and self._may_be_silent(full):
                 return True
-        self.log_cut(name, "found no room")
+        self.log_cut(name, "was refused, since there are too many")
         return False
 
     def _full(self, peer: str, more: int) -> list[str] | None:
@@ -203,7 +203,7 @@ class Connections(Service):
         newest = self.clock.seconds() - (YOUNG_SECONDS if full == [peer] else 0)
         for slot in self._eviction_order(full, newest, speaks):
             if slot is not spared and not slot.look():
-                self.cut(slot, "had to make room for another")
+                self.cut(slot, "was closed to make room for another")
                 return True
         return False
 
@@ -221,7 +221,7 @@ class Connections(Service):
         """Evict another connection, or else this one, if it was one more than the limit."""
         full = self._full(slot.peer, 1)
         if full is not None and not self._evict(full, slot.peer, True, slot):
-            self.cut(slot, "found no room")
+            self.cut(slot, "was refused, since there are too many")
 
     def enter(self, peer: str, name: str, connection: Connection, speaks: bool = False) -> Slot:
         """The slot of a connection that there is room for."""

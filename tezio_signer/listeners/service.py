@@ -36,7 +36,8 @@ def check_open_files(connections: Connections) -> None:
     if allowed not in (resource.RLIM_INFINITY, -1) and allowed < needed:
         raise StartupError(
             f"limits.connections is {connections.limits.connections}, which may need {needed} open "
-            f"files; this process may open {allowed} (ulimit -n)"
+            f"files; this process may open {allowed}: lower it, or raise `ulimit -n` (LimitNOFILE "
+            "in the unit of systemd)"
         )
 
 
@@ -68,7 +69,7 @@ def listener(
         listening: Any = _ListeningReactor(reactor, connections, limit)
         return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+        raise StartupError(f"{endpoint!r} is not an endpoint to listen on: {error}") from error
 
 
 def try_listener(endpoint: str, reactor: Reactor, connections: Connections) -> None:
