@@ -2,40 +2,27 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tezio_signer.config.settings import Settings
-from tezio_signer.errors import (
-    FAULT,
-    Conflict,
-    Forbidden,
-    NotAdmitted,
-    Refused,
-    Unavailable,
-    UnknownKey,
-)
+from tezio_signer.decision import Decision, Decisions, Outcome
+from tezio_signer.errors import FAULT, Conflict, Forbidden, Refused, Unavailable, UnknownKey
 from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.signing import Signing
-from tezio_signer.policy import (
-    Peer,
-    SigningRequest,
-    check_peer,
-    check_user,
-    decide,
-    rules_for,
-)
-from tezio_signer.sparinglog import SparingLog
+from tezio_signer.policy import policy_of
+from tezio_signer.request import Admitted, Peer, SigningRequest, Submission
+from tezio_signer.rules.rule import Grant
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation
-from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.claims import Claim, Watermarks
 
 DEADLINE = 6.0
 """Seconds after which a client is told that its signature is not there; a block's time."""
@@ -48,18 +35,6 @@ _PRIORITIES = {
 _Result = TypeVar("_Result")
 _Asked = tuple[PublicKeyHash, bytes, bool]
 """Key, payload, and whether its signature is known and has to be stored only."""
-
-
-@frozen(eq=False)
-class Submission:
-    """A request as it stands at a door: who asks, for which key, and how to read the rest.
-
-    :ivar read: decodes the request; raises Refused.
-    """
-
-    peer: Peer
-    key: str
-    read: Callable[[], SigningRequest]
 
 
 @define(eq=False)
@@ -100,7 +75,10 @@ class _Flight:
 
 
 class Signer:
-    """What all doors ask. Every failure that they see is a `Refused`."""
+    """What all listeners ask.
+
+    :ivar decisions: is told of each request to sign, and by the listeners of all else.
+    """
 
     _log = Logger()
 
@@ -110,18 +88,16 @@ class Signer:
         self._settings = settings
         self._hsms = hsms
         self._clock = clock
-        self._rules = rules_for(settings, hsms.public_key, watermarks, clock)
-        self._strangers = SparingLog(self._log, clock)
+        self._policy = policy_of(settings, hsms.public_key, watermarks, clock)
+        self.decisions = Decisions(clock)
         self._flights: dict[_Asked, _Flight] = {}
         self._closed_because: str | None = None
         self._open = 0
         self._idle: list[Deferred[None]] = []
 
-    def admit(self, peer: Peer) -> None:
-        """Raises NotAdmitted for an address or a user that may ask nothing."""
-        if self._settings.security.remote_ip_check:
-            check_peer(peer, self._settings.allowed_ips)
-        check_user(peer, self._settings.allowed_uids)
+    def admit(self, peer: Peer) -> Admitted:
+        """The peer as one that may ask; raises NotAdmitted for one that may ask nothing."""
+        return self._policy.admit(peer)
 
     def authorized_keys(self) -> tuple[PublicKeyHash, ...] | None:
         """Who may authenticate; None if nobody has to."""
@@ -140,10 +116,11 @@ class Signer:
         return await self._hsms.public_key(key)
 
     def submit(self, submission: Submission) -> Deferred[Signature]:
-        """Decide, sign, verify; one line in the log for each.
+        """Decide, sign, verify, and have the decision recorded.
 
-        Cancelling the Deferred means that the client has gone. A request that waits for
-        the HSM is then dropped, one that has reached it goes on to its end.
+        Fails with a `Refused`, also for a fault of ours, or with CancelledError. Cancelling the
+        Deferred means that the client has gone: a request that waits for the HSM is then
+        dropped, one that has reached it goes on to its end.
         """
         self._open += 1
         return Deferred.fromCoroutine(self._serve(submission)).addBoth(self._closed)
@@ -178,63 +155,41 @@ class Signer:
 
     async def _serve(self, submission: Submission) -> Signature:
         began = self._clock.seconds()
-        request: SigningRequest | None = None
+        decision = Decision.on(submission)
+        grant = Grant()
 
-        def facts() -> dict[str, Any]:
-            return {
-                "what": _described(submission, request),
-                "peer": submission.peer,
-                "milliseconds": round((self._clock.seconds() - began) * 1000),
-            }
+        def record(decision: Decision) -> None:
+            milliseconds = round((self._clock.seconds() - began) * 1000)
+            self.decisions.record(evolve(decision, milliseconds=milliseconds))
 
         try:
-            self.admit(submission.peer)
             if self._closed_because is not None:
                 raise Unavailable(self._closed_because)
-            request = submission.read()
-            request = await decide(self._rules, request)
-            signature = await self._signature(request)
+            request = submission.asked
+            if isinstance(request, Refused):
+                raise request
+            grant = await self._policy.decide(request)
+            signature = await self._signature(request, grant.claim)
         except Refused as refused:
-            if isinstance(refused, Unavailable) and request is not None:
-                request.uncount()  # octez-client asks again by itself
-            self._refused("refused {what} from {peer} in {milliseconds} ms", refused, facts())
+            if isinstance(refused, Unavailable):
+                grant.undo()  # octez-client asks again by itself
+            record(decision.refused(refused))
             raise
         except CancelledError:
-            self._log.warn("client {peer} went away after {milliseconds} ms: {what}", **facts())
+            record(evolve(decision, outcome=Outcome.LEFT, status=None))
             raise
         except Exception:
-            self._log.failure(
-                "fault while serving {what} from {peer} in {milliseconds} ms", **facts()
-            )
-            fault = Refused(FAULT)
-            fault.logged = True
-            raise fault from None
-        self._log.info("signed {what} from {peer} in {milliseconds} ms", **facts())
+            record(decision.failed(Failure()))
+            raise Refused(FAULT) from None
+        record(evolve(decision, outcome=Outcome.SIGNED))
         return signature
 
-    def log_refusal(self, what: str, peer: str, refused: Refused) -> None:
-        """A line for a request that was refused at a door, unless it has one already."""
-        if not refused.logged:
-            self._refused("refused {what} from {peer}", refused, {"what": what, "peer": peer})
-
-    def _refused(self, sentence: str, refused: Refused, facts: dict[str, Any]) -> None:
-        refused.logged = True
-        warn = self._strangers.warn if isinstance(refused, NotAdmitted) else self._log.warn
-        warn(
-            sentence + ": {status} {sentence}",
-            status=refused.status,
-            sentence=refused,
-            reason=refused.reason,
-            **facts,
-        )
-
-    def _signature(self, request: SigningRequest) -> Deferred[Signature]:
+    def _signature(self, request: SigningRequest, claim: Claim | None) -> Deferred[Signature]:
         """The signature of an allowed request.
 
         Requests for the same key and payload share one exchange with the device, which
         would refuse the second.
         """
-        claim = request.claim
         known = claim is not None and claim.signature is not None
         asked = request.key, request.data, known
         flight = self._flights.get(asked)
@@ -254,7 +209,11 @@ class Signer:
             flight.land(result)
             self._tell_if_idle()
 
-        serve = self._stored(request) if known else self._sign(request, flight)
+        serve = (
+            self._stored(request, claim)
+            if claim is not None and known
+            else self._sign(request, claim, flight)
+        )
         Deferred.fromCoroutine(serve).addBoth(landed)
         return waiting
 
@@ -263,8 +222,9 @@ class Signer:
             del self._flights[asked]
         self._tell_if_idle()
 
-    async def _sign(self, request: SigningRequest, flight: "_Flight") -> Signature:
-        claim = request.claim
+    async def _sign(
+        self, request: SigningRequest, claim: Claim | None, flight: "_Flight"
+    ) -> Signature:
         durable = succeed(None) if claim is None else claim.durable
 
         def late(signature: Signature) -> None:
@@ -304,9 +264,8 @@ class Signer:
             await self._verify(request, stands)
         return stands
 
-    async def _stored(self, request: SigningRequest) -> Signature:
-        assert request.claim is not None
-        signature = await request.claim.durable
+    async def _stored(self, request: SigningRequest, claim: Claim) -> Signature:
+        signature = await claim.durable
         assert signature is not None
         await self._verify(request, signature)
         return signature
@@ -348,12 +307,3 @@ def _device_mark(request: SigningRequest, asked_before: bool) -> str:
         f"for {payload.chain_id}, unplug the board and plug it in again, which clears its mark and "
         "leaves the watermarks of this signer as they are"
     )
-
-
-def _described(submission: Submission, request: SigningRequest | None) -> str:
-    if request is None:
-        return f"a request for {ascii(submission.key)[1:-1][:60]}"
-    payload = request.payload
-    if isinstance(payload, Generic):
-        return f"{payload.operation} for {request.key}"
-    return f"{payload.operation} {payload.level}/{payload.round} for {request.key}"

@@ -26,7 +26,6 @@ class UnknownClientTests(TlsTestCase):
     async def listen_to_others(self, endpoint: str, sockets: bool = False) -> None:
         """Open a door."""
         self.stand = Stand(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
-        self.stand.connections.admit = self.stand.signer.admit
         await self.stand.start(self)
         factory = self.stand.sockets if sockets else self.stand.site
         at = self.stand.open_door(self, endpoint, factory)

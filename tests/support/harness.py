@@ -26,6 +26,7 @@ from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import door
+from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
@@ -204,9 +205,13 @@ class Stand(Client):
         )
         self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
-        self.connections = Connections(self.settings.limits, site_clock)
+        self.connections = Connections(
+            self.settings.limits, site_clock, self.signer.admit, self.signer.decisions
+        )
         resource = SignerResource(self.signer, self.settings.request_token)
-        self.site = SignerSite(resource.app.resource(), self.settings.limits, site_clock)
+        self.site = SignerSite(
+            resource.app.resource(), self.settings.limits, site_clock, self.signer.decisions
+        )
         self.sockets = OctezSocketFactory(self.signer, reactor)
 
     async def start(self, test: TestCase) -> None:
@@ -219,19 +224,23 @@ class Stand(Client):
         self.hsms.startService()
         test.addCleanup(self.hsms.stopService)
         test.addCleanup(self.connections.stopService)
-        limited = LimitedFactory(self.site, self.connections)
-        port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(  # type: ignore[attr-defined]
+            0, self._limited(self.site), interface="127.0.0.1"
+        )
         test.addCleanup(port.stopListening)
         super().__init__(port.getHost().port)
         await self.hsms.public_key(TZ3)
         self.written.clear()
 
+    def _limited(self, factory: Any) -> LimitedFactory:
+        """A factory as a listener has it, for whose unknown clients there is an answer."""
+        refusing = RefusingFactory(factory, factory.refusal, reactor, True)
+        return LimitedFactory(factory, self.connections, refusing)
+
     async def open(self, test: TestCase, factory: IProtocolFactory, path: str | None = None) -> str:
         """Open a door on a free port, or on a Unix socket; the endpoint for a client of it."""
         description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        port = await serverFromString(reactor, description).listen(
-            LimitedFactory(factory, self.connections)
-        )
+        port = await serverFromString(reactor, description).listen(self._limited(factory))
         test.addCleanup(port.stopListening)
         return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"
 

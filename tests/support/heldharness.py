@@ -15,10 +15,10 @@ from tests.support.vectors import TZ3
 from tezio_signer.config.settings import Settings
 from tezio_signer.hsm.framing import Opcode
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Reactor
+from tezio_signer.request import Admitted, Listener, Peer, SigningRequest, Submission
 from tezio_signer.serialhsm import open_port
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.signer import Signer
 from tezio_signer.simulator.firmware import Answer, Firmware
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks.rule import Mark, MarkId
@@ -120,9 +120,10 @@ class HeldStand(Stand):
 
 
 def submission(payload: bytes, key: PublicKeyHash = TZ3, peer: Peer | None = None) -> Submission:
-    """A request as a door would hand it in."""
-    whose = peer or Peer()
-    return Submission(whose, str(key), lambda: SigningRequest.read(key, payload, whose))
+    """A request as a listener would hand it in."""
+    whose = Admitted(peer or Peer())
+    asked = SigningRequest.read(key, payload, whose)
+    return Submission(whose, Listener.HTTP, str(key), asked)
 
 
 def good(key: PublicKeyHash, payload: bytes, signature: object) -> bool:

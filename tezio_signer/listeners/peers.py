@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import cast
 
 from attrs import frozen
@@ -10,7 +11,8 @@ from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.listeners.slots import place_of
+from tezio_signer.request import Admitted, Credentials, Peer
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
 _UCRED = struct.Struct("iII")
@@ -52,8 +54,32 @@ def peer_of(transport: ITransport) -> Peer:
     return peer_at(transport.getPeer(), credentials_at(transport))
 
 
+def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Admitted:
+    """Who asks over a connection; raises NotAdmitted for who may ask nothing.
+
+    That was decided when the connection was accepted, or when its proxy had said whose it is, and
+    holds for all its requests. It is decided at the first request of the others: those of a proxy
+    itself, and of a port that is not one of `ports.py`.
+    """
+    place = place_of(transport)
+    admission = None if place is None else place.admission
+    if admission is None:
+        try:
+            admission = admit(peer_of(transport))
+        except NotAdmitted as refused:
+            admission = refused
+        if place is not None:
+            place.admission = admission
+    if isinstance(admission, NotAdmitted):
+        raise admission.with_traceback(None)  # or it would hold on to the frames of each request
+    return admission
+
+
 def named(transport: ITransport) -> str:
     """A peer for the log, also one whose address is not known."""
+    place = place_of(transport)
+    if place is not None and isinstance(place.admission, Peer):
+        return str(place.admission)
     try:
         return str(peer_of(transport))
     except NotAdmitted:

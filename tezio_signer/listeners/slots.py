@@ -12,7 +12,9 @@ from typing import Any, Protocol, cast
 from twisted.internet.interfaces import IReactorTime
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.reactors import Alarm
+from tezio_signer.request import Admitted
 
 
 class Closable(Protocol):
@@ -68,6 +70,7 @@ class Place:
     :ivar client: for whom time is spent; a proxy tells later who that is.
     :ivar close: closes it when all is written; the transport's own, unless a protocol knows better.
     :ivar unread: whether there are bytes that no protocol has seen yet.
+    :ivar admission: what was decided on who is connected; None if it was not decided yet.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Place:
         self.since = 0.0
         self.close: Callable[[], object] = transport.loseConnection
         self.unread = speaks
+        self.admission: Admitted | NotAdmitted | None = None
         self._transport = transport
         self._connections = connections
         self._alarm = Alarm(connections.clock)
