@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import react
 
-from tests.support.harness import Client, opened, reactor, settings_with, watermarks_on
+from tests.support.harness import Client, opened, reactor, settings_with
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool

@@ -5,10 +5,10 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.interop.processes import command
 from tests.support.daemonprocess import Process, start_command, start_daemon
 from tests.support.etcdcluster import Cluster, Tls, start_cluster
 from tests.support.harness import reactor
+from tests.support.programs import command
 from tests.support.statemachine import drive
 from tests.support.storeconformance import BLOCK, MARK, SIGNED, StorePromises
 from tests.support.storeplaces import etcd_cluster

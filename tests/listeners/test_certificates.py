@@ -18,8 +18,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.listeners.test_service import REQUEST, TlsTestCase
 from tests.support.certificates import Authority, Certified
+from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import certificates
@@ -257,13 +257,13 @@ class FailedHandshakeTests(TlsTestCase):
         """The lines for a client that speaks plain bytes, or TLS without a certificate."""
         authority = ClientCa(self.authority.path) if ca else None
         await self.listen(self.endpoint, authority)
-        self.stand.port, self.stand.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
+        self.harness.port, self.harness.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
         with capturedLogs() as events:
             for _ in range(times):
                 if asking is None:
                     await self.answer_or_none(self.context())
                 else:
-                    await self.stand.raw(asking)
+                    await self.harness.raw(asking)
         lines = [formatEvent(event) for event in events]
         return [line for line in lines if line.startswith("no TLS with 127.0.0.1: ")]
 

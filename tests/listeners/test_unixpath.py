@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.daemonprocess import Process
 from tests.support.octezclient import HSM_KEYS, verifies
 from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ1
-from tests.test_daemon import ProcessTestCase
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.listeners.unixpath import LOCK_SUFFIX, SocketPath
 

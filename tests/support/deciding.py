@@ -6,8 +6,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.harness import watermarks_on
 from tests.support.octezclient import HSM_AUTH_KEY, SecretKey
+from tests.support.stores import watermarks_on
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ3
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Refused

@@ -67,7 +67,7 @@ ROOMS = {
         ),
     ),
     "signer": Room(
-        ("tezio_signer.signer",),
+        ("tezio_signer.signer", "tezio_signer.inflight"),
         (
             "test_signer",
             "test_signer_store",
