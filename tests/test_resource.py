@@ -32,6 +32,8 @@ from tests.support.octezclient import (
 from tests.support.vectors import AUTH, AUTHENTICATION, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block
 from tezio_signer import __version__
 from tezio_signer.config.settings import Limits, RequestToken, Security
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 from tezio_signer.tezos.keys import PublicKey
@@ -363,11 +365,12 @@ class RouteTests(TestCase):
     async def test_strangers(self) -> None:
         """Who may ask nothing is told that, and no route: one line, and the connection ends.
 
-        At a port that is not ours, where nobody has decided on the connection before.
+        So it is where nobody has decided on the connection when it was accepted.
         """
         harness = Harness(settings_with(allowed_ips=()))
         await harness.start(self)
-        port = reactor.listenTCP(0, harness.site, interface="127.0.0.1")  # type: ignore[attr-defined]
+        undecided = LimitedFactory(harness.site, Connections(Limits(), reactor))
+        port = reactor.listenTCP(0, undecided, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.addCleanup(port.stopListening)
         client = Client(port.getHost().port)
         for asking in (b"GET /metrics", b"POST /known_keys"):

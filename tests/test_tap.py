@@ -29,9 +29,9 @@ from tezio_signer import tap
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import resolved
 from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.request import Peer
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.claims import Watermarks

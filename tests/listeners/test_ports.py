@@ -16,7 +16,7 @@ from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.slots import Connection, Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
 
 
@@ -114,9 +114,9 @@ class AdoptionTests(TestCase):
         entered: list[str] = []
         enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(self.harness.connections, "enter", tell)
         return entered

@@ -1,5 +1,6 @@
 """The rules on who asks: address, user and authentication, also at the listeners."""
 
+import os
 from ipaddress import ip_network
 from socket import if_nametoindex
 
@@ -279,9 +280,8 @@ class UnixSocketTests(TestCase):
         request = b"GET /authorized_keys HTTP/1.1\r\nConnection: close\r\n\r\n"
         for network, status in (("127.0.0.1", 200), ("10.0.0.0/8", 403), ("::1", 403)):
             harness = Harness(settings_with(allowed_ips=(ip_network(network),)))
-            path = self.mktemp()
-            port = reactor.listenUNIX(path, harness.site)  # type: ignore[attr-defined]
-            self.addCleanup(port.stopListening)
+            path = os.path.relpath(self.mktemp())
+            await harness.open(self, harness.site, path)
             endpoint = UNIXClientEndpoint(reactor, path)
             protocol = await connectProtocol(endpoint, _OneRequest(request))
             answer = parse_response(await protocol.closed)

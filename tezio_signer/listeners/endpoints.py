@@ -13,7 +13,7 @@ from twisted.internet.endpoints import (
 
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import CertificateFiles, Source, SourceDirectory
+from tezio_signer.listeners.tls.certificates import CertificateFiles, Source, SourceDirectory
 
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""

@@ -11,7 +11,7 @@ from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.listeners.slots import place_of
+from tezio_signer.listeners.slots import slot_of
 from tezio_signer.request import Admitted, Credentials, Peer
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
@@ -61,25 +61,20 @@ def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Adm
     holds for all its requests. It is decided at the first request of the others: those of a proxy
     itself, and of a port that is not one of `ports.py`.
     """
-    place = place_of(transport)
-    admission = None if place is None else place.admission
-    if admission is None:
+    slot = slot_of(transport)
+    if slot.admission is None:
         try:
-            admission = admit(peer_of(transport))
+            slot.admission = admit(peer_of(transport))
         except NotAdmitted as refused:
-            admission = refused
-        if place is not None:
-            place.admission = admission
-    if isinstance(admission, NotAdmitted):
-        raise admission.with_traceback(None)  # or it would hold on to the frames of each request
-    return admission
+            slot.admission = refused
+    if isinstance(slot.admission, NotAdmitted):
+        # Or it would hold on to the frames of each request.
+        raise slot.admission.with_traceback(None)
+    return slot.admission
 
 
 def named(transport: ITransport) -> str:
     """A peer for the log, also one whose address is not known."""
-    place = place_of(transport)
-    if place is not None and isinstance(place.admission, Peer):
-        return str(place.admission)
     try:
         return str(peer_of(transport))
     except NotAdmitted:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.listeners.slots import place_of
+from tezio_signer.listeners.slots import slot_of
 from tezio_signer.listeners.wrapping import name_of
 from tezio_signer.reactors import cancel
 
@@ -39,10 +39,8 @@ class _Refusing(Protocol):
 
     def connectionMade(self) -> None:
         self._alarm = self.factory.clock.callLater(LINGER, self._cut)
-        place = place_of(self.transport)
-        refused = None if place is None else place.admission
-        if not isinstance(refused, NotAdmitted):
-            refused = NotAdmitted("this client may ask nothing")
+        refused = slot_of(self.transport).admission
+        assert isinstance(refused, NotAdmitted)
         self.transport.write(self.factory.answer(refused))
         if self.factory.closes_one_side:
             self.transport.loseWriteConnection()

@@ -97,7 +97,10 @@ ROOMS = {
         ("tezio_signer.hsm.framing",),
         ("hsm.test_framing", "test_serialhsm", "hsm.test_device"),
     ),
-    "payload": Room(("tezio_signer.tezos.payload",), ("tezos.test_payload", "test_policy")),
+    "payload": Room(
+        ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
+        ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_policy"),
+    ),
     "keys": Room(
         ("tezio_signer.tezos.keys",), ("tezos.test_keys", "tezos.test_base58check", "test_policy")
     ),

@@ -22,8 +22,8 @@ from tests.support.certificates import Authority, Certified
 from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners import certificates
-from tezio_signer.listeners.certificates import (
+from tezio_signer.listeners.tls import certificates
+from tezio_signer.listeners.tls.certificates import (
     LOOK_SECONDS,
     CertificateFiles,
     Dated,
@@ -31,7 +31,7 @@ from tezio_signer.listeners.certificates import (
     SourceDirectory,
     certificate_warnings,
 )
-from tezio_signer.listeners.certificatewatch import CertificateWatch
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 SECP112R1 = """\

@@ -14,8 +14,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from tezio_signer.listeners.certificates import ServedCertificates, reason
 from tezio_signer.listeners.limits import host_of
+from tezio_signer.listeners.tls.certificates import ServedCertificates, reason
 from tezio_signer.sparinglog import SparingLog
 
 _HTTP = re.compile(b"[A-Z]{3,7} ")
