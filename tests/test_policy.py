@@ -32,6 +32,7 @@ from tests.support.vectors import (
     block,
     consensus,
 )
+from tezio_signer.config.networks import network_of
 from tezio_signer.config.settings import Security, Settings, SigningKey
 from tezio_signer.errors import (
     Conflict,
@@ -50,7 +51,6 @@ from tezio_signer.policy import (
     check_peer,
     check_user,
     decide,
-    network_of,
     rules_for,
 )
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature

@@ -12,7 +12,6 @@ from ipaddress import (
     IPv6Address,
     IPv6Network,
     ip_address,
-    ip_network,
 )
 from itertools import chain
 from socket import if_nametoindex
@@ -38,7 +37,6 @@ from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Consensus, Generic, Payload
 from tezio_signer.watermarks.claims import Claim, Watermarks
 
-_MAPPED = IPv6Network("::ffff:0:0/96")
 _LOCALHOST = ip_address("127.0.0.1")
 _AUTHENTICATION_PREFIX = b"\x04\x01"
 
@@ -156,18 +154,6 @@ def check_peer(peer: Peer, allowed: tuple[IPv4Network | IPv6Network, ...]) -> No
     """Raises NotAdmitted unless the peer is in one of the networks."""
     if not any(_is_in(peer.address, network) for network in allowed):
         raise NotAdmitted(f"address {peer.address} is not among allowed_ips")
-
-
-def network_of(text: str) -> IPv4Network | IPv6Network:
-    """An address or a network of `allowed_ips`; raises ValueError.
-
-    What maps IPv4 into IPv6 (`::ffff:10.0.0.0/104`) means IPv4, as the addresses of peers do.
-    """
-    network = ip_network(text)
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        address = network.network_address.ipv4_mapped
-        return IPv4Network((int(address or 0), network.prefixlen - _MAPPED.prefixlen))
-    return network
 
 
 def _is_in(address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:

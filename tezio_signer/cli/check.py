@@ -17,14 +17,14 @@ from twisted.internet.defer import Deferred
 from tezio_signer.cli.boards import BoardCheck, check_boards
 from tezio_signer.cli.common import CommandError, command, config_option, json_option, run
 from tezio_signer.cli.meaning import Meaning, line, lines_of, meaning_of
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import config_path, load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.listeners.certificates import certificate_warnings
+from tezio_signer.listeners.certificates import certificate_warnings, certificates_of
 from tezio_signer.listeners.endpointcheck import check_each_once, check_endpoints
-from tezio_signer.listeners.endpoints import Endpoint
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import check_open_files, try_door
 from tezio_signer.reactors import Reactor
@@ -77,9 +77,9 @@ class Findings:
 
 def _check(options: argparse.Namespace) -> None:
     path = config_path(options.config)
-    settings = load_settings(options.config, simulate=False)
+    settings = load_settings(options.config)
     found = Findings({"configuration": str(path.absolute())})
-    found.meaning |= meaning_of(settings, settings.http, settings.octez_socket)
+    found.meaning |= meaning_of(settings)
     with_boards = not options.without_boards
     run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found, with_boards)))
     named = named_config(options.config)
@@ -99,10 +99,9 @@ async def look(
     reactor: Reactor, settings: Settings, found: Findings, with_boards: bool = True
 ) -> None:
     """Look at all that the daemon needs; fails with nothing that an operator can cause."""
-    endpoints = [*settings.http, *settings.octez_socket]
-    in_use = _look_at_endpoints(reactor, endpoints, settings, found)
+    in_use = _look_at_endpoints(reactor, settings, found)
     own = NamedFile("configuration", Path(found.meaning["configuration"]))
-    facts = facts_of([own, *named_files(settings, endpoints)])
+    facts = facts_of([own, *named_files(settings)])
     found.meaning["files"] = list(map(_file, facts))
     found.warnings += exposed(facts[:1])
     found.warnings += closed_to(user_of(settings.store), facts)
@@ -115,14 +114,12 @@ async def look(
         _tell_boards(boards, found)
 
 
-def _look_at_endpoints(
-    reactor: Reactor, endpoints: list[str], settings: Settings, found: Findings
-) -> list[InUseError]:
+def _look_at_endpoints(reactor: Reactor, settings: Settings, found: Findings) -> list[InUseError]:
     """Look at each endpoint and at all together; returns what is in use by somebody."""
     in_use: list[InUseError] = []
     connections = Connections(settings.limits, reactor)
     readable = []
-    for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
+    for endpoint in settings.endpoints:  # each by itself, so that all that is wrong is told at once
         try:
             check_endpoints([endpoint], None)
             readable.append(Endpoint.parse(endpoint))
@@ -134,9 +131,9 @@ def _look_at_endpoints(
     for check in (
         lambda: check_each_once(readable),
         lambda: check_open_files(connections),
-        lambda: found.warnings.extend(warnings_of(settings, settings.http, settings.octez_socket)),
+        lambda: found.warnings.extend(warnings_of(settings)),
         lambda: found.warnings.extend(
-            certificate_warnings(each.certificates(settings.client_ca) for each in readable)
+            certificate_warnings(certificates_of(each, settings.client_ca) for each in readable)
         ),
     ):
         try:

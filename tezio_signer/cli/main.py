@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _keys(options: argparse.Namespace) -> None:
-    settings = None if options.simulate else load_settings(options.config, simulate=False)
+    settings = None if options.simulate else load_settings(options.config)
     run(lambda reactor: Deferred.fromCoroutine(_list_keys(reactor, settings, options.json)))
 
 

@@ -6,13 +6,13 @@ from typing import Any
 from attrs import asdict
 
 from tezio_signer.config.settings import Settings, SigningKey
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS
+from tezio_signer.tezos.payload import BAKING_OPERATIONS
 
 Meaning = dict[str, Any]
 _WIDTH = 18
 
 
-def meaning_of(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> Meaning:
+def meaning_of(settings: Settings) -> Meaning:
     """All that settings say, with the names that JSON has for it."""
     token, client_ca, security = settings.request_token, settings.client_ca, settings.security
     limits = asdict(settings.limits)
@@ -27,8 +27,8 @@ def meaning_of(settings: Settings, http: Sequence[str], sockets: Sequence[str]) 
         "allowed_ips": list(map(str, settings.allowed_ips)) if security.remote_ip_check else None,
         "allowed_uids": None if users is None else sorted(users),
         "watermarks": {"store": str(settings.store)},
-        "http": list(http),
-        "octez_socket": list(sockets),
+        "http": list(settings.http),
+        "octez_socket": list(settings.octez_socket),
         "request_token": token and token.header,
         "client_ca": client_ca and str(client_ca.path),
         "list_known_keys": settings.list_known_keys,

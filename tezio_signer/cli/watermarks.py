@@ -22,10 +22,11 @@ from tezio_signer.config.locate import load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.tezos.payload import BAKING_OPERATIONS
 from tezio_signer.watermarks import transfer
 from tezio_signer.watermarks.markjson import LAST_LEVEL, TransferError, order
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 from tezio_signer.watermarks.transfer import Outcome, Reading
 
@@ -97,7 +98,7 @@ _Act = Callable[[OperatedStore, StoreAddress], Coroutine[Any, Any, None]]
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return load_settings(options.config, simulate=False)
+    return load_settings(options.config)
 
 
 def _with_store(options: argparse.Namespace, settings: Settings, act: _Act) -> None:

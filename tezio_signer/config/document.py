@@ -8,12 +8,14 @@ from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from tezio_signer.config.endpoints import resolved
 from tezio_signer.config.fields import Field, read
 from tezio_signer.config.listen import (
     client_ca_from,
     limits_from,
     request_token_from,
 )
+from tezio_signer.config.networks import network_of
 from tezio_signer.config.settings import (
     DEFAULT_HTTP,
     DEFAULT_LEVEL_JUMP,
@@ -29,12 +31,9 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.listeners.endpoints import resolved
-from tezio_signer.policy import network_of
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 
 _LOOPBACK = (ip_network("127.0.0.1"), ip_network("::1"))
 _TOP = (

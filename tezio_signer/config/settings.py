@@ -158,6 +158,11 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All that is listened at, HTTP first."""
+        return (*self.http, *self.octez_socket)
+
+    @property
     def keys(self) -> tuple[PublicKeyHash, ...]:
         """The keys that the HSMs are expected to hold."""
         return (*self.signing_keys, *([self.auth_key] if self.auth_key else []))

@@ -10,9 +10,7 @@ from itertools import combinations
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from tezio_signer.config.settings import ClientCa
-from tezio_signer.errors import StartupError
-from tezio_signer.listeners.endpoints import (
+from tezio_signer.config.endpoints import (
     ARGUMENTS,
     LONGEST_SOCKET,
     PATHS,
@@ -20,6 +18,9 @@ from tezio_signer.listeners.endpoints import (
     Endpoint,
     is_ipv6,
 )
+from tezio_signer.config.settings import ClientCa
+from tezio_signer.errors import StartupError
+from tezio_signer.listeners.certificates import certificates_of
 from tezio_signer.listeners.sameplace import same_address, same_path
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
@@ -51,7 +52,7 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     if client_ca is not None:
         warnings += _check_client_ca(endpoints)
     for endpoint in endpoints:
-        source = endpoint.certificates(client_ca)
+        source = certificates_of(endpoint, client_ca)
         if source is not None:
             source.load()
     return tuple(warnings)

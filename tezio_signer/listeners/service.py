@@ -10,11 +10,11 @@ from twisted.application.strports import service as listening_service
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.certificates import ServedCertificates
-from tezio_signer.listeners.endpoints import Endpoint
+from tezio_signer.listeners.certificates import ServedCertificates, certificates_of
 from tezio_signer.listeners.handshakes import TlsFactory
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.portcheck import try_tcp
@@ -54,7 +54,7 @@ def door(
     """
     to_open = Endpoint.parse(endpoint)
     try:
-        source = to_open.certificates(client_ca)
+        source = certificates_of(to_open, client_ca)
         certificates = None if source is None else ServedCertificates(source, reactor)
         if to_open.kind == "tls":
             speak_sparingly(reactor)
