@@ -20,12 +20,12 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.hotplug import watch_ports
 from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.launch import undertwistd
 from tezio_signer.listeners.certificates import certificates_of
 from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
-from tezio_signer.logs import undertwistd
+from tezio_signer.listeners.service import door
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
@@ -36,6 +36,7 @@ from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.startup.banner import banner
+from tezio_signer.startup.listening import check_open_files
 from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
@@ -137,7 +138,7 @@ def makeService(options: Options) -> Daemon:
     for warning in warnings_of(settings):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     connections = Connections(settings.limits, reactor, signer.admit)
-    check_open_files(connections)
+    check_open_files(settings.limits)
     routes = SignerResource(signer, settings.request_token).app.resource()
     site = SignerSite(routes, settings.limits, reactor)
     sockets = OctezSocketFactory(signer, reactor)

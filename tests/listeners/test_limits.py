@@ -169,7 +169,7 @@ class RoomTests(ConnectionsTestCase):
         self.clock.advance(YOUNG_SECONDS)
         let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
-        self.assertEqual(self.connections.open_files, 7)
+        self.assertEqual(self.connections.limits.open_files, 7)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cryptography.x509 import load_pem_x509_certificates
-
 from tezio_signer.config.fields import ConfigError, Field
 from tezio_signer.config.settings import ClientCa, Limits, RequestToken
 
@@ -88,6 +86,8 @@ def client_ca_from(field: Field | None, directory: Path) -> ClientCa | None:
     """What `client_ca` says; raises ConfigError if there are no certificates in its file."""
     if field is None:
         return None
+    from cryptography.x509 import load_pem_x509_certificates  # slow to import, and seldom needed
+
     path = directory / field.text()
     try:
         load_pem_x509_certificates(_read(field, path, path.read_bytes))

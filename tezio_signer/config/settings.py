@@ -104,6 +104,19 @@ class Limits:
     requests_waiting: int = DEFAULT_WAITING
     signatures_per_minute: int | None = None
 
+    @property
+    def leaving(self) -> int:
+        """The most connections that may have been cut and not closed yet.
+
+        Twisted closes them in its next round only, after it has accepted others.
+        """
+        return max(1, self.connections // 2)
+
+    @property
+    def open_files(self) -> int:
+        """The most file descriptors that connections can take."""
+        return self.connections + 1 + self.leaving
+
 
 @frozen
 class RequestToken:

@@ -83,16 +83,6 @@ class Connections(Service):
         self._finished: Deferred[None] | None = None
         self._finishing = Alarm(clock)
 
-    @property
-    def open_files(self) -> int:
-        """The most file descriptors that connections can take."""
-        return self.limits.connections + 1 + self._most_leaving
-
-    @property
-    def _most_leaving(self) -> int:
-        # Twisted closes them in its next round only, after it has accepted others.
-        return max(1, self.limits.connections // 2)
-
     def refusal(
         self, address: object, credentials: Credentials | None = None
     ) -> NotAdmitted | None:
@@ -159,7 +149,7 @@ class Connections(Service):
     def _cut_one(
         self, crowds: list[str], peer: str, speaks: bool, but: Place | None = None
     ) -> bool:
-        if self._leaving >= self._most_leaving:
+        if self._leaving >= self.limits.leaving:
             return False
         # What a flood from one address makes of its own connections must stay cheap.
         young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
