@@ -1,7 +1,7 @@
 # make run          a signer on a simulated HSM, http://127.0.0.1:6732; CONFIG= names another configuration
 # make test         the tests, against the built wheel
 # make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
-# make lint         mypy and ruff
+# make lint         ruff, mypy and the floors (import-linter)
 # make mutants      the tests, against changed code; CHANGED=main: only lines changed since that
 # make clean        remove what the others made
 
@@ -59,6 +59,7 @@ lint: $(INSTALLED) $(VENV)/test.stamp $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/lint-imports
 	cmp config.yaml tests/data/config.yaml # the sample, and what is tested of it
 
 format: $(VENV)/lint.stamp
