@@ -125,6 +125,8 @@ Octez socket at   nowhere
 request token     none
 client certs      not asked for
 GET /known_keys   answered
+verbose           False
+hsms              every board
 limits            connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, body_bytes 131072, header_bytes 16384, headers 100, requests_waiting 64, hsm_wait_seconds 2
 
 {TZ1}
@@ -246,6 +248,8 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                 "request_token": None,
                 "client_ca": None,
                 "list_known_keys": True,
+                "verbose": False,
+                "hsms": ["every board"],
                 "hsm_wait_seconds": 2.0,
                 "limits": {
                     "connections": 512,
