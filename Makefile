@@ -1,7 +1,7 @@
 # make run          a signer on a simulated HSM, http://127.0.0.1:6732; CONFIG= names another configuration
 # make test         the tests, against the built wheel
 # make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
-# make lint         ruff, mypy and the floors (import-linter)
+# make lint         mypy and ruff
 # make mutants      the tests, against changed code; CHANGED=main: only lines changed since that
 # make clean        remove what the others made
 
@@ -18,7 +18,8 @@ SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) set
 WHEEL := $(BUILD)/wheel.stamp
 INSTALLED := $(VENV)/installed.stamp
 # What the tests read, and those of them that `make test-lowest` runs.
-TEST_FILES := Makefile tests tools deploy docs README.md setup.cfg
+DOCUMENTS := $(wildcard *.md) docs LICENSE config.yaml .pre-commit-config.yaml .ci
+TEST_FILES := Makefile tests tools deploy setup.cfg $(DOCUMENTS)
 QUICK_TESTS = $(basename $(subst /,.,$(filter-out tests/interop/% tests/campaigns/%,$(shell find tests -name 'test_*.py'))))
 
 # A virtual environment has absolute paths in it, and a link to its Python: when the
@@ -59,7 +60,6 @@ lint: $(INSTALLED) $(VENV)/test.stamp $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
-	$(VENV)/bin/lint-imports
 	cmp config.yaml tests/data/config.yaml # the sample, and what is tested of it
 
 format: $(VENV)/lint.stamp

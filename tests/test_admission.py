@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.harness import settings_with, watermarks_on
+from tests.support.harness import settings_with
+from tests.support.stores import watermarks_on
 from tests.support.vectors import PAYLOADS, TZ3
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.policy import (

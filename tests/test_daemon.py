@@ -15,13 +15,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import Authority
 from tests.support.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.support.filewatch import FileWatch
-from tests.support.harness import Answer, Client, parse_response, reactor
-from tests.support.heldharness import HeldStand
+from tests.support.harness import Client, parse_response, reactor
 from tests.support.octezclient import HSM_KEYS, SecretKey, post, text_in, verifies
 from tests.support.octezsocketclient import (
     AUTHORIZED_KEYS,
@@ -30,12 +29,12 @@ from tests.support.octezsocketclient import (
     sign,
     signature_in,
 )
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import OCTEZ, PAYLOADS, SHIPPED, TZ1, TZ3, block, consensus
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.signer import Signer
 from tezio_signer.watermarks.sqlite import reading
-from tezio_signer.watermarks.sqlite import store as sqlite
 
 STOP_SECONDS = 3.0
 CLOSE = "close: the signer is stopping"
@@ -176,51 +175,6 @@ class Asking(Protocol):
         self.closed.callback(self.received)
 
 
-class ProcessTestCase(TestCase):
-    """Runs daemons in a directory of its own."""
-
-    timeout = 60
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-
-    def configure(self, more: str = "", store: bool = True) -> None:
-        """Lay down the shipped configuration with something added, and a store."""
-        text = SHIPPED.read_text("utf-8")
-        (self.directory / "config.yaml").write_text(f"{text}\n{more}\n", "utf-8")
-        if store:
-            sqlite.create(self.directory / "watermarks.sqlite")
-
-    def start(self, *options: str) -> Process:
-        """Start a daemon on a free port."""
-        return start_daemon(self, self.directory, "--http", FREE_PORT, *options)
-
-    async def socket_client(self, daemon: Process) -> OctezSocketClient:
-        """A client of a daemon that speaks the socket protocol on a free port."""
-        port = await daemon.says(r"OctezSocketFactory starting on (\d+)\n")
-        return OctezSocketClient(f"tcp:127.0.0.1:{port[1]}")
-
-    def assert_quiet(self, daemon: Process) -> None:
-        """Check that a log has neither traces of faults nor of developers."""
-        for word in ("Traceback", "Unhandled", " debug ", " critical "):
-            self.assertNotIn(word, daemon.log)
-
-    async def signing(
-        self, *options: str, more: str = ""
-    ) -> tuple[HeldStand, Process, Deferred[Answer]]:
-        """A board that has been asked for a signature, the daemon, and who waits for it."""
-        board = HeldStand()
-        board.simulator.startService()
-        self.addCleanup(board.simulator.stopService)
-        self.configure(f"hsms: [{{port: {board.simulator.port}}}]\n{more}")
-        daemon = self.start(*options)
-        client = await serving(daemon)
-        answering = Deferred.fromCoroutine(client.sign(TZ3, block(10, 0)))
-        await board.asked()
-        return board, daemon, answering
-
-
 class SigningTests(ProcessTestCase):
     """A daemon that does its work."""
 
@@ -354,8 +308,8 @@ class MistakeTests(ProcessTestCase):
         mistakes = {
             ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
             ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
-            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
-            ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
+            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is not an endpoint", "tpc"),
+            ("--http", "tpc:6732"): ("'tpc:6732' is not an endpoint", "tpc"),
             ("--http", "tcp:99999"): ("port is a number from 0 to 65535",),
             ("--http", "unix:/nonexistent/socket"): ("there is no directory /nonexistent",),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),

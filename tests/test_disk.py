@@ -7,8 +7,8 @@ from resource import RLIMIT_FSIZE, prlimit
 from tests.support.daemonprocess import Process, serving
 from tests.support.harness import Client, reactor
 from tests.support.octezclient import message_in
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ3, block, consensus
-from tests.test_daemon import ProcessTestCase
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.sqlite import reading

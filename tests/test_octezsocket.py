@@ -18,8 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import octezsocketclient as client
-from tests.support.harness import EVERY_MAGIC_BYTE, Stand, reactor, settings_with
-from tests.support.heldharness import HeldStand
+from tests.support.harness import EVERY_MAGIC_BYTE, Harness, HeldHarness, reactor, settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, verifies
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError, framed, result_in
 from tests.support.strategies import socket_payloads
@@ -60,13 +59,16 @@ GIVEN_SIGNATURE = bytes(range(64))
 class SignerTestCase(TestCase):
     """A whole signer with socket doors."""
 
-    async def start(self, stand: Stand) -> list[str]:
+    async def start(self, harness: Harness) -> list[str]:
         """Start a signer; the endpoints of its doors, on TCP and on a Unix socket."""
-        await stand.start(self)
-        self.stand = stand
+        await harness.start(self)
+        self.harness = harness
         # A Unix socket's path may not be long.
         path = f"{os.path.relpath(self.mktemp())}.sock"
-        return [await stand.open(self, stand.sockets), await stand.open(self, stand.sockets, path)]
+        return [
+            await harness.open(self, harness.sockets),
+            await harness.open(self, harness.sockets, path),
+        ]
 
 
 class OctezTests(SignerTestCase):
@@ -74,7 +76,7 @@ class OctezTests(SignerTestCase):
 
     async def test_signs_without_authentication(self) -> None:
         """Each signature verifies, with all three keys, over TCP and Unix sockets."""
-        endpoints = await self.start(Stand(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE)))
+        endpoints = await self.start(Harness(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE)))
         payloads = (NOOP, block(7, 0), consensus("preatt", 7, 0), consensus("att_dal_5", 7, 0))
         for endpoint in endpoints:
             for key in HSM_KEYS:
@@ -86,7 +88,7 @@ class OctezTests(SignerTestCase):
         """The HSM's auth key and authorized keys of all curves open the door."""
         authorized = tuple(PublicKey.parse(key.public_key) for key in WALLET)
         endpoints = await self.start(
-            Stand(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
+            Harness(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
         )
         for endpoint in endpoints:
             for wallet_key in (HSM_AUTH_KEY, *WALLET):
@@ -98,7 +100,7 @@ class OctezTests(SignerTestCase):
 
     async def test_imports_and_lists_keys(self) -> None:
         """Public keys are those of the HSM, and the list is that of the configuration."""
-        for endpoint in await self.start(Stand()):
+        for endpoint in await self.start(Harness()):
             asking = OctezSocketClient(endpoint)
             for key in HSM_KEYS:
                 self.assertEqual(await asking.public_key(key.pkh), key.public_key)
@@ -107,7 +109,7 @@ class OctezTests(SignerTestCase):
 
     async def test_a_thousand_signatures_on_one_connection(self) -> None:
         """A connection is kept for as long as its client likes."""
-        tcp, _ = await self.start(Stand(settings_with()))
+        tcp, _ = await self.start(Harness(settings_with()))
         asking = OctezSocketClient(tcp)
         conversation = await asking.connect()
         for number in range(1000):
@@ -121,21 +123,21 @@ class OctezTests(SignerTestCase):
 
     async def test_many_connections_at_once(self) -> None:
         """One that waits for the HSM does not keep the others from being served."""
-        tcp, unix = await self.start(HeldStand())
-        stand = cast(HeldStand, self.stand)
+        tcp, unix = await self.start(HeldHarness())
+        harness = cast(HeldHarness, self.harness)
         waiting = await OctezSocketClient(tcp).connect()
         asking = waiting.ask(client.sign(str(TZ1), NOOP))
-        await stand.asked()
+        await harness.asked()
         for endpoint in (tcp, unix) * 10:
             self.assertEqual(len(await OctezSocketClient(endpoint).known_keys()), 3)
         self.assertNoResult(asking)
-        stand.answer()
+        harness.answer()
         signature = client.signature_in(result_in(await asking), str(TZ1))
         self.assertTrue(verifies(HSM_KEYS[0].public_key, NOOP, signature))
 
     async def test_what_a_tezio_hsm_has_not(self) -> None:
         """Nonces and proofs of possession are refused in a sentence; support is denied."""
-        (tcp, _), nonces = await self.start(Stand()), "A Tezio HSM makes no deterministic nonces."
+        (tcp, _), nonces = await self.start(Harness()), "A Tezio HSM makes no deterministic nonces."
         proof = "Proof of possession can only be requested for BLS keys."
         tz4 = OCTEZ["keys"][4]["pkh"]
         asking = OctezSocketClient(tcp)
@@ -150,11 +152,11 @@ class OctezTests(SignerTestCase):
                 with self.assertRaises(OctezSocketError) as refused:
                     await asking.ask(request)
                 self.assertEqual(refused.exception.message, sentence)
-        self.assertEqual(self.stand.written, b"")
+        self.assertEqual(self.harness.written, b"")
 
     async def test_longest_payload(self) -> None:
         """A request of 65535 bytes is read, and said to be too large for the HSM."""
-        tcp, unix = await self.start(Stand())
+        tcp, unix = await self.start(Harness())
         request = client.sign(str(TZ1), NOOP + bytes(65509 - len(NOOP)))
         self.assertEqual(len(request), 65535)
         for endpoint in (tcp, unix):
@@ -171,36 +173,36 @@ class LeavingTests(SignerTestCase):
 
     async def test_half_closed(self) -> None:
         """Who has closed his sending side still gets his answer, and then the end."""
-        stand = HeldStand()
-        for endpoint in await self.start(stand):
+        harness = HeldHarness()
+        for endpoint in await self.start(harness):
             conversation = await OctezSocketClient(endpoint).connect()
             asking = conversation.ask(client.sign(str(TZ1), NOOP))
             conversation.transport.loseWriteConnection()
-            await stand.asked()
-            stand.answer()
+            await harness.asked()
+            harness.answer()
             signature = client.signature_in(result_in(await asking), str(TZ1))
             self.assertTrue(verifies(HSM_KEYS[0].public_key, NOOP, signature))
             self.assertEqual(await conversation.ended, b"")
 
     async def test_aborted(self) -> None:
         """What the HSM signs for one that has gone is there when it is asked for again."""
-        stand = HeldStand()
-        tcp, _ = await self.start(stand)
+        harness = HeldHarness()
+        tcp, _ = await self.start(harness)
         asking = OctezSocketClient(tcp)
         conversation = await asking.connect()
         lost = conversation.ask(client.sign(str(TZ3), block(7, 0)))
-        await stand.asked()
+        await harness.asked()
         with capturedLogs() as events:
             gone = self.logged(events, "went away")
             conversation.transport.abortConnection()
             await gone
         await conversation.ended
         self.failureResultOf(lost, ConnectionDone)
-        stand.answer()
-        await stand.signer.drained()
+        harness.answer()
+        await harness.signer.drained()
         signature = await asking.sign(str(TZ3), block(7, 0))
         self.assertTrue(verifies(HSM_KEYS[2].public_key, block(7, 0), signature))
-        self.assertEqual(stand.messages(), [block(7, 0)])
+        self.assertEqual(harness.messages(), [block(7, 0)])
 
     def logged(self, events: Sequence[dict[str, object]], words: str) -> Deferred[None]:
         """Fires when the log has a line with these words."""

@@ -13,14 +13,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import octezclient
-from tests.support.harness import (
-    Stand,
-    parse_response,
-    reactor,
-    settings_with,
-    watermarks_on,
-)
+from tests.support.harness import Harness, parse_response, reactor, settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in
+from tests.support.stores import watermarks_on
 from tests.support.vectors import (
     AUTH,
     AUTHENTICATION,
@@ -44,6 +39,7 @@ from tezio_signer.errors import (
     Unauthenticated,
     UnknownKey,
 )
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.policy import (
     Credentials,
     Peer,
@@ -472,53 +468,53 @@ class AuthenticationTests(TestCase):
 
     async def test_attempts(self) -> None:
         """Authorized keys of all curves and the HSM's own open, and nothing else does."""
-        stand = Stand(
+        harness = Harness(
             settings_with(
                 auth_req=True,
                 auth_key=AUTH,
                 authorized_keys=tuple(PublicKey.parse(key.public_key) for key in WALLET),
             )
         )
-        await stand.start(self)
+        await harness.start(self)
         for attempt in self._attempts():
             query = "?version=3"
             if attempt.authentication is not None:
                 query = f"?authentication={attempt.authentication}&version=3"
-            answer = await stand.sign(TZ3, NOOP, query)
+            answer = await harness.sign(TZ3, NOOP, query)
             self.assertEqual((attempt.what, answer.status), (attempt.what, attempt.status))
             if attempt.status != 200:
                 self.assertIn(attempt.says, message_in(answer.body), attempt.what)
-                self.assertEqual(stand.written, b"", attempt.what)
-            stand.written.clear()
+                self.assertEqual(harness.written, b"", attempt.what)
+            harness.written.clear()
 
     async def test_replay_for_another_key(self) -> None:
         """An authentication that was good for one key is good for no other."""
-        stand = Stand(settings_with(auth_req=True, auth_key=AUTH))
-        await stand.start(self)
+        harness = Harness(settings_with(auth_req=True, auth_key=AUTH))
+        await harness.start(self)
         query = f"?authentication={HSM_AUTH_KEY.authenticate(str(TZ3), NOOP)}"
         for key, status in ((TZ3, 200), (TZ1, 401), (TZ2, 401), (TZ3, 200)):
-            answer = await stand.sign(key, NOOP, query)
+            answer = await harness.sign(key, NOOP, query)
             self.assertEqual((key, answer.status), (key, status))
 
     async def test_auth_req_of_each_key(self) -> None:
         """A key that does not ask for authentication signs without, beside one that does."""
         settings = settings_with(auth_key=AUTH)
         keys = {**settings.signing_keys, TZ3: evolve(settings.signing_keys[TZ3], auth_req=True)}
-        stand = Stand(evolve(settings, signing_keys=keys))
-        await stand.start(self)
+        harness = Harness(evolve(settings, signing_keys=keys))
+        await harness.start(self)
         for key, status in ((TZ1, 200), (TZ2, 200), (TZ3, 401)):
-            self.assertEqual((await stand.sign(key, NOOP)).status, status)
+            self.assertEqual((await harness.sign(key, NOOP)).status, status)
 
     async def test_authentication_is_never_signed(self) -> None:
         """Whatever is allowed, nobody gets a signature that would authenticate him."""
-        stand = Stand(settings_with(security=Security(False, False, False, False)))
-        await stand.start(self)
+        harness = Harness(settings_with(security=Security(False, False, False, False)))
+        await harness.start(self)
         for key in (TZ1, TZ2, TZ3):
             payload = octezclient.authenticated_bytes(str(TZ3), NOOP)
-            answer = await stand.sign(key, payload)
+            answer = await harness.sign(key, payload)
             self.assertEqual(answer.status, 403)
             self.assertIn("magic byte 0x04 (authentication)", message_in(answer.body))
-        self.assertEqual(stand.written, b"")
+        self.assertEqual(harness.written, b"")
 
 
 class _OneRequest(Protocol):
@@ -545,9 +541,10 @@ class UnixSocketTests(TestCase):
         """Who comes over a Unix socket is let in or not as 127.0.0.1 would be."""
         request = b"GET /authorized_keys HTTP/1.1\r\nConnection: close\r\n\r\n"
         for network, status in (("127.0.0.1", 200), ("10.0.0.0/8", 403), ("::1", 403)):
-            stand = Stand(settings_with(allowed_ips=(ip_network(network),)))
+            harness = Harness(settings_with(allowed_ips=(ip_network(network),)))
             path = self.mktemp()
-            port = reactor.listenUNIX(path, stand.site)  # type: ignore[attr-defined]
+            limited = LimitedFactory(harness.site, harness.connections)
+            port = reactor.listenUNIX(path, limited)  # type: ignore[attr-defined]
             self.addCleanup(port.stopListening)
             endpoint = UNIXClientEndpoint(reactor, path)
             protocol = await connectProtocol(endpoint, _OneRequest(request))

@@ -7,7 +7,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import octezclient
-from tests.support.harness import EVERY_MAGIC_BYTE, Stand, hex_body, parse_response, settings_with
+from tests.support.harness import EVERY_MAGIC_BYTE, Harness, hex_body, parse_response, settings_with
 from tests.support.octezclient import (
     HSM_AUTH_KEY,
     HSM_KEYS,
@@ -104,12 +104,12 @@ class OctezTests(TestCase):
 
     async def test_signs_without_authentication(self) -> None:
         """Two connections a signature, and each signature verifies, with all three keys."""
-        stand = Stand(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE))
-        await stand.start(self)
+        harness = Harness(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE))
+        await harness.start(self)
         for base in ("", "/"):  # an address with a slash at its end makes double ones
             for key in HSM_KEYS:
                 for name, payload in (("noop", NOOP), ("block", BLOCK)):
-                    client = OctezClient(stand.port, base=base)
+                    client = OctezClient(harness.port, base=base)
                     signature = await client.sign(key.pkh, payload)
                     self.assertTrue(verifies(key.public_key, payload, signature), name)
                     path = f"{base}/keys/{key.pkh}?version=3"
@@ -124,10 +124,10 @@ class OctezTests(TestCase):
     async def test_signs_with_authentication(self) -> None:
         """The HSM's auth key and authorized keys of all curves open the door."""
         authorized = tuple(PublicKey.parse(key.public_key) for key in WALLET)
-        stand = Stand(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
-        await stand.start(self)
+        harness = Harness(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
+        await harness.start(self)
         for wallet_key in (HSM_AUTH_KEY, *WALLET):
-            client = OctezClient(stand.port, [HSM_KEYS[0], wallet_key])
+            client = OctezClient(harness.port, [HSM_KEYS[0], wallet_key])
             expected = [HSM_AUTH_KEY.pkh, *(key.pkh for key in WALLET)]
             self.assertEqual(await client.authorized_keys(), expected)
             signature = await client.sign(str(TZ3), NOOP)
@@ -139,18 +139,18 @@ class OctezTests(TestCase):
 
     async def test_imports_and_lists_keys(self) -> None:
         """Public keys are those of the HSM, and the list is that of the configuration."""
-        stand = Stand()
-        await stand.start(self)
-        client = OctezClient(stand.port)
+        harness = Harness()
+        await harness.start(self)
+        client = OctezClient(harness.port)
         for key in HSM_KEYS:
             self.assertEqual(await client.public_key(key.pkh), key.public_key)
         self.assertEqual(await client.known_keys(), [key.pkh for key in HSM_KEYS])
 
     async def test_refusals_are_printed(self) -> None:
         """octez-client can read what is wrong, and the status with it."""
-        stand = Stand(settings_with(operations=(), list_known_keys=False))
-        await stand.start(self)
-        client = OctezClient(stand.port)
+        harness = Harness(settings_with(operations=(), list_known_keys=False))
+        await harness.start(self)
+        client = OctezClient(harness.port)
         with self.assertRaises(OctezError) as listing:
             await client.known_keys()
         self.assertEqual(str(listing.exception), "403 List known keys request not allowed.")
@@ -164,17 +164,17 @@ class AnswerTests(TestCase):
     """Every answer, byte for byte."""
 
     def setUp(self) -> None:
-        self.stand = Stand()
+        self.harness = Harness()
 
     async def _expect(self, path: str, body: bytes, method: str = "GET", headers: str = "") -> None:
-        answer = await self.stand.request(method, path, headers=headers)
+        answer = await self.harness.request(method, path, headers=headers)
         self.assertEqual((path, answer.status, answer.body), (path, 200, body))
         self.assertEqual(answer.headers["content-type"], "application/json")
         self.assertEqual(answer.headers["content-length"], str(len(body)))
 
     async def test_bodies(self) -> None:
         """A 200 has the one field that Octez expects, no other, and one line feed."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         await self._expect("/authorized_keys", b"{}\n")
         await self._expect(
             "/known_keys", b'{"known_keys":["%b","%b","%b"]}\n' % tuple(_texts(TZ1, TZ2, TZ3))
@@ -182,7 +182,7 @@ class AnswerTests(TestCase):
         for key in HSM_KEYS:
             public_key = key.public_key.encode("ascii")
             await self._expect(f"/keys/{key.pkh}", b'{"public_key":"%b"}\n' % public_key)
-        answer = await self.stand.sign(TZ1, NOOP)
+        answer = await self.harness.sign(TZ1, NOOP)
         signature = text_in(answer.body, "signature")
         self.assertEqual(answer.body, b'{"signature":"%b"}\n' % signature.encode("ascii"))
         self.assertEqual(answer.status, 200)
@@ -191,14 +191,14 @@ class AnswerTests(TestCase):
 
     async def test_authorized_keys(self) -> None:
         """Authentication that is wanted is announced by the hashes of the keys."""
-        self.stand = Stand(
+        self.harness = Harness(
             settings_with(
                 auth_req=True,
                 auth_key=AUTH,
                 authorized_keys=(PublicKey.parse(AUTHENTICATION["auth_key"]),),
             )
         )
-        await self.stand.start(self)
+        await self.harness.start(self)
         await self._expect(
             "/authorized_keys",
             b'{"authorized_keys":["%b","%b"]}\n'
@@ -213,48 +213,48 @@ class AnswerTests(TestCase):
             key: evolve(policy, authorized_keys=(own, own) if key == TZ1 else None)
             for key, policy in settings.signing_keys.items()
         }
-        self.stand = Stand(evolve(settings, signing_keys=keys))
-        await self.stand.start(self)
+        self.harness = Harness(evolve(settings, signing_keys=keys))
+        await self.harness.start(self)
         expected = ",".join(f'"{key}"' for key in (AUTHENTICATION["auth_pkh"], AUTH))
         await self._expect("/authorized_keys", b'{"authorized_keys":[%b]}\n' % expected.encode())
 
     async def test_authentication_switched_off(self) -> None:
         """With `auth_check` off nobody is asked to authenticate."""
-        self.stand = Stand(
+        self.harness = Harness(
             settings_with(auth_req=True, auth_key=AUTH, security=Security(auth_check=False))
         )
-        await self.stand.start(self)
+        await self.harness.start(self)
         await self._expect("/authorized_keys", b"{}\n")
 
     async def test_greeting(self) -> None:
         """`GET /` says name and version, as plain text."""
-        await self.stand.start(self)
-        answer = await self.stand.request("GET", "/")
+        await self.harness.start(self)
+        answer = await self.harness.request("GET", "/")
         self.assertEqual((answer.status, answer.body), (200, b"Tezio Signer %b\n" % _VERSION))
         self.assertEqual(answer.headers["content-type"], "text/plain")
 
     async def test_slashes(self) -> None:
         """Repeated slashes count as one."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         public_key = b'{"public_key":"%b"}\n' % HSM_KEYS[0].public_key.encode("ascii")
         for path in (f"//keys/{TZ1}", f"///keys//{TZ1}"):
             await self._expect(path, public_key)
 
     async def test_head(self) -> None:
         """HEAD gets the headers of GET."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         for path in ("/", "/authorized_keys", f"/keys/{TZ3}"):
-            got = await self.stand.request("GET", path)
-            head = await self.stand.request("HEAD", path)
+            got = await self.harness.request("GET", path)
+            head = await self.harness.request("HEAD", path)
             self.assertEqual((head.status, head.body), (200, b""))
             for name in ("content-type", "content-length"):
                 self.assertEqual(head.headers[name], got.headers[name])
 
     async def test_http_1_0(self) -> None:
         """HTTP/1.0 is enough to sign."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         body = hex_body(NOOP)
-        received = await self.stand.raw(
+        received = await self.harness.raw(
             b"POST /keys/%b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b"
             % (str(TZ2).encode("ascii"), len(body), body)
         )
@@ -263,7 +263,7 @@ class AnswerTests(TestCase):
 
     async def test_content_types(self) -> None:
         """The body is read as JSON whatever its Content-Type says."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         for content_type in (
             "application/json",
             "application/json; charset=utf-8",
@@ -275,14 +275,14 @@ class AnswerTests(TestCase):
             "/;=\xff",
             "",
         ):
-            answer = await self.stand.request(
+            answer = await self.harness.request(
                 "POST", f"/keys/{TZ1}", hex_body(NOOP), f"Content-Type: {content_type}\r\n"
             )
             self.assertEqual((content_type, answer.status), (content_type, 200))
 
     async def test_host_does_not_matter(self) -> None:
         """Whatever stands in Host, or nothing, the answer is the same."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         hosts = (
             b"",
             b"x" * 300,
@@ -295,7 +295,7 @@ class AnswerTests(TestCase):
         )
         lines = [b"", b"Host: a\r\nHost: b\r\n", *(b"Host: %b\r\n" % host for host in hosts)]
         for line in lines:
-            received = await self.stand.raw(
+            received = await self.harness.raw(
                 b"GET /authorized_keys HTTP/1.1\r\n%bConnection: close\r\n\r\n" % line
             )
             answer = parse_response(received)
@@ -303,14 +303,14 @@ class AnswerTests(TestCase):
 
     async def test_ways_to_write_a_payload(self) -> None:
         """Upper case, escapes, blanks around the string and every version are fine."""
-        await self.stand.start(self)
+        await self.harness.start(self)
         text = NOOP.hex()
         for body in (
             f'"{text.upper()}"',
             f' \r\n\t"{text}"\n\n',
             f'"\\u0030\\u0033{text[2:]}"',
         ):
-            answer = await self.stand.request("POST", f"/keys/{TZ1}", body.encode("ascii"))
+            answer = await self.harness.request("POST", f"/keys/{TZ1}", body.encode("ascii"))
             self.assertEqual((body, answer.status), (body, 200))
         for query in (
             "",
@@ -320,7 +320,7 @@ class AnswerTests(TestCase):
             "?version=3",
             "?other=x&other=y",
         ):
-            answer = await self.stand.sign(TZ1, NOOP, query)
+            answer = await self.harness.sign(TZ1, NOOP, query)
             self.assertEqual((query, answer.status), (query, 200))
 
 
@@ -329,22 +329,22 @@ class RefusalLogTests(TestCase):
 
     async def test_refused_get(self) -> None:
         """A refused request that is no signing request has a line of its own, without its query."""
-        stand = Stand(settings_with(allowed_ips=()))
-        await stand.start(self)
+        harness = Harness(settings_with(allowed_ips=()))
+        await harness.start(self)
         with capturedLogs() as events:
-            await stand.request("GET", f"/keys/{TZ1}?authentication=secret")
+            await harness.request("GET", f"/keys/{TZ1}?authentication=secret")
         (said,) = [formatEvent(event) for event in events if "refused" in event["log_format"]]
         self.assertIn(f"refused GET /keys/{TZ1} from 127.0.0.1: 403", said)
         self.assertNotIn("secret", said)
 
     async def test_many_refusals(self) -> None:
         """Whoever may ask nothing does not fill the log, whatever it is that he asks for."""
-        stand = Stand(settings_with(allowed_ips=()))
-        await stand.start(self)
+        harness = Harness(settings_with(allowed_ips=()))
+        await harness.start(self)
         with capturedLogs() as events:
             for _ in range(LINES_PER_MINUTE):
-                self.assertEqual((await stand.request("GET", "/")).status, 403)
-                self.assertEqual((await stand.sign(TZ1, NOOP)).status, 403)
+                self.assertEqual((await harness.request("GET", "/")).status, 403)
+                self.assertEqual((await harness.sign(TZ1, NOOP)).status, 403)
         said = [formatEvent(event) for event in events if "refused" in event["log_format"]]
         self.assertLess(len(said), LINES_PER_MINUTE + 5)
 
@@ -354,12 +354,12 @@ class RouteTests(TestCase):
 
     async def test_strangers(self) -> None:
         """Who may ask nothing is told that, and no route: one line, and the connection ends."""
-        stand = Stand(settings_with(allowed_ips=()))
-        await stand.start(self)
+        harness = Harness(settings_with(allowed_ips=()))
+        await harness.start(self)
         for asking in (b"GET /metrics", b"POST /known_keys"):
             request = asking + b" HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
             with capturedLogs() as events:
-                answer = parse_response(await stand.raw(2 * request))
+                answer = parse_response(await harness.raw(2 * request))
             says = "address 127.0.0.1 is not among allowed_ips"
             self.assertEqual((answer.status, message_in(answer.body)), (403, says))
             lines = [formatEvent(event) for event in events if "refused" in event["log_format"]]
@@ -367,9 +367,9 @@ class RouteTests(TestCase):
 
     async def test_not_found(self) -> None:
         """All routes are listed."""
-        stand = Stand()
-        await stand.start(self)
-        answer = await stand.request("GET", "/metrics")
+        harness = Harness()
+        await harness.start(self)
+        answer = await harness.request("GET", "/metrics")
         self.assertEqual(answer.status, 404)
         self.assertEqual(
             message_in(answer.body),
@@ -379,9 +379,9 @@ class RouteTests(TestCase):
 
     async def test_not_allowed(self) -> None:
         """The methods of the path are listed."""
-        stand = Stand()
-        await stand.start(self)
-        answer = await stand.request("PUT", f"/keys/{TZ1}", b"")
+        harness = Harness()
+        await harness.start(self)
+        answer = await harness.request("PUT", f"/keys/{TZ1}", b"")
         self.assertEqual(answer.status, 405)
         self.assertEqual(message_in(answer.body), "this path takes GET or HEAD or POST only")
 
@@ -393,14 +393,14 @@ class TokenTests(TestCase):
     MISSING = "the header x-tezio-token with the request token is missing"
     WRONG = "the request token in the header x-tezio-token is wrong"
 
-    async def _start(self) -> Stand:
-        stand = Stand(
+    async def _start(self) -> Harness:
+        harness = Harness(
             settings_with(
                 request_token=RequestToken("x-tezio-token", self.SECRET), list_known_keys=True
             )
         )
-        await stand.start(self)
-        return stand
+        await harness.start(self)
+        return harness
 
     def _routes(self) -> list[tuple[str, str, bytes | None]]:
         return [
@@ -412,7 +412,7 @@ class TokenTests(TestCase):
 
     async def test_without(self) -> None:
         """Without it, or with another or several, no route but the greeting says anything."""
-        stand = await self._start()
+        harness = await self._start()
         secret = self.SECRET.decode()
         for headers, says in (
             ("", self.MISSING),
@@ -427,35 +427,35 @@ class TokenTests(TestCase):
                 *self._routes(),
                 ("GET", f"/bls_prove_possession/{TZ1}", None),
             ]:
-                answer = await stand.request(method, path, body, headers)
+                answer = await harness.request(method, path, body, headers)
                 self.assertEqual((path, answer.status), (path, 401))
                 self.assertEqual(message_in(answer.body), says)
-        self.assertEqual(stand.written, b"")
-        self.assertEqual((await stand.request("GET", "/")).status, 200)
+        self.assertEqual(harness.written, b"")
+        self.assertEqual((await harness.request("GET", "/")).status, 200)
 
     async def test_with(self) -> None:
         """With it, everything is as it is without a token."""
-        stand = await self._start()
+        harness = await self._start()
         for method, path, body in self._routes():
             for name in ("X-Tezio-Token", "x-tezio-token"):
                 header = f"{name}: {self.SECRET.decode()}\r\n"
-                answer = await stand.request(method, path, body, header)
+                answer = await harness.request(method, path, body, header)
                 self.assertEqual((path, answer.status), (path, 200))
 
     async def test_not_logged(self) -> None:
         """Neither the secret nor what was sent in its place is in any event of the log."""
-        stand = await self._start()
+        harness = await self._start()
         wrong = "wrong-horse-battery-staple"
         with capturedLogs() as events:
             for secret in (wrong, self.SECRET.decode()):
                 for method, path, body in self._routes():
-                    await stand.request(method, path, body, f"X-Tezio-Token: {secret}\r\n")
+                    await harness.request(method, path, body, f"X-Tezio-Token: {secret}\r\n")
         self.assertGreater(len(events), 4)
         for event in events:
             text = f"{formatEvent(event)} {event!r}"
             self.assertNotIn(wrong, text)
             self.assertNotIn(self.SECRET.decode(), text)
-        self.assertNotIn(self.SECRET.decode(), repr(stand.settings))
+        self.assertNotIn(self.SECRET.decode(), repr(harness.settings))
 
     async def test_address_first(self) -> None:
         """Who may ask nothing is not told whether his token would be right."""
@@ -463,10 +463,10 @@ class TokenTests(TestCase):
             settings_with(request_token=RequestToken("x-tezio-token", self.SECRET)),
             allowed_ips=(ip_network("10.0.0.0/8"),),
         )
-        stand = Stand(settings)
-        await stand.start(self)
+        harness = Harness(settings)
+        await harness.start(self)
         for method, path, body in self._routes():
-            self.assertEqual((await stand.request(method, path, body)).status, 403)
+            self.assertEqual((await harness.request(method, path, body)).status, 403)
 
 
 class RateTests(TestCase):
@@ -474,34 +474,34 @@ class RateTests(TestCase):
 
     async def test_too_many(self) -> None:
         """Generic operations above it are refused with 429, for each key; baking is not counted."""
-        stand = Stand(settings_with(limits=Limits(signatures_per_minute=2)))
-        await stand.start(self)
+        harness = Harness(settings_with(limits=Limits(signatures_per_minute=2)))
+        await harness.start(self)
         for status in (200, 200, 429):
-            answer = await stand.sign(TZ1, NOOP)
+            answer = await harness.sign(TZ1, NOOP)
             self.assertEqual(answer.status, status)
         self.assertEqual(
             message_in(answer.body),
             f"more than 2 generic operations a minute for {TZ1} from 127.0.0.1; try again later",
         )
         for level in range(4):
-            self.assertEqual((await stand.sign(TZ3, block(level + 1, 0))).status, 200)
-        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 200)
+            self.assertEqual((await harness.sign(TZ3, block(level + 1, 0))).status, 200)
+        self.assertEqual((await harness.sign(TZ3, NOOP)).status, 200)
 
     async def test_what_could_not_be_signed(self) -> None:
         """A 502, which clients repeat by themselves, is not counted."""
         limits = Limits(signatures_per_minute=1)
-        stand = Stand(settings_with(limits=limits, hsm_wait_seconds=0.1))
-        await stand.start(self)
-        stand.simulator.unplug()
-        while any(device.ready for device in stand.hsms.devices.values()):
-            await stand.hsms.changed(1)
+        harness = Harness(settings_with(limits=limits, hsm_wait_seconds=0.1))
+        await harness.start(self)
+        harness.simulator.unplug()
+        while any(device.ready for device in harness.hsms.devices.values()):
+            await harness.hsms.changed(1)
         for _ in range(3):
-            self.assertEqual((await stand.sign(TZ1, NOOP)).status, 502)
-        stand.simulator.plug_in()
-        while not any(device.ready for device in stand.hsms.devices.values()):
-            await stand.hsms.changed(1)
+            self.assertEqual((await harness.sign(TZ1, NOOP)).status, 502)
+        harness.simulator.plug_in()
+        while not any(device.ready for device in harness.hsms.devices.values()):
+            await harness.hsms.changed(1)
         for status in (200, 429):
-            self.assertEqual((await stand.sign(TZ1, NOOP)).status, status)
+            self.assertEqual((await harness.sign(TZ1, NOOP)).status, status)
 
 
 class ForwardedTests(TestCase):
@@ -519,15 +519,15 @@ class ForwardedTests(TestCase):
             )
         )
         for network, status in (("10.0.0.0/8", 403), ("127.0.0.1", 200)):
-            stand = Stand(settings_with(allowed_ips=(ip_network(network),)))
-            await stand.start(self)
+            harness = Harness(settings_with(allowed_ips=(ip_network(network),)))
+            await harness.start(self)
             for path in ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ3}"):
-                answer = await stand.request("GET", path, headers=headers)
+                answer = await harness.request("GET", path, headers=headers)
                 self.assertEqual((path, answer.status), (path, status))
-            answer = await stand.request("POST", f"/keys/{TZ3}", hex_body(NOOP), headers)
+            answer = await harness.request("POST", f"/keys/{TZ3}", hex_body(NOOP), headers)
             self.assertEqual(answer.status, status)
             if status == 403:
                 self.assertEqual(
                     message_in(answer.body), "address 127.0.0.1 is not among allowed_ips"
                 )
-                self.assertEqual(stand.written, b"")
+                self.assertEqual(harness.written, b"")

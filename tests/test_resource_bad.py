@@ -6,7 +6,7 @@ from twisted.trial.unittest import TestCase
 from tests.support.harness import (
     EVERY_MAGIC_BYTE,
     Answer,
-    Stand,
+    Harness,
     hex_body,
     parse_response,
     settings_with,
@@ -180,10 +180,10 @@ OTHER_METHODS = ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "M-SEARCH", "%S",
 class BadRequestTests(TestCase):
     """Nothing bad reaches the device, and whoever asks next is served."""
 
-    async def _start(self) -> Stand:
-        stand = Stand(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE))
-        await stand.start(self)
-        return stand
+    async def _start(self) -> Harness:
+        harness = Harness(settings_with(), Firmware(enabled=EVERY_MAGIC_BYTE))
+        await harness.start(self)
+        return harness
 
     def _refused(self, answer: Answer, status: int, says: str, what: object) -> None:
         self.assertEqual((answer.status, answer.body), (status, answer.body), str(what)[:300])
@@ -194,19 +194,19 @@ class BadRequestTests(TestCase):
         self.assertRegex(message, r"\A[^\r\n]{10,250}\Z")
         self.assertNotRegex(message, r"Traceback|Error|codec|object at")
 
-    async def _nothing_happened(self, stand: Stand, what: object) -> None:
+    async def _nothing_happened(self, harness: Harness, what: object) -> None:
         """The device heard nothing, and the next good request is served."""
-        self.assertEqual(stand.written, b"", str(what)[:300])
-        good = await stand.sign(TZ1, NOOP)
+        self.assertEqual(harness.written, b"", str(what)[:300])
+        good = await harness.sign(TZ1, NOOP)
         self.assertEqual(good.status, 200, str(what)[:300])
-        stand.written.clear()
+        harness.written.clear()
 
     async def _refuse_all(self, requests: list[Bad]) -> None:
-        stand = await self._start()
+        harness = await self._start()
         for bad in requests:
-            answer = await stand.request(bad.method, bad.path, bad.body)
+            answer = await harness.request(bad.method, bad.path, bad.body)
             self._refused(answer, bad.status, bad.says, bad)
-            await self._nothing_happened(stand, bad)
+            await self._nothing_happened(harness, bad)
 
     async def test_bodies(self) -> None:
         """A body that is not a JSON string of the hexadecimal bytes of a payload."""
@@ -222,26 +222,26 @@ class BadRequestTests(TestCase):
 
     async def test_cut_payloads(self) -> None:
         """Every recorded payload of a baker, cut after each of its bytes."""
-        stand = await self._start()
+        harness = await self._start()
         for payload in BAKING:
             for length in range(1, len(payload)):
                 what = f"{length} bytes of {payload.hex()}"
-                answer = await stand.sign(TZ3, payload[:length])
+                answer = await harness.sign(TZ3, payload[:length])
                 self._refused(answer, 400, "", what)
-            await self._nothing_happened(stand, payload.hex())
+            await self._nothing_happened(harness, payload.hex())
 
     async def test_trailing_bytes(self) -> None:
         """Every recorded payload of a baker, with bytes behind it."""
-        stand = await self._start()
+        harness = await self._start()
         for payload in BAKING:
             for tail in (b"\x00", b"\x01", b"\xff" * 3, payload):
-                answer = await stand.sign(TZ3, payload + tail)
+                answer = await harness.sign(TZ3, payload + tail)
                 self._refused(answer, 400, "trailing byte", (payload + tail).hex())
-            await self._nothing_happened(stand, payload.hex())
+            await self._nothing_happened(harness, payload.hex())
 
     async def test_methods(self) -> None:
         """Another method than a route has is 405, with those that it has in Allow."""
-        stand = await self._start()
+        harness = await self._start()
         routes = {
             f"/keys/{TZ3}": ("GET, HEAD, POST", OTHER_METHODS),
             "/": ("GET, HEAD", ("POST", *OTHER_METHODS)),
@@ -252,48 +252,48 @@ class BadRequestTests(TestCase):
         for path, (allowed, methods) in routes.items():
             for method in methods:
                 what = f"{method} {path}"
-                answer = await stand.request(method, path, hex_body(BLOCK))
+                answer = await harness.request(method, path, hex_body(BLOCK))
                 self._refused(answer, 405, "", what)
                 self.assertEqual(", ".join(sorted(answer.headers["allow"].split(", "))), allowed)
-            await self._nothing_happened(stand, path)
+            await self._nothing_happened(harness, path)
 
     async def test_proof_of_possession(self) -> None:
         """No key of a Tezio HSM has a proof of possession; what is no key is said to be none."""
-        stand = await self._start()
+        harness = await self._start()
         path = "/bls_prove_possession"
         for key in (str(TZ3), OCTEZ["keys"][4]["pkh"]):
-            answer = await stand.request("GET", f"{path}/{key}")
+            answer = await harness.request("GET", f"{path}/{key}")
             self._refused(answer, 403, "can only be requested for BLS keys", key)
-        answer = await stand.request("GET", f"{path}/tz4")
+        answer = await harness.request("GET", f"{path}/tz4")
         self._refused(answer, 400, "no public key hash", "tz4")
-        await self._nothing_happened(stand, path)
+        await self._nothing_happened(harness, path)
 
     async def test_chunked_and_too_large(self) -> None:
         """A chunked body that grows too large is refused as soon as it is."""
-        stand = await self._start()
+        harness = await self._start()
         chunk = b"11" * 500_000
-        received = await stand.raw(
+        received = await harness.raw(
             b"POST /keys/%b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
             % (str(TZ3).encode("ascii"), len(chunk), chunk)
         )
         self._refused(parse_response(received), 413, "larger than", "1 MB in a chunk")
-        await self._nothing_happened(stand, "1 MB in a chunk")
+        await self._nothing_happened(harness, "1 MB in a chunk")
 
     async def test_arbitrary_requests(self) -> None:
         """Whatever is asked for, the answer is no fault of ours, and the device hears nothing."""
-        stand = await self._start()
+        harness = await self._start()
         for method, target, body in examples(requests(), 200):
             what = (method, target, body)
-            answer = await stand.request(method, target, body)
+            answer = await harness.request(method, target, body)
             self.assertIn(answer.status, (200, 400, 403, 404, 405, 413), str(what))
             if answer.status != 200 and method != "HEAD":
                 self._refused(answer, answer.status, "", what)
-            self.assertEqual(stand.written, b"", str(what))
-        await self._nothing_happened(stand, "arbitrary requests")
+            self.assertEqual(harness.written, b"", str(what))
+        await self._nothing_happened(harness, "arbitrary requests")
 
     async def test_what_is_no_http(self) -> None:
         """What cannot be read as HTTP is refused by Twisted or cut off; the signer lives on."""
-        stand = await self._start()
+        harness = await self._start()
         path = b"/keys/%b" % str(TZ3).encode("ascii")
         rest = b" HTTP/1.1\r\nConnection: close\r\n"
         body = b'\r\n"11"'
@@ -315,9 +315,9 @@ class BadRequestTests(TestCase):
             b"GET /" + rest + b"no colon\r\n\r\n",
             b"GET /" + rest + b"X: y\r\n" * 600 + b"\r\n",
         ):
-            self.assertEqual(await stand.raw(data), REFUSED_BY_TWISTED, str(data[:300]))
-            await self._nothing_happened(stand, data)
+            self.assertEqual(await harness.raw(data), REFUSED_BY_TWISTED, str(data[:300]))
+            await self._nothing_happened(harness, data)
         for data in (b"GET /" + b"a" * 20_000 + rest, b"GET /" + rest + b"X: " + b"y" * 20_000):
-            answer = await stand.raw(data + b"\r\n")
+            answer = await harness.raw(data + b"\r\n")
             self.assertEqual(answer, REFUSED_BY_TWISTED, str(data[:100]))
-            await self._nothing_happened(stand, data)
+            await self._nothing_happened(harness, data)

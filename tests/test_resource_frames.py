@@ -4,7 +4,7 @@ import re
 
 from twisted.trial.unittest import TestCase
 
-from tests.support.harness import EVERY_MAGIC_BYTE, Stand, settings_with
+from tests.support.harness import EVERY_MAGIC_BYTE, Harness, settings_with
 from tests.support.octezclient import HSM_KEYS, text_in, verifies
 from tests.support.strategies import examples, hostile_payloads
 from tests.support.vectors import EXCHANGES
@@ -71,28 +71,28 @@ class HarmlessFramesTests(TestCase):
 
     async def test_frames(self) -> None:
         """Each frame is a request to sign exactly one well-formed payload that was asked for."""
-        stand = Stand(
+        harness = Harness(
             settings_with(security=Security(False, False, False, False)),
             Firmware(enabled=EVERY_MAGIC_BYTE),
         )
-        await stand.start(self)
+        await harness.start(self)
         signed = set()
         for payload in examples(hostile_payloads(), 300):
             for slot, key in enumerate(HSM_KEYS, start=1):
-                answer = await stand.sign(key.pkh, payload)
+                answer = await harness.sign(key.pkh, payload)
                 self.assertIn(answer.status, (200, 400, 403, 409, 413), payload.hex())
-                for frame in frames_in(bytes(stand.written)):
+                for frame in frames_in(bytes(harness.written)):
                     # To sign, with this slot, a message that is not hashed, raw bytes back.
                     self.assertEqual(frame[3:8], bytes([0x21, slot, 3, 0, 0]))
                     self.assertEqual(frame[8:-2], payload)
                     self.assertRegex(payload, _SIGNED)
                     self.assertTrue(_SIGNED.fullmatch(payload), payload.hex())
                     signed.add((slot, payload[0]))
-                stand.written.clear()
+                harness.written.clear()
                 if answer.status == 200:
                     signature = text_in(answer.body, "signature")
                     self.assertTrue(verifies(key.public_key, payload, signature))
-        self.assertFalse(stand.firmware.crashed)
+        self.assertFalse(harness.firmware.crashed)
         self.assertEqual(
             signed, {(slot, magic) for slot in (1, 2, 3) for magic in (0x03, 0x11, 0x12, 0x13)}
         )

@@ -1,68 +1,30 @@
 """The conversation with one HSM, on a port that is not there."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakePort, read_key
 from tests.support.hsmdevice import KEYS
 from tests.support.vectors import EXCHANGES
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.serialhsm import (
-    ExclusiveSerialPort,
     HsmProtocol,
     NoAnswer,
     WrongAnswer,
 )
 
-QUIET = 0.2
-"""Seconds without a byte that the device needs after an error (its description, 2)."""
-ANSWER = 3.0
 _RECORDED = {e["what"]: (e["request_hex"], e["reply_hex"]) for e in EXCHANGES}
 KEY_FRAME, KEY_REPLY = map(bytes.fromhex, _RECORDED["get_pk key 3 (tz3) mode 2"])
 SIGN_FRAME, SIGN_REPLY = map(
     bytes.fromhex, _RECORDED["sign key 1 (tz1) mode 3 75-byte message starting 03"]
 )
-ASK_KEY = framing.get_public_key(Slot.TZ3)
 ASK_SIGNATURE = framing.sign(Slot.TZ1, SIGN_FRAME[8:-2])
 WATERMARK_REPLY = bytes.fromhex("0500d4bc02")
-read_key = partial(framing.key_from, Slot.TZ3)
-
-
-class FakePort:
-    """A port that tells what is done with it."""
-
-    def __init__(self, protocol: HsmProtocol) -> None:
-        self.done: list[str] = []
-        self.unsent = False
-        self._protocol = protocol
-        protocol.makeConnection(cast(ExclusiveSerialPort, self))
-
-    def forget_input(self) -> None:
-        self.done.append("flush")
-
-    def write(self, frame: bytes) -> None:
-        self.done.append(frame.hex())
-
-    def abort(self) -> None:
-        self.done.append("abort")
-        self.lose(ConnectionAborted())
-
-    def lose(self, reason: Exception | None = None) -> None:
-        """Lose the connection."""
-        self._protocol.connectionLost(Failure(reason or ConnectionDone()))
-
-    def take(self) -> list[str]:
-        """What was done since the last time."""
-        done, self.done = self.done, []
-        return done
 
 
 class ProtocolTests(SynchronousTestCase):

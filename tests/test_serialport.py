@@ -10,8 +10,8 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.fakeboard import ASK_KEY, read_key
 from tests.support.harness import reactor
-from tests.test_serialhsm import ASK_KEY, read_key
 from tezio_signer import serialhsm
 from tezio_signer.serialhsm import HsmProtocol, NoAnswer, open_port
 

@@ -12,17 +12,17 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.support.harness import Stand, reactor, settings_with, watermarks_on
-from tests.support.heldharness import (
+from tests.support.harness import (
     FAULT,
-    FailingStore,
-    HeldStand,
-    SlowDisk,
+    Harness,
+    HeldHarness,
     failure_of,
-    good,
+    reactor,
+    settings_with,
     submission,
 )
-from tests.support.octezclient import HSM_AUTH_KEY, text_in
+from tests.support.octezclient import HSM_AUTH_KEY, good, text_in
+from tests.support.stores import FailingStore, HeldWriter, watermarks_on
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
 from tezio_signer.policy import Peer, SigningRequest
@@ -39,76 +39,76 @@ class SharingTests(TestCase):
 
     async def test_share_one_exchange(self) -> None:
         """Two requests for one payload get the same signature from one exchange."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         for payload in (NOOP, block(7, 0)):
-            stand.written.clear()
-            first = stand.signer.submit(submission(payload))
-            second = stand.signer.submit(submission(payload))
-            await stand.asked()
-            stand.answer()
+            harness.written.clear()
+            first = harness.signer.submit(submission(payload))
+            second = harness.signer.submit(submission(payload))
+            await harness.asked()
+            harness.answer()
             one, other = await gatherResults([first, second])
             self.assertEqual(one, other)
             self.assertTrue(good(TZ3, payload, one))
-            self.assertEqual(stand.messages(), [payload])
+            self.assertEqual(harness.messages(), [payload])
 
     async def test_share_a_refusal(self) -> None:
         """What the device refuses is refused to everybody who waits for it."""
-        stand = HeldStand()
-        await stand.start(self)
-        requests = [stand.signer.submit(submission(block(0, 0))) for _ in range(3)]
-        await stand.asked()
-        stand.answer()
+        harness = HeldHarness()
+        await harness.start(self)
+        requests = [harness.signer.submit(submission(block(0, 0))) for _ in range(3)]
+        await harness.asked()
+        harness.answer()
         for request in requests:
             self.assertIsInstance(await failure_of(request), Conflict)
 
     async def test_keys_and_payloads_apart(self) -> None:
         """Another key or another payload is another exchange."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         asked = [(TZ1, NOOP), (TZ2, NOOP), (TZ2, TRANSFER)]
-        requests = [stand.signer.submit(submission(payload, key)) for key, payload in asked]
+        requests = [harness.signer.submit(submission(payload, key)) for key, payload in asked]
         for _ in asked:
-            await stand.asked()
-            stand.answer()
+            await harness.asked()
+            harness.answer()
         for (key, payload), signature in zip(asked, await gatherResults(requests), strict=True):
             self.assertTrue(good(key, payload, signature))
 
     async def test_many_at_once_over_http(self) -> None:
         """Ten clients that want the same block get the same bytes, signed once."""
-        stand = Stand(settings_with())
-        await stand.start(self)
+        harness = Harness(settings_with())
+        await harness.start(self)
         answers = await gatherResults(
-            [Deferred.fromCoroutine(stand.sign(TZ3, block(7, 0))) for _ in range(10)]
+            [Deferred.fromCoroutine(harness.sign(TZ3, block(7, 0))) for _ in range(10)]
         )
         self.assertEqual({answer.status for answer in answers}, {200})
         self.assertEqual(len({answer.body for answer in answers}), 1)
-        self.assertEqual(stand.written.count(block(7, 0)), 1)
+        self.assertEqual(harness.written.count(block(7, 0)), 1)
 
     async def test_two_blocks_at_once(self) -> None:
         """Of two different blocks at one level and round that come at once, one is signed."""
-        stand = HeldStand()
-        await stand.start(self)
-        first = stand.signer.submit(submission(block(7, 0, 1)))
-        second = stand.signer.submit(submission(block(7, 0, 2)))
+        harness = HeldHarness()
+        await harness.start(self)
+        first = harness.signer.submit(submission(block(7, 0, 1)))
+        second = harness.signer.submit(submission(block(7, 0, 2)))
         self.assertIsInstance(await failure_of(second), Conflict)
-        await stand.asked()
-        stand.answer()
+        await harness.asked()
+        harness.answer()
         self.assertTrue(good(TZ3, block(7, 0, 1), await first))
-        self.assertEqual(stand.messages(), [block(7, 0, 1)])
+        self.assertEqual(harness.messages(), [block(7, 0, 1)])
 
     async def test_urgent_ones_first(self) -> None:
         """While the device is busy, blocks overtake votes, and votes anything else."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         payloads = [NOOP, TRANSFER, consensus("att", 7, 0), consensus("preatt", 7, 0), block(7, 0)]
-        requests = [stand.signer.submit(submission(payload)) for payload in payloads]
+        requests = [harness.signer.submit(submission(payload)) for payload in payloads]
         for _ in payloads:
-            await stand.asked()
-            stand.answer()
+            await harness.asked()
+            harness.answer()
         await gatherResults(requests)
         busy, other, attestation, preattestation, urgent = payloads
-        self.assertEqual(stand.messages(), [busy, urgent, attestation, preattestation, other])
+        self.assertEqual(harness.messages(), [busy, urgent, attestation, preattestation, other])
 
 
 class _Impatient(Protocol):
@@ -141,84 +141,84 @@ class _Impatient(Protocol):
 class LeavingTests(TestCase):
     """Clients that do not wait for their answer."""
 
-    async def _ask(self, stand: Stand, key: PublicKeyHash, payload: bytes) -> _Impatient:
+    async def _ask(self, harness: Harness, key: PublicKeyHash, payload: bytes) -> _Impatient:
         body = b'"%b"' % payload.hex().encode("ascii")
         head = f"POST /keys/{key} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", stand.port)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", harness.port)
         client = _Impatient(head.encode("ascii") + body)
         connected: _Impatient = await connectProtocol(endpoint, client)
         return connected
 
     async def test_next_one_is_not_disturbed(self) -> None:
         """Who asks after one that left gets the signature of his own payload."""
-        stand = HeldStand()
-        await stand.start(self)
-        client = await self._ask(stand, TZ3, NOOP)
-        await stand.asked()
+        harness = HeldHarness()
+        await harness.start(self)
+        client = await self._ask(harness, TZ3, NOOP)
+        await harness.asked()
         client.leave()
         await client.closed
         self.assertEqual(client.received, b"")
-        following = Deferred.fromCoroutine(stand.sign(TZ2, TRANSFER))
-        stand.answer()
-        await stand.asked()
-        stand.answer()
+        following = Deferred.fromCoroutine(harness.sign(TZ2, TRANSFER))
+        harness.answer()
+        await harness.asked()
+        harness.answer()
         answer = await following
         self.assertEqual(answer.status, 200)
         self.assertTrue(good(TZ2, TRANSFER, text_in(answer.body, "signature")))
-        self.assertEqual(stand.messages(), [NOOP, TRANSFER])
+        self.assertEqual(harness.messages(), [NOOP, TRANSFER])
 
     async def test_signature_of_a_block_is_not_lost(self) -> None:
         """A block whose client left is there when it is asked for again."""
-        stand = HeldStand()
-        await stand.start(self)
-        client = await self._ask(stand, TZ3, block(7, 0))
-        await stand.asked()
+        harness = HeldHarness()
+        await harness.start(self)
+        client = await self._ask(harness, TZ3, block(7, 0))
+        await harness.asked()
         client.leave()
         await client.closed
-        stand.answer()
-        await stand.signer.drained()
-        answer = await stand.sign(TZ3, block(7, 0))
+        harness.answer()
+        await harness.signer.drained()
+        answer = await harness.sign(TZ3, block(7, 0))
         self.assertTrue(good(TZ3, block(7, 0), text_in(answer.body, "signature")))
-        self.assertEqual(stand.messages(), [block(7, 0)])
+        self.assertEqual(harness.messages(), [block(7, 0)])
 
     async def test_who_waits_is_dropped(self) -> None:
         """A request whose client left before its turn does not reach the device."""
-        stand = HeldStand()
-        await stand.start(self)
-        first = stand.signer.submit(submission(NOOP))
-        gone = stand.signer.submit(submission(TRANSFER))
+        harness = HeldHarness()
+        await harness.start(self)
+        first = harness.signer.submit(submission(NOOP))
+        gone = harness.signer.submit(submission(TRANSFER))
         gone.cancel()
         self.assertIsInstance(await failure_of(gone), CancelledError)
-        await stand.asked()
-        stand.answer()
+        await harness.asked()
+        harness.answer()
         self.assertTrue(good(TZ3, NOOP, await first))
-        await stand.signer.drained()
-        self.assertEqual(stand.messages(), [NOOP])
+        await harness.signer.drained()
+        self.assertEqual(harness.messages(), [NOOP])
 
     async def test_one_of_two_leaves(self) -> None:
         """Who waits for the same payload as one that left still gets it."""
-        stand = HeldStand()
-        await stand.start(self)
-        busy = stand.signer.submit(submission(TRANSFER))
-        leaving = stand.signer.submit(submission(NOOP))
-        staying = stand.signer.submit(submission(NOOP))
+        harness = HeldHarness()
+        await harness.start(self)
+        busy = harness.signer.submit(submission(TRANSFER))
+        leaving = harness.signer.submit(submission(NOOP))
+        staying = harness.signer.submit(submission(NOOP))
         leaving.cancel()
         self.assertIsInstance(await failure_of(leaving), CancelledError)
         for _ in range(2):
-            await stand.asked()
-            stand.answer()
+            await harness.asked()
+            harness.answer()
         self.assertTrue(good(TZ3, TRANSFER, await busy))
         self.assertTrue(good(TZ3, NOOP, await staying))
 
     async def test_next_one_does_not_inherit_a_withdrawn_request(self) -> None:
         """Who asks for what another client has just withdrawn is served all the same."""
-        stand = HeldStand()
-        await stand.start(self)
-        disk = SlowDisk()
+        harness = HeldHarness()
+        await harness.start(self)
+        disk = HeldWriter()
         watermarks = watermarks_on(make_writer=lambda: disk)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
-        signer = Signer(stand.settings, stand.hsms, watermarks, reactor)
+        signer = Signer(harness.settings, harness.hsms, watermarks, reactor)
         busy = signer.submit(submission(NOOP))
         leaving = signer.submit(submission(block(7, 0)))
         leaving.cancel()
@@ -228,35 +228,35 @@ class LeavingTests(TestCase):
         self.assertNoResult(following)
         last = signer.submit(submission(TRANSFER, TZ1))
         for _ in range(2):
-            await stand.asked()
-            stand.answer()
-        await stand.asked()
+            await harness.asked()
+            harness.answer()
+        await harness.asked()
         disk.write()
         self.assertTrue(good(TZ3, block(7, 0), self.successResultOf(following)))
-        stand.answer()
+        harness.answer()
         await gatherResults([busy, last])
 
     async def test_drained(self) -> None:
         """`drained` waits for what clients asked for, and for what they left behind."""
-        stand = HeldStand()
-        await stand.start(self)
-        self.successResultOf(stand.signer.drained())
-        staying = stand.signer.submit(submission(NOOP))
-        leaving = stand.signer.submit(submission(TRANSFER, TZ1))
-        await stand.asked()
-        drained, given_up = stand.signer.drained(), stand.signer.drained()
+        harness = HeldHarness()
+        await harness.start(self)
+        self.successResultOf(harness.signer.drained())
+        staying = harness.signer.submit(submission(NOOP))
+        leaving = harness.signer.submit(submission(TRANSFER, TZ1))
+        await harness.asked()
+        drained, given_up = harness.signer.drained(), harness.signer.drained()
         given_up.cancel()
         self.assertIsInstance(await failure_of(given_up), CancelledError)
-        stand.answer()
+        harness.answer()
         await staying
-        await stand.asked()
+        await harness.asked()
         self.assertNoResult(drained)
         leaving.cancel()
         self.assertIsInstance(await failure_of(leaving), CancelledError)
         self.assertNoResult(drained)
-        stand.answer()
+        harness.answer()
         await drained
-        self.successResultOf(stand.signer.drained())
+        self.successResultOf(harness.signer.drained())
 
 
 class StoppingTests(TestCase):
@@ -264,39 +264,39 @@ class StoppingTests(TestCase):
 
     async def test_close(self) -> None:
         """What is asked for from then on is refused, what was asked for before is served."""
-        stand = HeldStand()
-        await stand.start(self)
-        before = stand.signer.submit(submission(block(7, 0)))
-        stand.signer.close("the signer is stopping")
+        harness = HeldHarness()
+        await harness.start(self)
+        before = harness.signer.submit(submission(block(7, 0)))
+        harness.signer.close("the signer is stopping")
         for payload in (block(7, 0), NOOP):
-            failure = self.failureResultOf(stand.signer.submit(submission(payload)), Unavailable)
+            failure = self.failureResultOf(harness.signer.submit(submission(payload)), Unavailable)
             self.assertEqual(failure.getErrorMessage(), "the signer is stopping")
-        await stand.asked()
-        stand.answer()
+        await harness.asked()
+        harness.answer()
         self.assertTrue(good(TZ3, block(7, 0), await before))
-        self.assertEqual(stand.messages(), [block(7, 0)])
+        self.assertEqual(harness.messages(), [block(7, 0)])
 
     async def test_refuse_all(self) -> None:
         """Everybody who waits is told; what the device still signs is kept for the next time."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         requests = [
-            stand.signer.submit(submission(payload))
+            harness.signer.submit(submission(payload))
             for payload in (block(7, 0), block(7, 0), consensus("att", 7, 0), NOOP)
         ]
-        await stand.asked()
-        stand.signer.refuse_all("the signer is stopping")
+        await harness.asked()
+        harness.signer.refuse_all("the signer is stopping")
         for request in requests:
             failure = self.failureResultOf(request, Unavailable)
             self.assertEqual(failure.getErrorMessage(), "the signer is stopping")
-        drained = stand.signer.drained()
+        drained = harness.signer.drained()
         self.assertNoResult(drained)
         for _ in range(2):
-            stand.answer()
-            await stand.asked()
-        stand.answer()
+            harness.answer()
+            await harness.asked()
+        harness.answer()
         await drained
-        again = self.successResultOf(stand.signer.submit(submission(block(7, 0))))
+        again = self.successResultOf(harness.signer.submit(submission(block(7, 0))))
         self.assertTrue(good(TZ3, block(7, 0), again))
 
 
@@ -305,41 +305,41 @@ class DeadlineTests(TestCase):
 
     async def test_deadline(self) -> None:
         """After six seconds the client is told; the signature that comes later is kept."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         clock = Clock()
-        signer = Signer(stand.settings, stand.hsms, stand.watermarks, clock)
+        signer = Signer(harness.settings, harness.hsms, harness.watermarks, clock)
         late = signer.submit(submission(block(7, 0)))
-        await stand.asked()
+        await harness.asked()
         clock.advance(DEADLINE - 0.01)
         self.assertNoResult(late)
         clock.advance(0.01)
         failure = self.failureResultOf(late, Unavailable)
         self.assertEqual(failure.getErrorMessage(), "the HSM has not signed within 6 s")
-        stand.answer()
+        harness.answer()
         await signer.drained()
         again = self.successResultOf(signer.submit(submission(block(7, 0))))
         self.assertTrue(good(TZ3, block(7, 0), again))
-        self.assertEqual(stand.messages(), [block(7, 0)])
+        self.assertEqual(harness.messages(), [block(7, 0)])
         self.assertEqual(clock.getDelayedCalls(), [])
 
     async def test_behind_another(self) -> None:
         """Who has waited for the HSM all the time is told so, and is not signed for any more."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         clock = Clock()
-        signer = Signer(stand.settings, stand.hsms, stand.watermarks, clock)
+        signer = Signer(harness.settings, harness.hsms, harness.watermarks, clock)
         busy = signer.submit(submission(TRANSFER))
-        await stand.asked()
+        await harness.asked()
         for payload in (NOOP, block(7, 0)):
             waiting = signer.submit(submission(payload, TZ1))
             clock.advance(DEADLINE)
             failure = self.failureResultOf(waiting, Unavailable)
             self.assertEqual(failure.getErrorMessage(), "the HSM has not signed within 6 s")
         self.failureResultOf(busy, Unavailable)
-        stand.answer()
+        harness.answer()
         await signer.drained()
-        self.assertEqual(stand.messages(), [TRANSFER])
+        self.assertEqual(harness.messages(), [TRANSFER])
 
 
 class LogTests(TestCase):
@@ -350,8 +350,8 @@ class LogTests(TestCase):
 
     async def test_lines(self) -> None:
         """Each request to sign leaves one line: key, peer, outcome, time."""
-        stand = Stand(settings_with(auth_req=True, auth_key=AUTH))
-        await stand.start(self)
+        harness = Harness(settings_with(auth_req=True, auth_key=AUTH))
+        await harness.start(self)
         stranger = OCTEZ["keys"][0]["pkh"]
         cases: list[tuple[object, bytes, bool, int, str]] = [
             (TZ3, block(7, 2), True, 200, f"signed block 7/2 for {TZ3} from HERE in MS"),
@@ -386,7 +386,7 @@ class LogTests(TestCase):
                 True,
                 400,
                 f"refused a request for {TZ1} from HERE in MS: 400 "
-                "the generic operation is cut off in its branch",
+                "the generic operation is cut off in its branch: 0 of 32 bytes, at byte 1",
             ),
             (
                 stranger,
@@ -401,7 +401,7 @@ class LogTests(TestCase):
             signature = HSM_AUTH_KEY.authenticate(str(key), payload)
             query = f"?authentication={signature}" if authenticated else ""
             with capturedLogs() as events:
-                answer = await stand.sign(key, payload, query)
+                answer = await harness.sign(key, payload, query)
             self.assertEqual((line, answer.status), (line, status))
             (decision,) = self._decisions(events)
             expected = re.escape(line).replace("HERE", re.escape("127.0.0.1"))
@@ -414,20 +414,20 @@ class LogTests(TestCase):
 
     async def test_other_requests_are_no_decisions(self) -> None:
         """Probes and keys are asked for all the time, and leave no line."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         with capturedLogs() as events:
             for path in ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ3}", "/nowhere"):
-                await stand.request("GET", path)
+                await harness.request("GET", path)
         self.assertEqual(self._decisions(events), [])
 
     async def test_key_of_a_client_in_the_log(self) -> None:
         """What a client writes into the path can neither break a line nor fill the log."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         for key in ("a%0d%0asigned%20everything", "%1b%5b2J", "{log_source}", "1" * 5000):
             with capturedLogs() as events:
-                answer = await stand.request("POST", f"/keys/{key}", b'"03"')
+                answer = await harness.request("POST", f"/keys/{key}", b'"03"')
             self.assertEqual(answer.status, 400)
             (decision,) = self._decisions(events)
             line = formatEvent(decision)
@@ -436,19 +436,19 @@ class LogTests(TestCase):
 
     async def test_time_and_leaving(self) -> None:
         """The time is that of the request; a client that left has his line as well."""
-        stand = HeldStand()
-        await stand.start(self)
+        harness = HeldHarness()
+        await harness.start(self)
         clock = Clock()
-        signer = Signer(stand.settings, stand.hsms, stand.watermarks, clock)
+        signer = Signer(harness.settings, harness.hsms, harness.watermarks, clock)
         with capturedLogs() as events:
             staying = signer.submit(submission(NOOP))
             leaving = signer.submit(submission(TRANSFER, TZ1))
-            await stand.asked()
+            await harness.asked()
             clock.advance(0.25)
             leaving.cancel()
             self.failureResultOf(leaving, CancelledError)
             clock.advance(1)
-            stand.answer()
+            harness.answer()
             await staying
         left, signed = self._decisions(events)
         self.assertEqual(
@@ -459,11 +459,11 @@ class LogTests(TestCase):
     async def test_fault_has_its_line(self) -> None:
         """A fault of ours leaves one line like any decision, with the traceback in it."""
         store = FailingStore()
-        stand = Stand(settings_with(), store=lambda: store)
-        await stand.start(self)
+        harness = Harness(settings_with(), store=lambda: store)
+        await harness.start(self)
         store.error = RuntimeError("a detail from inside")
         with capturedLogs() as events:
-            await stand.sign(TZ3, block(7, 0))
+            await harness.sign(TZ3, block(7, 0))
         (decision,) = self._decisions(events)
         self.assertRegex(
             formatEvent(decision), rf"fault.* block 7/0 for {TZ3} from 127\.0\.0\.1 in \d+ ms"
@@ -477,29 +477,29 @@ class AdmissionTests(TestCase):
 
     async def test_peer_is_asked_about_first(self) -> None:
         """A peer that may ask nothing does not even get his request read."""
-        stand = Stand(settings_with())
-        await stand.start(self)
+        harness = Harness(settings_with())
+        await harness.start(self)
 
         def unread() -> SigningRequest:
             self.fail("the request was read")
 
         peer = Peer.at("192.0.2.1")
-        refused = await failure_of(stand.signer.submit(Submission(peer, str(TZ3), unread)))
+        refused = await failure_of(harness.signer.submit(Submission(peer, str(TZ3), unread)))
         self.assertIsInstance(refused, Forbidden)
         self.assertEqual(str(refused), "address 192.0.2.1 is not among allowed_ips")
-        self.assertRaises(Forbidden, stand.signer.admit, peer)
-        stand.signer.admit(Peer())
+        self.assertRaises(Forbidden, harness.signer.admit, peer)
+        harness.signer.admit(Peer())
 
     async def test_every_failure_is_a_refusal(self) -> None:
         """The doors see nothing else than refusals, even of what fails to be read."""
-        stand = Stand(settings_with())
-        await stand.start(self)
+        harness = Harness(settings_with())
+        await harness.start(self)
 
         def broken() -> SigningRequest:
             raise KeyError("a detail from inside")
 
-        fault = await failure_of(stand.signer.submit(Submission(Peer(), str(TZ3), broken)))
+        fault = await failure_of(harness.signer.submit(Submission(Peer(), str(TZ3), broken)))
         self.assertIs(type(fault), Refused)
         self.assertEqual(str(fault), FAULT)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.successResultOf(stand.signer.drained())
+        self.successResultOf(harness.signer.drained())

@@ -7,9 +7,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from tests.support.harness import Stand, reactor, settings_with
-from tests.support.heldharness import FAULT, FailingStore, HeldStand, failure_of, good, submission
-from tests.support.octezclient import HSM_KEYS, message_in, text_in
+from tests.support.harness import (
+    FAULT,
+    Harness,
+    HeldHarness,
+    failure_of,
+    reactor,
+    settings_with,
+    submission,
+)
+from tests.support.octezclient import HSM_KEYS, good, message_in, text_in
+from tests.support.stores import FailingStore
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.framing import Opcode, Slot
@@ -27,9 +35,9 @@ TRANSFER = PAYLOADS["transfer"]
 class LateTests(TestCase):
     """Answers of the device that come when it was given up."""
 
-    async def _given_up(self, stand: HeldStand, clock: Clock, payload: bytes) -> BaseException:
-        request = failure_of(stand.signer.submit(submission(payload)))
-        await stand.asked()
+    async def _given_up(self, harness: HeldHarness, clock: Clock, payload: bytes) -> BaseException:
+        request = failure_of(harness.signer.submit(submission(payload)))
+        await harness.asked()
         while not request.called:
             self.assertLess(clock.seconds(), 10)
             clock.advance(0.1)
@@ -38,30 +46,30 @@ class LateTests(TestCase):
     async def test_late_signature_is_kept(self) -> None:
         """A signature that comes after the request has failed is there when it is repeated."""
         store, clock = FailingStore(), Clock()
-        stand = HeldStand(store=lambda: store, clock=clock)
-        await stand.start(self)
-        failure = await self._given_up(stand, clock, block(7, 0))
+        harness = HeldHarness(store=lambda: store, clock=clock)
+        await harness.start(self)
+        failure = await self._given_up(harness, clock, block(7, 0))
         self.assertIsInstance(failure, Unavailable)
         self.assertIn("did not answer within", str(failure))
-        stand.answer()
+        harness.answer()
         await store.signed.get()
-        again = await stand.signer.submit(submission(block(7, 0)))
+        again = await harness.signer.submit(submission(block(7, 0)))
         self.assertTrue(good(TZ3, block(7, 0), again))
-        self.assertEqual(stand.messages(), [block(7, 0)])
+        self.assertEqual(harness.messages(), [block(7, 0)])
 
     async def test_late_and_without_a_mark(self) -> None:
         """A signature whose mark could not be stored brings it along when it comes late."""
         store, clock = FailingStore(), Clock()
-        stand = HeldStand(store=lambda: store, clock=clock)
-        await stand.start(self)
+        harness = HeldHarness(store=lambda: store, clock=clock)
+        await harness.start(self)
         store.error = StoreError("disk full")
-        failure = await self._given_up(stand, clock, block(7, 0))
+        failure = await self._given_up(harness, clock, block(7, 0))
         self.assertEqual(str(failure), "no signature without a stored watermark: disk full")
         store.error = None
-        stand.answer()
+        harness.answer()
         stored = await store.signed.get()
         self.assertEqual((stored.level, stored.round), (7, 0))
-        again = await stand.signer.submit(submission(block(7, 0)))
+        again = await harness.signer.submit(submission(block(7, 0)))
         self.assertEqual(again, stored.signature)
 
 
@@ -70,9 +78,9 @@ class OwnMarkTests(TestCase):
 
     async def test_other_chain(self) -> None:
         """The refusal says what that mark is, for which chain it matters, and what to do."""
-        stand = Stand(settings_with(), Firmware(marks={(Slot.TZ3, 0x11): (2**31 - 1, 0)}))
-        await stand.start(self)
-        answer = await stand.sign(TZ3, block(7, 1))
+        harness = Harness(settings_with(), Firmware(marks={(Slot.TZ3, 0x11): (2**31 - 1, 0)}))
+        await harness.start(self)
+        answer = await harness.sign(TZ3, block(7, 1))
         self.assertEqual(answer.status, 409)
         self.assertEqual(
             message_in(answer.body),
@@ -82,18 +90,18 @@ class OwnMarkTests(TestCase):
             "round 1 is right for NetXdQprcVkpaWU, unplug the board and plug it in again, which "
             "clears its mark and leaves the watermarks of this signer as they are",
         )
-        stand.firmware._initial_marks.clear()
-        stand.firmware.power_cycle()
-        self.assertEqual((await stand.sign(TZ3, block(7, 1))).status, 200)
+        harness.firmware._initial_marks.clear()
+        harness.firmware.power_cycle()
+        self.assertEqual((await harness.sign(TZ3, block(7, 1))).status, 200)
 
     async def test_asked_before(self) -> None:
         """What it was asked for before, and did not sign, is said to be that."""
-        stand = Stand(settings_with())
-        await stand.start(self)
-        stand.firmware.failing.add("sign")
-        self.assertEqual((await stand.sign(TZ3, block(7, 0))).status, 502)
-        stand.firmware.failing.clear()
-        answer = await stand.sign(TZ3, block(7, 0))
+        harness = Harness(settings_with())
+        await harness.start(self)
+        harness.firmware.failing.add("sign")
+        self.assertEqual((await harness.sign(TZ3, block(7, 0))).status, 502)
+        harness.firmware.failing.clear()
+        answer = await harness.sign(TZ3, block(7, 0))
         self.assertEqual(answer.status, 409)
         self.assertIn(
             "it was asked for this before and may have signed it, but its signature was lost; if",
@@ -107,10 +115,10 @@ class LostFrameTests(TestCase):
     async def test_signed_all_the_same(self) -> None:
         """The request is served when the device is in step again, by a second frame."""
         clock = Clock()
-        stand = HeldStand(clock=clock)
-        await stand.start(self)
+        harness = HeldHarness(clock=clock)
+        await harness.start(self)
         lost: list[bytes] = []
-        genuine = stand.simulator._line.received
+        genuine = harness.simulator._line.received
 
         def lose(data: bytes) -> None:
             if data[3] == Opcode.SIGN and not lost:
@@ -120,22 +128,22 @@ class LostFrameTests(TestCase):
             else:
                 genuine(data)
 
-        self.patch(stand.simulator._line, "received", lose)
-        request = stand.signer.submit(submission(block(7, 0)))
-        await stand.asked()
-        stand.answer()
+        self.patch(harness.simulator._line, "received", lose)
+        request = harness.signer.submit(submission(block(7, 0)))
+        await harness.asked()
+        harness.answer()
         self.assertTrue(good(TZ3, block(7, 0), await request))
-        self.assertEqual(stand.messages(), [block(7, 0)] * 2)
+        self.assertEqual(harness.messages(), [block(7, 0)] * 2)
 
     async def test_silent_board_is_named(self) -> None:
         """While a board hangs, each refusal says that it does not answer, not that it is gone."""
         clock = Clock()
-        stand = HeldStand(clock=clock)
-        await stand.start(self)
-        self.patch(stand.simulator._line, "received", lambda _: None)
+        harness = HeldHarness(clock=clock)
+        await harness.start(self)
+        self.patch(harness.simulator._line, "received", lambda _: None)
         requests = []
         for level in (7, 8, 9):
-            requests.append(failure_of(stand.signer.submit(submission(block(level, 0)))))
+            requests.append(failure_of(harness.signer.submit(submission(block(level, 0)))))
             clock.pump([0.1] * 51)
         for request in requests:
             self.assertRegex(
@@ -150,27 +158,27 @@ class ConflictTests(TestCase):
     async def test_withdrawn(self) -> None:
         """What waits for the HSM then never reaches it: it would be signed for nobody."""
         store = FailingStore()
-        stand = HeldStand(store=lambda: store)
-        await stand.start(self)
-        first = stand.signer.submit(submission(NOOP))
-        await stand.asked()
+        harness = HeldHarness(store=lambda: store)
+        await harness.start(self)
+        first = harness.signer.submit(submission(NOOP))
+        await harness.asked()
         other = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
         store.keep([(other, Mark(7, 0, digest(block(7, 0, 9))))])
-        error = await failure_of(stand.signer.submit(submission(block(7, 0))))
+        error = await failure_of(harness.signer.submit(submission(block(7, 0))))
         self.assertIsInstance(error, Conflict)
-        following = stand.signer.submit(submission(TRANSFER))
-        stand.answer()
+        following = harness.signer.submit(submission(TRANSFER))
+        harness.answer()
         await first
-        await stand.asked()
-        self.assertEqual(stand.messages(), [NOOP, TRANSFER])
-        stand.answer()
+        await harness.asked()
+        self.assertEqual(harness.messages(), [NOOP, TRANSFER])
+        harness.answer()
         await following
-        await stand.signer.drained()
+        await harness.signer.drained()
 
 
-def _be_impatient(test: TestCase, stand: Stand) -> None:
+def _be_impatient(test: TestCase, harness: Harness) -> None:
     """Have requests not wait for an HSM to be plugged in again, which takes real time."""
-    test.patch(stand.hsms, "_patience", 0.0)
+    test.patch(harness.hsms, "_patience", 0.0)
 
 
 class DeviceTests(TestCase):
@@ -186,97 +194,97 @@ class DeviceTests(TestCase):
             ("A1", 502, Firmware(), "begin"),
         ]
         for status, code, firmware, failing in cases:
-            stand = Stand(settings_with(), firmware)
-            await stand.start(self)
+            harness = Harness(settings_with(), firmware)
+            await harness.start(self)
             firmware.failing |= {failing}
-            answer = await stand.sign(TZ3, block(7, 0))
+            answer = await harness.sign(TZ3, block(7, 0))
             self.assertEqual((status, answer.status), (status, code))
             self.assertIn(f"the HSM answered {status}: ", message_in(answer.body))
 
     async def test_chip_comes_to_itself(self) -> None:
         """A secure element that failed once signs the next time."""
-        stand = Stand()
-        await stand.start(self)
-        stand.firmware.failing.add("sign")
-        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 502)
-        stand.firmware.failing.clear()
-        answer = await stand.sign(TZ3, NOOP)
+        harness = Harness()
+        await harness.start(self)
+        harness.firmware.failing.add("sign")
+        self.assertEqual((await harness.sign(TZ3, NOOP)).status, 502)
+        harness.firmware.failing.clear()
+        answer = await harness.sign(TZ3, NOOP)
         self.assertTrue(good(TZ3, NOOP, text_in(answer.body, "signature")))
 
     async def test_signature_that_does_not_verify(self) -> None:
         """A signature by another key is not released."""
         for payload in (NOOP, block(7, 0)):
-            stand = Stand(settings_with())
-            await stand.start(self)
-            _be_impatient(self, stand)
-            stand.firmware.keys[Slot.TZ3] = SoftKey.parse(OCTEZ["keys"][3]["sk"])
-            answer = await stand.sign(TZ3, payload)
+            harness = Harness(settings_with())
+            await harness.start(self)
+            _be_impatient(self, harness)
+            harness.firmware.keys[Slot.TZ3] = SoftKey.parse(OCTEZ["keys"][3]["sk"])
+            answer = await harness.sign(TZ3, payload)
             self.assertEqual(answer.status, 502)
             self.assertIn("does not verify", message_in(answer.body))
-            self.assertIn(payload, stand.written)
+            self.assertIn(payload, harness.written)
 
     async def test_pool_is_not_believed(self) -> None:
         """Whatever says that it is the signature, the signer verifies it itself."""
-        stand = Stand(settings_with())
-        await stand.start(self)
-        answer = await stand.sign(TZ3, block(7, 0))
+        harness = Harness(settings_with())
+        await harness.start(self)
+        answer = await harness.sign(TZ3, block(7, 0))
         other = Signature.parse(text_in(answer.body, "signature"))
-        genuine = stand.hsms.sign
+        genuine = harness.hsms.sign
 
         def lie(*args: Any) -> object:
             signing = genuine(*args)
             signing.result.addCallback(lambda _: other)
             return signing
 
-        self.patch(stand.hsms, "sign", lie)
+        self.patch(harness.hsms, "sign", lie)
         for payload in (block(8, 0), NOOP):
-            answer = await stand.sign(TZ3, payload)
+            answer = await harness.sign(TZ3, payload)
             self.assertEqual(answer.status, 502)
             self.assertIn("does not verify", message_in(answer.body))
-        self.patch(stand.hsms, "sign", genuine)
-        self.assertEqual((await stand.sign(TZ3, NOOP)).status, 200)
+        self.patch(harness.hsms, "sign", genuine)
+        self.assertEqual((await harness.sign(TZ3, NOOP)).status, 200)
 
     async def test_no_hsm(self) -> None:
         """A key that no connected HSM holds is a 502, to sign and to read."""
         key = PublicKeyHash.parse(OCTEZ["keys"][3]["pkh"])
         settings = settings_with()
         keys = {**settings.signing_keys, key: evolve(settings.signing_keys[TZ3], key=key)}
-        stand = Stand(evolve(settings, signing_keys=keys))
-        await stand.start(self)
-        _be_impatient(self, stand)
+        harness = Harness(evolve(settings, signing_keys=keys))
+        await harness.start(self)
+        _be_impatient(self, harness)
         for payload in (NOOP, block(7, 0)):
-            answer = await stand.sign(key, payload)
+            answer = await harness.sign(key, payload)
             self.assertEqual(answer.status, 502)
             self.assertEqual(message_in(answer.body), f"no connected HSM holds {key}")
-        answer = await stand.request("GET", f"/keys/{key}")
+        answer = await harness.request("GET", f"/keys/{key}")
         self.assertEqual(answer.status, 502)
         self.assertEqual(message_in(answer.body), f"no connected HSM holds {key}")
-        self.assertEqual(stand.written, b"")
+        self.assertEqual(harness.written, b"")
 
     async def test_unplugged(self) -> None:
         """An HSM that is pulled out is a 502, for who waits for it and for who comes then."""
-        stand = HeldStand()
-        await stand.start(self)
-        _be_impatient(self, stand)
-        waiting = Deferred.fromCoroutine(stand.sign(TZ3, NOOP))
-        await stand.asked()
-        stand.simulator.unplug()
+        harness = HeldHarness()
+        await harness.start(self)
+        _be_impatient(self, harness)
+        waiting = Deferred.fromCoroutine(harness.sign(TZ3, NOOP))
+        await harness.asked()
+        harness.simulator.unplug()
         self.assertEqual((await waiting).status, 502)
-        self.assertEqual((await stand.sign(TZ3, TRANSFER)).status, 502)
+        self.assertEqual((await harness.sign(TZ3, TRANSFER)).status, 502)
         # Its public key is known by now.
-        answer = await stand.request("GET", f"/keys/{TZ3}")
+        answer = await harness.request("GET", f"/keys/{TZ3}")
         self.assertEqual(text_in(answer.body, "public_key"), HSM_KEYS[2].public_key)
 
     async def test_fault_of_a_route(self) -> None:
         """A fault outside of signing is a 500 without a traceback, too."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
 
         def broken(key: PublicKeyHash) -> Deferred[object]:
             raise RuntimeError(f"a detail about {key}")
 
-        self.patch(stand.hsms, "public_key", broken)
-        answer = await stand.request("GET", f"/keys/{TZ3}")
+        self.patch(harness.hsms, "public_key", broken)
+        answer = await harness.request("GET", f"/keys/{TZ3}")
         self.assertEqual((answer.status, message_in(answer.body)), (500, FAULT))
         self.assertEqual(answer.headers["content-type"], "application/json")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

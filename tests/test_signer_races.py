@@ -9,11 +9,12 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.test_device import FakeBoard
-from tests.support.harness import settings_with, watermarks_on
-from tests.support.heldharness import FailingStore, SlowDisk, good, submission
+from tests.support.changedclaim import changed_claim
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
+from tests.support.harness import settings_with, submission
+from tests.support.octezclient import good
+from tests.support.stores import FailingStore, HeldWriter, watermarks_on
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
-from tests.test_serialhsm import ANSWER, QUIET
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
 from tezio_signer.hsm import framing
@@ -38,7 +39,7 @@ class RaceTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1000)  # as any clock has run for a while
         self.store = FailingStore()
-        self.disk: SlowDisk | None = None
+        self.disk: HeldWriter | None = None
         self.plugged = {f"port{number}": FakeBoard() for number in range(self.boards)}
         self.pool = HsmPool(
             self.clock,
@@ -51,7 +52,7 @@ class RaceTestCase(SynchronousTestCase):
             board.serve()
         self.signer = self.made()
 
-    def made(self, settings: Settings | None = None, disk: SlowDisk | None = None) -> Signer:
+    def made(self, settings: Settings | None = None, disk: HeldWriter | None = None) -> Signer:
         """A signer, on a disk that writes at once unless another is given."""
         if disk is None:
             self.watermarks = watermarks_on(lambda: self.store)
@@ -97,7 +98,9 @@ class _Overruled:
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
-        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
+        return changed_claim(
+            claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands
+        )
 
 
 class OtherSignatureTests(RaceTestCase):
@@ -177,7 +180,7 @@ class FailingTests(RaceTestCase):
 
     def test_two_wait_for_one_disk(self) -> None:
         """Both are told when the mark is not stored, and no error is left behind."""
-        disk = SlowDisk()
+        disk = HeldWriter()
         self.signer = self.made(disk=disk)
         requests = [self.submit(block(7, 0)) for _ in range(2)]
         self.store.error = self.store.signature_error = StoreError("disk full")
@@ -288,7 +291,7 @@ class DrainingTests(RaceTestCase):
 
     def test_client_left_in_the_rules(self) -> None:
         """One that left from there is waited for no longer."""
-        disk = SlowDisk()
+        disk = HeldWriter()
         self.signer = self.made(disk=disk)
         request = self.submit(block(7, 0))
         request.cancel()
@@ -350,7 +353,7 @@ class LineTests(RaceTestCase):
 
     def test_who_is_late(self) -> None:
         """Who has waited too long is told for what: HSM or store."""
-        disk = SlowDisk()
+        disk = HeldWriter()
         self.signer = self.made(disk=disk)
         at_store, at_hsm = self.submit(block(7, 0)), self.signer.submit(submission(NOOP, TZ1))
         frame = self.board.asked()[0]

@@ -21,11 +21,11 @@ from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.hotplug import watch_ports
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.launch import undertwistd
-from tezio_signer.listeners.certificates import certificates_of
-from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
+from tezio_signer.listeners.tls.certificates import certificates_of
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
@@ -148,9 +148,9 @@ def makeService(options: Options) -> Daemon:
             [certificates_of(Endpoint.parse(at), settings.client_ca) for at in settings.endpoints],
             reactor,
         ),
-        *(door(at, site, reactor, connections, settings.client_ca) for at in settings.http),
+        *(listener(at, site, reactor, connections, settings.client_ca) for at in settings.http),
         *(
-            door(at, sockets, reactor, connections, settings.client_ca)
+            listener(at, sockets, reactor, connections, settings.client_ca)
             for at in settings.octez_socket
         ),
     ]

@@ -25,7 +25,8 @@ from zope.interface import classImplements, implementer
 from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.mutation import mutated, pieces
 from tests.campaigns.wellformed import Ask
-from tests.support.harness import settings_with, watermarks_on
+from tests.support.harness import settings_with
+from tests.support.stores import watermarks_on
 from tests.support.strategies import RECORDED
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.config.settings import Limits, Settings, SigningKey

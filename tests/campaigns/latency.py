@@ -12,8 +12,7 @@ from typing import Protocol
 from attrs import define, field
 
 from tests.campaigns.rig import Rig, percentile, run
-from tests.support.harness import reactor
-from tests.support.heldharness import submission
+from tests.support.harness import reactor, submission
 from tests.support.octezclient import OctezClient, verifies
 from tests.support.octezsocketclient import OctezSocketClient
 from tests.support.vectors import TZ3, consensus, transfer

@@ -36,7 +36,8 @@ from tests.campaigns.signing import (
 )
 from tests.campaigns.tracedisk import SYNCS, Call, Disk, calls
 from tests.support.daemonprocess import FREE_PORT, TWISTD, Process, serving, spawn
-from tests.support.harness import Client, reactor, watermarks_on
+from tests.support.harness import Client, reactor
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ3
 from tezio_signer.errors import Refused, StartupError
 from tezio_signer.simulator.service import Simulator

@@ -13,13 +13,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import react
 
-from tests.support.harness import Client, opened, reactor, settings_with, watermarks_on
+from tests.support.harness import Client, opened, reactor, settings_with
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import Timing, open_port
@@ -72,7 +73,7 @@ class Rig:
         return f"tcp:127.0.0.1:{self._open('tcp:0:interface=127.0.0.1', sockets)}"
 
     def _open(self, endpoint: str, factory: IProtocolFactory) -> str:
-        self._doors.append(door(endpoint, factory, reactor, self._connections))
+        self._doors.append(listener(endpoint, factory, reactor, self._connections))
         return opened(self._doors[-1])
 
     async def all_ready(self, seconds: float = 5.0) -> bool:

@@ -7,7 +7,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.campaigns.cluster import campaign
 from tests.campaigns.clusterreport import IN_TIME, RECOVERY
-from tests.interop.processes import command
+from tests.support.programs import command
 
 
 class ClusterCampaignTests(TestCase):

@@ -6,10 +6,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.hsm.test_boards import MKR, NANO, OTHERS
-from tests.hsm.test_device import FakeBoard
+from tests.support.fakeboard import FakeBoard
 from tests.support.harness import reactor
 from tests.support.hsmdevice import KEYS
+from tests.support.usbports import MKR, NANO, OTHERS
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.cli.boards import BoardCheck, check_boards
 from tezio_signer.hsm import boards

@@ -29,8 +29,8 @@ from tests.support.daemonprocess import (
 from tests.support.filewatch import FileWatch
 from tests.support.harness import Client, reactor
 from tests.support.octezsocketclient import OctezSocketClient
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import TZ1, TZ3, block
-from tests.test_daemon import ProcessTestCase
 from tezio_signer import __version__
 
 STOP_SECONDS = 7.0

@@ -97,7 +97,7 @@ class FileTests(SynchronousTestCase):
 
 
 class FieldTests(SynchronousTestCase):
-    """Values, and where they stand."""
+    """Values, and where they harness."""
 
     def refused(self, read_value: Callable[..., object], *arguments: object) -> str:
         """What is said of a value that is not what is wanted."""

@@ -3,17 +3,15 @@
 import termios
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
 from serial import SerialException
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.harness import EVERY_MAGIC_BYTE
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.hsmdevice import KEYS, is_signature
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
-from tests.test_serialhsm import ANSWER, QUIET, FakePort
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
@@ -21,8 +19,6 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
 from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
 from tezio_signer.serialhsm import (
-    ExclusiveSerialPort,
-    HsmProtocol,
     NoAnswer,
     WrongAnswer,
 )
@@ -30,44 +26,6 @@ from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, Signature
-
-
-class FakeBoard:
-    """A board in this process: a port for each time that it is opened, answered by the test."""
-
-    def __init__(self, firmware: Firmware | None = None) -> None:
-        self.firmware = firmware or Firmware(enabled=EVERY_MAGIC_BYTE)
-        self.refusal: Exception | None = None
-        self.opened = 0
-
-    def open(self, protocol: HsmProtocol, _: str) -> ExclusiveSerialPort:
-        """Open the port."""
-        if self.refusal is not None:
-            raise self.refusal
-        self.opened += 1
-        self.protocol = protocol
-        self.port = FakePort(protocol)
-        return cast(ExclusiveSerialPort, self.port)
-
-    def asked(self) -> list[str]:
-        """The frames that were written and not yet answered."""
-        return [what for what in self.port.take() if what not in ("flush", "abort")]
-
-    def answer(self, frame: str) -> bytes:
-        """Answer a frame."""
-        answer = self.firmware.execute(bytes.fromhex(frame)[1:])
-        assert answer is not None
-        self.protocol.dataReceived(answer.packet)
-        return answer.packet
-
-    def serve(self) -> list[str]:
-        """Answer until nothing more is asked; what was asked."""
-        served: list[str] = []
-        while asked := self.asked():
-            served += asked
-            for frame in asked:
-                self.answer(frame)
-        return served
 
 
 class DeviceTestCase(SynchronousTestCase):

@@ -9,8 +9,8 @@ from unittest import SkipTest
 
 from tests.support.daemonprocess import COMMAND, FREE_PORT, Process, serving, spawn
 from tests.support.harness import reactor
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ3, block
-from tests.test_daemon import ProcessTestCase
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 

@@ -13,17 +13,11 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
-from tests.hsm.test_device import FakeBoard
 from tests.support.boardscase import TwoBoardsTestCase
+from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakeBoard, read_key
 from tests.support.harness import EVERY_MAGIC_BYTE, reactor
 from tests.support.hsmdevice import KEYS, is_signature
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
-from tests.test_serialhsm import (
-    ANSWER,
-    ASK_KEY,
-    QUIET,
-    read_key,
-)
 from tezio_signer import serialhsm
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable

@@ -3,11 +3,11 @@
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from tests.hsm.test_boards import MKR, NANO
 from tests.support.boardscase import BoardsTestCase
+from tests.support.fakeboard import ANSWER, QUIET
 from tests.support.missingcurve import without_curve
+from tests.support.usbports import MKR, NANO
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, transfer
-from tests.test_serialhsm import ANSWER, QUIET
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import BoardSelector

@@ -6,8 +6,8 @@ from itertools import pairwise
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
-from tests.hsm.test_device import FakeBoard
 from tests.support.boardscase import BoardsTestCase
+from tests.support.fakeboard import FakeBoard
 from tests.support.vectors import OCTEZ, TZ1, TZ3, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.boards import Board

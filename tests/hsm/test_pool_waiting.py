@@ -3,11 +3,10 @@
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from tests.hsm.test_device import FakeBoard
 from tests.support.boardscase import BoardsTestCase
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ1, TZ3, block, transfer
-from tests.test_serialhsm import ANSWER, QUIET
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import Priority

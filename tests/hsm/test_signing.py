@@ -1,11 +1,10 @@
 """One signature under way: which board is asked when, and what a lost frame comes to."""
 
-from tests.hsm.test_device import FakeBoard
 from tests.support.boardscase import TwoBoardsTestCase
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.harness import EVERY_MAGIC_BYTE
 from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ3, block, transfer
-from tests.test_serialhsm import ANSWER, QUIET
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.device import NotSent, Priority

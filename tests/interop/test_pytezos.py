@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.interop.processes import installed, run, start_simulated_signer
+from tests.support.programs import installed, run, start_simulated_signer
 from tests.support.vectors import PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import PublicKeyHash
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from twisted.internet import error
 from twisted.trial.unittest import TestCase
 
-from tests.interop.processes import (
+from tests.support.daemonprocess import reserve_port
+from tests.support.filewatch import FileWatch
+from tests.support.harness import Answer, Client, reactor
+from tests.support.programs import (
     ROOT,
     command,
     run,
@@ -20,9 +23,6 @@ from tests.interop.processes import (
     start,
     start_signer_command,
 )
-from tests.support.daemonprocess import reserve_port
-from tests.support.filewatch import FileWatch
-from tests.support.harness import Answer, Client, reactor
 from tests.support.vectors import TZ3, block
 from tezio_signer.launch.foreground import RESTART_PAUSE
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from tests.interop.processes import command, installed, run, start_simulated_signer
+from tests.support.programs import command, installed, run, start_simulated_signer
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, consensus
 from tezio_signer.tezos.keys import PublicKeyHash
 

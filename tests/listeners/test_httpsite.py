@@ -14,13 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
 from tests.support import octezclient
-from tests.support.harness import Stand, parse_response, reactor, settings_with
+from tests.support.harness import Harness, parse_response, reactor, settings_with
 from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
 from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.slots import Place
+from tezio_signer.listeners.slots import Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
@@ -42,12 +42,17 @@ class ConnectionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
-        self.stand = Stand(site_clock=self.clock)
-        channel = self.stand.site.buildProtocol(self.transport.getPeer())
-        assert channel is not None
-        self.channel = channel
-        channel.makeConnection(self.transport)
-        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+        self.harness = Harness(site_clock=self.clock)
+        limited = LimitedFactory(self.harness.site, Connections(Limits(), self.clock))
+        self.connection = limited.buildProtocol(self.transport.getPeer())
+        self.connection.makeConnection(self.transport)
+        self.channel = self.connection.wrappedProtocol
+        self.addCleanup(self.lose)
+
+    def lose(self) -> None:
+        """The connection is lost, unless it was before."""
+        if self.connection.wrappedProtocol is not None:
+            self.connection.connectionLost(Failure(ConnectionDone()))
 
     def _answers(self) -> bytes:
         answers: bytes = self.transport.value()
@@ -77,7 +82,7 @@ class ConnectionTests(SynchronousTestCase):
         """Who asks for a signature on a connection that was kept is told that it is too late."""
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys"))
         self.transport.clear()
-        self.stand.signer.close("the signer is stopping")
+        self.harness.signer.close("the signer is stopping")
         path = PATH.decode("ascii")
         self.channel.dataReceived(octezclient.post("127.0.0.1", path, PAYLOADS["noop"]))
         self.clock.pump([0] * 3)
@@ -145,7 +150,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_stranger(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.patch(self.stand.signer, "_settings", settings_with(allowed_ips=()))
+        self.patch(self.harness.signer, "_settings", settings_with(allowed_ips=()))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
         self.clock.pump([0] * 3)
         answer = parse_response(self._answers())
@@ -166,7 +171,7 @@ class ConnectionTests(SynchronousTestCase):
     def test_gone_before_its_turn(self) -> None:
         """A client may go while its next request waits for its turn."""
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
-        self.channel.connectionLost(Failure(ConnectionDone()))
+        self.lose()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_after_the_end(self) -> None:
@@ -283,14 +288,14 @@ class SlicedTests(SynchronousTestCase):
     def test_long_request_behind_one_that_is_served(self) -> None:
         """It is read to its end when its turn comes, however much of it came in advance."""
         clock = Clock()
-        stand = Stand(site_clock=clock)
-        factory = LimitedFactory(stand.site, Connections(Limits(), clock))
+        harness = Harness(site_clock=clock)
+        factory = LimitedFactory(harness.site, Connections(Limits(), clock))
         transport = AbortableTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
         connection = factory.buildProtocol(transport.getPeer())
         connection.makeConnection(transport)
         self.addCleanup(connection.connectionLost, Failure(ConnectionDone()))
         found: Deferred[object] = Deferred()
-        self.patch(stand.signer, "public_key", lambda _: found)
+        self.patch(harness.signer, "public_key", lambda _: found)
         body = b'"%b"' % (b"0" * 100_000)
         head = b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (PATH, len(body))
         sent = octezclient.get("127.0.0.1", PATH.decode("ascii")) + head + body
@@ -314,8 +319,8 @@ class BodyLimitTests(TestCase):
 
     async def test_longest_body(self) -> None:
         """A body of exactly the limit is read, one of a byte more is not."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         text = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
         for length, status in ((LONGEST_BODY, 200), (LONGEST_BODY + 1, 413)):
             body = text.ljust(length)
@@ -323,7 +328,7 @@ class BodyLimitTests(TestCase):
                 (b"Content-Length: %d" % length, body),
                 (b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (length, body)),
             ):
-                received = await stand.raw(
+                received = await harness.raw(
                     b"POST %b HTTP/1.1\r\nConnection: close\r\n%b\r\n\r\n%b" % (PATH, head, sent)
                 )
                 answer = parse_response(received)
@@ -340,11 +345,11 @@ class PipeliningTests(TestCase):
 
     async def test_same_request_twice(self) -> None:
         """A request that is read while the same one before it is answered is answered at once."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         body = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
         request = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % (PATH, len(body))
-        answers = await stand.raw(
+        answers = await harness.raw(
             request + b"\r\n" + body + request + b"Connection: close\r\n\r\n" + body
         )
         self.assertEqual(answers.count(b"HTTP/1.1 200 OK"), 2)
@@ -357,31 +362,31 @@ class LimitTests(TestCase):
 
     async def test_body(self) -> None:
         """The longest body is what the configuration says."""
-        stand = Stand(settings_with(limits=Limits(body_bytes=3000)))
-        await stand.start(self)
+        harness = Harness(settings_with(limits=Limits(body_bytes=3000)))
+        await harness.start(self)
         text = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
         for length, status in ((3000, 200), (3001, 413)):
-            answer = await stand.request("POST", f"/keys/{TZ1}", text.ljust(length))
+            answer = await harness.request("POST", f"/keys/{TZ1}", text.ljust(length))
             self.assertEqual(answer.status, status)
         self.assertIn("larger than 3000 bytes", message_in(answer.body))
 
     async def test_headers(self) -> None:
         """So are the number and the size of headers."""
-        stand = Stand(settings_with(limits=Limits(headers=8, header_bytes=1024)))
-        await stand.start(self)
+        harness = Harness(settings_with(limits=Limits(headers=8, header_bytes=1024)))
+        await harness.start(self)
         for headers, refused in (
             ("X: y\r\n" * 6, False),
             ("X: y\r\n" * 7, True),
             (f"X: {'y' * 900}\r\n", False),
             (f"X: {'y' * 1000}\r\n", True),
         ):
-            answer = await stand.request("GET", "/", headers=headers)
+            answer = await harness.request("GET", "/", headers=headers)
             self.assertEqual((headers[:5], answer.status), (headers[:5], 400 if refused else 200))
 
     async def test_slow(self) -> None:
         """A request that does not come to its end is cut off, however busily it goes on."""
-        stand = Stand(settings_with(limits=Limits(request_seconds=0.2)))
-        await stand.start(self)
+        harness = Harness(settings_with(limits=Limits(request_seconds=0.2)))
+        await harness.start(self)
         for data in (
             b"",
             b"GET / HTTP/1.1\r\nX: ",
@@ -389,25 +394,26 @@ class LimitTests(TestCase):
             b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n1" % PATH,
             b"POST %b HTTP/1.1\r\nContent-Length: 999999\r\n\r\n1" % PATH,
         ):
-            received = await stand.raw(data)
+            received = await harness.raw(data)
             self.assertEqual(re.findall(rb"HTTP/1.1 (\d+)", received), [b"413"] * (b"999" in data))
 
     async def test_stopping(self) -> None:
         """A connection that is kept for another request is closed when the daemon stops."""
-        stand = Stand()
-        await stand.start(self)
-        asking = Deferred.fromCoroutine(stand.raw(octezclient.get("127.0.0.1", "/authorized_keys")))
+        harness = Harness()
+        await harness.start(self)
+        asked = octezclient.get("127.0.0.1", "/authorized_keys")
+        asking = Deferred.fromCoroutine(harness.raw(asked))
         answered: Deferred[None] = Deferred()
-        of_place = Place.answered
+        answered_of = Slot.answered
 
-        def tell(place: Place) -> bool:
+        def tell(slot: Slot) -> bool:
             reactor.callLater(0, answered.callback, None)
-            return of_place(place)
+            return answered_of(slot)
 
-        self.patch(Place, "answered", tell)
+        self.patch(Slot, "answered", tell)
         await answered
         self.assertNoResult(asking)
-        stand.connections.stopService()
+        harness.connections.stopService()
         self.assertEqual((await asking).count(b"200 OK"), 1)
 
 
@@ -416,13 +422,13 @@ class AccessLogTests(TestCase):
 
     async def test_no_query_in_the_log(self) -> None:
         """An authentication signature, which is good for ever, is in no event of the log."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         signature = AUTHENTICATION["signature"]
         body = b'"%b"' % PAYLOADS["noop"].hex().encode("ascii")
         with capturedLogs() as events:
             for path, status in ((f"/keys/{TZ1}", 200), ("/nowhere", 404), ("/keys/%ff", 400)):
-                answer = await stand.request("POST", f"{path}?authentication={signature}", body)
+                answer = await harness.request("POST", f"{path}?authentication={signature}", body)
                 self.assertEqual((path, answer.status), (path, status))
         self.assertNotEqual(events, [])
         for event in events:
@@ -434,13 +440,13 @@ class RouteLogTests(TestCase):
 
     async def test_lines(self) -> None:
         """An unknown path and a wrong verb have their line each, but a flood has not."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         with capturedLogs() as events:
-            await stand.request("GET", "/nowhere?authentication=x")
-            await stand.request("DELETE", "/authorized_keys")
+            await harness.request("GET", "/nowhere?authentication=x")
+            await harness.request("DELETE", "/authorized_keys")
             for _ in range(LINES_PER_MINUTE):
-                await stand.request("GET", f"/{'x' * 500}")
+                await harness.request("GET", f"/{'x' * 500}")
         said = [formatEvent(event) for event in events if event["log_format"]]
         said = [line for line in said if line.startswith("refused")]
         self.assertIn("refused GET /nowhere from 127.0.0.1: 404 no such route", said[0])

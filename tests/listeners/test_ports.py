@@ -9,14 +9,14 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.daemonprocess import start_activated
-from tests.support.harness import Client, Stand, reactor
+from tests.support.harness import Client, Harness, reactor
 from tests.support.octezclient import HSM_KEYS, verifies
 from tests.support.octezsocketclient import AUTHORIZED_KEYS, OctezSocketClient, framed
+from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ1, TZ3
-from tests.test_daemon import ProcessTestCase
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.slots import Connection, Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
 
 
@@ -56,7 +56,9 @@ class ActivationTests(ProcessTestCase):
         """A socket that was not handed over ends the start with one line."""
         daemon = self.start("--simulate", "--octez-socket=systemd:domain=UNIX:name=door")
         self.assertEqual(await daemon.exits(), 1)
-        self.assertIn("tezio-signer: 'systemd:domain=UNIX:name=door' is no endpoint", daemon.log)
+        self.assertIn(
+            "tezio-signer: 'systemd:domain=UNIX:name=door' is not an endpoint", daemon.log
+        )
         self.assert_quiet(daemon)
 
 
@@ -65,12 +67,12 @@ class ClientPathTests(TestCase):
 
     async def test_any_length(self) -> None:
         """They are served whatever it is; one of four letters looks like IPv6 to Twisted."""
-        stand = Stand()
-        await stand.start(self)
+        harness = Harness()
+        await harness.start(self)
         directory = Path(os.path.relpath(self.mktemp()))
         directory.mkdir()
         path = directory / "door"
-        stand.open_door(self, f"unix:{path}", stand.sockets)
+        harness.open_door(self, f"unix:{path}", harness.sockets)
 
         def ask(name: str) -> bytes:
             with socket(AF_UNIX) as asking:
@@ -95,9 +97,9 @@ class AdoptionTests(TestCase):
 
     async def adopt(self, listening: socket) -> None:
         """Have a signer listen on a socket."""
-        self.stand = Stand()
-        await self.stand.start(self)
-        limited = LimitedFactory(self.stand.site, self.stand.connections)
+        self.harness = Harness()
+        await self.harness.start(self)
+        limited = LimitedFactory(self.harness.site, self.harness.connections)
         port = ports.adopt(listening.fileno(), listening.family, limited, reactor, 10)
         self.addCleanup(port.stopListening)
 
@@ -112,13 +114,13 @@ class AdoptionTests(TestCase):
     def watch_entering(self) -> list[str]:
         """Whose connections are accepted from now on."""
         entered: list[str] = []
-        enter = self.stand.connections.enter
+        enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
-        self.patch(self.stand.connections, "enter", tell)
+        self.patch(self.harness.connections, "enter", tell)
         return entered
 
     async def test_tcp(self) -> None:
@@ -162,10 +164,10 @@ class AdoptionTests(TestCase):
         self.addCleanup(deaf.close)
         listening = self.listen(AF_INET, ("127.0.0.1", 0))
         for descriptor, family, says in (
-            (reading, AF_INET, "is no socket: Socket operation on non-socket"),
+            (reading, AF_INET, "is not a socket: Socket operation on non-socket"),
             (deaf.fileno(), AF_INET, "is a socket of AF_INET which does not listen"),
             (listening.fileno(), AF_UNIX, "is a socket of AF_INET which listens, not what"),
         ):
             with self.assertRaises(StartupError) as refused:
-                ports.adopt(descriptor, family, Stand().site, reactor, 10)
+                ports.adopt(descriptor, family, Harness().site, reactor, 10)
             self.assertIn(f"descriptor {descriptor} {says}", str(refused.exception))

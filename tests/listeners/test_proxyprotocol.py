@@ -12,9 +12,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.listeners.test_unknownaddress import NOOP, DoorsTestCase
 from tests.support import octezsocketclient as octezsocket
-from tests.support.harness import Client, Stand, parse_response, settings_with
+from tests.support.harness import Client, Harness, parse_response, settings_with
+from tests.support.listenercase import NOOP, ListenersTestCase
 from tests.support.octezclient import message_in, post
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError, result_in
 from tests.support.vectors import TZ3
@@ -107,19 +107,19 @@ class HeaderTests(SynchronousTestCase):
             self.assertLessEqual(header.length, len(received))
 
 
-class ProxyTests(DoorsTestCase):
+class ProxyTests(ListenersTestCase):
     """Doors behind a proxy."""
 
     async def begin(self) -> None:
         """A signer for clients of this machine."""
-        self.stand = Stand(settings_with(allowed_ips=(ip_network("127.0.0.1"),)))
-        await self.stand.start(self)
+        self.harness = Harness(settings_with(allowed_ips=(ip_network("127.0.0.1"),)))
+        await self.harness.start(self)
 
     def door(self, path: str | None, http: bool = False) -> str:
         """A door for a proxy; the endpoint for the proxy."""
         inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        factory = self.stand.site if http else self.stand.sockets
-        at = self.stand.open_door(self, f"haproxy:{inner}", factory)
+        factory = self.harness.site if http else self.harness.sockets
+        at = self.harness.open_door(self, f"haproxy:{inner}", factory)
         return inner if path else f"tcp:127.0.0.1:{at}"
 
     async def ask(self, header: bytes, path: str | None, request: bytes) -> str:
@@ -188,7 +188,7 @@ class ProxyTests(DoorsTestCase):
             said += [line for line in map(formatEvent, events) if line and "PROXY header" in line]
         self.assertEqual(len(said), LINES_PER_MINUTE)
         self.assertGreater(2 * len(BAD), LINES_PER_MINUTE)
-        self.assertEqual(self.stand.written, b"")
+        self.assertEqual(self.harness.written, b"")
 
     async def test_in_pieces(self) -> None:
         """A header may come in pieces, and with the request in the same packet."""

@@ -10,7 +10,7 @@ from gzip import compress
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
-from tests.support.harness import Stand, settings_with
+from tests.support.harness import Harness, settings_with
 from tests.support.octezclient import HSM_KEYS, verifies
 from tests.support.vectors import PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
@@ -249,11 +249,11 @@ class TableTests(TestCase):
 
     async def _check(self, rows: list[Row]) -> None:
         limits = Limits(request_seconds=0.3)
-        stand = Stand(settings_with(limits=limits, list_known_keys=True), Firmware())
-        await stand.start(self)
+        harness = Harness(settings_with(limits=limits, list_known_keys=True), Firmware())
+        await harness.start(self)
         for row in rows:
-            began = stand.connections.clock.seconds()
-            received = await stand.raw(row.data + AFTER)
+            began = harness.connections.clock.seconds()
+            received = await harness.raw(row.data + AFTER)
             statuses = tuple(map(int, re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)))
             self.assertEqual((row.what, statuses), (row.what, row.statuses), received[:2000])
             signatures = re.findall(rb'{"signature":"(\w+)"}', received)
@@ -261,9 +261,9 @@ class TableTests(TestCase):
             for signature in signatures:
                 self.assertTrue(verifies(HSM_KEYS[0].public_key, NOOP, signature.decode()))
             if not row.signed:
-                self.assertEqual((row.what, bytes(stand.written)), (row.what, b""))
-            self.assertLess(stand.connections.clock.seconds() - began, 0.8, row.what)
-            stand.written.clear()
+                self.assertEqual((row.what, bytes(harness.written)), (row.what, b""))
+            self.assertLess(harness.connections.clock.seconds() - began, 0.8, row.what)
+            harness.written.clear()
 
     async def test_framing(self) -> None:
         """Where a body ends: what could be read in two ways is refused."""

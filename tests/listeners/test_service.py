@@ -3,100 +3,24 @@
 import socket
 import ssl
 import warnings
-from ipaddress import ip_network
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 
-from tests.support import octezclient
 from tests.support import octezsocketclient as octezsocket
-from tests.support.certificates import Authority, Certified
-from tests.support.harness import Client, Stand, parse_response, reactor, settings_with
-from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
-from tests.support.vectors import PAYLOADS, TZ1
+from tests.support.certificates import Authority
+from tests.support.harness import Client, Harness, parse_response, reactor
+from tests.support.octezclient import message_in
+from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
-from tezio_signer.listeners.slots import Closable, Place
-
-REQUEST = octezclient.post("h", f"/keys/{TZ1}?version=3", PAYLOADS["noop"]).replace(
-    b"host: h", b"host: h\r\nconnection: close"
-)
-
-
-class TlsTestCase(TestCase):
-    """A signer behind HTTPS, with certificates of its own."""
-
-    timeout = 20
-
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).absolute()
-        self.directory.mkdir()
-        self.authority = Authority(self.directory, "server-ca")
-        self.server = self.authority.certify("server", server=True)
-        self.endpoint = (
-            f"ssl:0:interface=127.0.0.1:privateKey={self.server.key}"
-            f":certKey={self.server.certificate}"
-        )
-
-    async def listen(self, endpoint: str, ca: ClientCa | None = None) -> None:
-        """Open a door on an endpoint, until the test ends."""
-        self.stand = Stand(settings_with(allowed_ips=(ip_network("127.0.0.0/8"),)))
-        await self.stand.start(self)
-        self.port = int(self.stand.open_door(self, endpoint, self.stand.site, ca))
-
-    def context(self, certified: Certified | None = None) -> ssl.SSLContext:
-        """A client that believes the server's authority, and shows this certificate."""
-        context = ssl.create_default_context(cafile=str(self.authority.path))
-        if certified is not None:
-            context.load_cert_chain(certified.certificate, certified.key)
-        return context
-
-    def ask(
-        self,
-        context: ssl.SSLContext,
-        asking: bytes = REQUEST,
-        length: int | None = None,
-        said: bytes = b"",
-    ) -> Deferred[bytes]:
-        """All that comes back for a request, or so many bytes; fails if TLS does.
-
-        :param said: before TLS begins.
-        """
-        return deferToThread(self._ask, context, asking, length, said)
-
-    def _ask(
-        self, context: ssl.SSLContext, asking: bytes, length: int | None, said: bytes
-    ) -> bytes:
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        plain.sendall(said)
-        with plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
-            connection.sendall(asking)
-            received = b""
-            while len(received) != length and (part := connection.recv(65536)):
-                received += part
-            return received
-
-    async def answer_or_none(
-        self, context: ssl.SSLContext, asking: bytes = REQUEST, length: int | None = None
-    ) -> bytes:
-        """What comes back; nothing if the connection fails in whatever way."""
-        try:
-            return await self.ask(context, asking, length)
-        except OSError:  # as all errors of ssl are
-            return b""
-
-    async def assert_signs(self, context: ssl.SSLContext) -> None:
-        """Check that a client gets a signature."""
-        answer = parse_response(await self.ask(context))
-        signature = text_in(answer.body, "signature")
-        self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["noop"], signature))
+from tezio_signer.listeners.service import listener
+from tezio_signer.listeners.slots import Connection, Slot
 
 
 class ProtocolTests(TlsTestCase):
@@ -148,7 +72,7 @@ class ProtocolTests(TlsTestCase):
         """A line that is too long is refused at once inside TLS too."""
         await self.listen(self.endpoint)
         clock = Clock()  # which stands still: nobody is cut because his time is over
-        self.stand.connections.clock = clock
+        self.harness.connections.clock = clock
         asking = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n"
         answer = await self.ask(self.context(), asking)
         self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), answer[:80])
@@ -179,11 +103,11 @@ class ClientCertificateTests(TlsTestCase):
                 context = self.context(certified)
                 context.minimum_version = context.maximum_version = version
                 self.assertEqual((what, await self.answer_or_none(context)), (what, b""))
-            self.assertEqual(self.stand.written, b"")
+            self.assertEqual(self.harness.written, b"")
             context = self.context(good)
             context.minimum_version = context.maximum_version = version
             await self.assert_signs(context)
-            self.stand.written.clear()
+            self.harness.written.clear()
 
     async def test_several_authorities(self) -> None:
         """The file may hold several authorities; clients of each are let in."""
@@ -198,7 +122,7 @@ class ClientCertificateTests(TlsTestCase):
         """It is asked for by the socket protocol too, where that is inside TLS."""
         ours = Authority(self.directory, "ours")
         await self.listen(self.endpoint)
-        at = self.stand.open_door(self, self.endpoint, self.stand.sockets, ClientCa(ours.path))
+        at = self.harness.open_door(self, self.endpoint, self.harness.sockets, ClientCa(ours.path))
         self.port = int(at)
         asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
         for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):
@@ -223,7 +147,7 @@ class ProxyTests(TlsTestCase):
     async def test_none(self) -> None:
         """What begins with TLS is not from the proxy: there is no answer, at once."""
         await self.listen(f"haproxy:{self.endpoint}")
-        self.stand.connections.clock = Clock()
+        self.harness.connections.clock = Clock()
         with capturedLogs() as events:
             self.assertEqual(await self.answer_or_none(self.context()), b"")
         said = [formatEvent(event) for event in events]
@@ -238,18 +162,18 @@ class DeadlineTests(TlsTestCase):
         """A TLS handshake belongs to the time of the first request."""
         await self.listen(self.endpoint)
         clock = Clock()
-        connections = self.stand.connections
+        connections = self.harness.connections
         connections.clock = clock
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(connections, "enter", tell)
-        self.stand.port = self.port
-        asking = Deferred.fromCoroutine(self.stand.raw(b"\x16\x03\x01\x02\x00\x01\x00"))
+        self.harness.port = self.port
+        asking = Deferred.fromCoroutine(self.harness.raw(b"\x16\x03\x01\x02\x00\x01\x00"))
         await entered
         clock.advance(9.9)
         self.assertNoResult(asking)
@@ -264,13 +188,13 @@ class IdleTests(TlsTestCase):
         """They do not reach the daemon, nor do those that are over; it serves others meanwhile."""
         await self.listen(self.endpoint)
         entered: list[str] = []
-        enter = self.stand.connections.enter
+        enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
-        self.patch(self.stand.connections, "enter", tell)
+        self.patch(self.harness.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
         for connection in idle:
             self.addCleanup(connection.close)
@@ -306,7 +230,7 @@ class MistakeTests(SynchronousTestCase):
             connections = Connections(Limits(), Clock())
 
             def start(endpoint: str = endpoint, connections: Connections = connections) -> None:
-                door(endpoint, Stand().site, reactor, connections).privilegedStartService()
+                listener(endpoint, Harness().site, reactor, connections).privilegedStartService()
 
             sentence = str(self.assertRaises(StartupError, start))
             self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")

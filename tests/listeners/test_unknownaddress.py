@@ -13,13 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import octezsocketclient as octezsocket
-from tests.support.harness import Client, Stand, settings_with
-from tests.support.heldharness import FailingStore
+from tests.support.harness import Harness, settings_with
+from tests.support.listenercase import NOOP, ListenersTestCase
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
-from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
+from tests.support.octezsocketclient import OctezSocketError
+from tests.support.stores import FailingStore
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.errors import Forbidden
@@ -30,7 +31,6 @@ from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
 
-NOOP = PAYLOADS["noop"]
 TZ4 = OCTEZ["keys"][4]["pkh"]
 _GENERIC_SIGNATURE = bytes.fromhex("04822b")
 
@@ -86,7 +86,7 @@ def proof(pkh: str) -> Get:
     return Get(f"/bls_prove_possession/{pkh}", octezsocket.prove_possession(pkh))
 
 
-class DoorStand(Stand):
+class FailingHarness(Harness):
     """A signer whose store can be told to fail, and whose device refuses no operation."""
 
     def __init__(self, settings: Settings) -> None:
@@ -95,7 +95,7 @@ class DoorStand(Stand):
         super().__init__(settings, firmware, lambda: self.store)
 
 
-async def _nothing(_: DoorStand) -> None:
+async def _nothing(_: FailingHarness) -> None:
     """No preparation."""
 
 
@@ -112,37 +112,37 @@ class Case:
     request: Request
     settings: Callable[[], Settings] = settings_with
     before: tuple[bytes, ...] = ()
-    prepare: Callable[[DoorStand], Awaitable[None]] = _nothing
+    prepare: Callable[[FailingHarness], Awaitable[None]] = _nothing
 
 
-async def _unplug(stand: DoorStand) -> None:
-    stand.simulator.unplug()
-    while stand.hsms.devices and any(device.ready for device in stand.hsms.devices.values()):
-        await stand.hsms.changed(0.1)
+async def _unplug(harness: FailingHarness) -> None:
+    harness.simulator.unplug()
+    while harness.hsms.devices and any(device.ready for device in harness.hsms.devices.values()):
+        await harness.hsms.changed(0.1)
 
 
-async def _keep_busy(stand: DoorStand) -> None:
+async def _keep_busy(harness: FailingHarness) -> None:
     """One command is with the device, and one waits."""
-    (device,) = stand.hsms.devices.values()
+    (device,) = harness.hsms.devices.values()
     assert device.connection is not None
     device.connection.exchange = lambda *_: Deferred()  # type: ignore[method-assign]
     for number in range(2):
-        stand.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
+        harness.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
 
 
-async def _stop(stand: DoorStand) -> None:
-    stand.signer.close("the signer is stopping")
+async def _stop(harness: FailingHarness) -> None:
+    harness.signer.close("the signer is stopping")
 
 
-async def _fail_to_store(stand: DoorStand) -> None:
-    stand.store.error = stand.store.signature_error = StoreError("disk full")
+async def _fail_to_store(harness: FailingHarness) -> None:
+    harness.store.error = harness.store.signature_error = StoreError("disk full")
 
 
-async def _break(stand: DoorStand) -> None:
+async def _break(harness: FailingHarness) -> None:
     def claim(*_: object) -> None:
         raise ZeroDivisionError
 
-    stand.watermarks.claim = claim  # type: ignore[assignment]
+    harness.watermarks.claim = claim  # type: ignore[assignment]
 
 
 def authenticated() -> Settings:
@@ -171,10 +171,14 @@ KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 
 INVALID = "invalid authentication signature"
 CASES = {
     "cut_off": Case(
-        400, "the attestation is cut off in its block payload hash", Sign(PAYLOADS["att"][:-1])
+        400,
+        "the attestation is cut off in its block payload hash: 31 of 32 bytes, at byte 48",
+        Sign(PAYLOADS["att"][:-1]),
     ),
     "too_long": Case(
-        400, "the preattestation has 1 trailing byte", Sign(PAYLOADS["preatt"] + b"\x00")
+        400,
+        "the preattestation has 1 trailing byte, at byte 80",
+        Sign(PAYLOADS["preatt"] + b"\x00"),
     ),
     "empty": Case(400, "can't sign empty data", Sign(b"")),
     "unknown_magic_byte": Case(400, f"unknown magic byte 0xF8; {KINDS}", Sign(b"\xf8" + NOOP[1:])),
@@ -307,24 +311,7 @@ CASES = {
 """Every refusal by its name. A port's name is read as PORT."""
 
 
-class DoorsTestCase(TestCase):
-    """A signer with four doors."""
-
-    async def open(self, stand: Stand) -> None:
-        """Open all doors of a signer, for the clients that the attributes are by name."""
-        await stand.start(self)
-        path = os.path.relpath(self.mktemp())  # that of a Unix socket may not be long
-        self.http = {
-            "HTTP TCP": Client(stand.port),
-            "HTTP Unix": Client(0, await stand.open(self, stand.site, f"{path}.http")),
-        }
-        self.sockets = {
-            "socket TCP": OctezSocketClient(await stand.open(self, stand.sockets)),
-            "socket Unix": OctezSocketClient(await stand.open(self, stand.sockets, path)),
-        }
-
-
-class RefusalTests(DoorsTestCase):
+class RefusalTests(ListenersTestCase):
     """The same refusal at every door."""
 
     async def decisions(self, request: Request) -> dict[str, tuple[int, str]]:
@@ -356,11 +343,11 @@ class RefusalTests(DoorsTestCase):
 
     async def check(self, case: Case) -> None:
         """Ask for the same at every door."""
-        stand = DoorStand(case.settings())
-        await self.open(stand)
+        harness = FailingHarness(case.settings())
+        await self.open(harness)
         for payload in case.before:
-            self.assertEqual((await stand.sign(TZ3, payload)).status, 200)
-        await case.prepare(stand)
+            self.assertEqual((await harness.sign(TZ3, payload)).status, 200)
+        await case.prepare(harness)
         expected = dict.fromkeys([*self.http, *self.sockets], (case.status, case.sentence))
         self.assertEqual(await self.decisions(case.request), expected)
         self.flushLoggedErrors(ZeroDivisionError)
@@ -380,12 +367,12 @@ def _add_tests() -> None:
 _add_tests()
 
 
-class UserTests(DoorsTestCase):
+class UserTests(ListenersTestCase):
     """Who may ask at a Unix socket."""
 
     async def start(self, *uids: int) -> None:
         """A signer for these users."""
-        await self.open(Stand(settings_with(allowed_uids=frozenset(uids))))
+        await self.open(Harness(settings_with(allowed_uids=frozenset(uids))))
 
     async def test_allowed(self) -> None:
         """A user that is named is served everywhere."""

@@ -10,10 +10,10 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.web import http
 
-from tests.listeners.test_service import REQUEST, TlsTestCase
 from tests.support import octezsocketclient as octezsocket
-from tests.support.harness import Stand, parse_response, settings_with
+from tests.support.harness import Harness, parse_response, settings_with
 from tests.support.octezclient import message_in
+from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.listeners.limits import HANDSHAKES_PER_SECOND
 from tezio_signer.octezsocket import OctezSocket
 
@@ -25,14 +25,14 @@ class UnknownClientTests(TlsTestCase):
 
     async def listen_to_others(self, endpoint: str, sockets: bool = False) -> None:
         """Open a door."""
-        self.stand = Stand(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
-        self.stand.connections.admit = self.stand.signer.admit
-        await self.stand.start(self)
-        factory = self.stand.sockets if sockets else self.stand.site
-        at = self.stand.open_door(self, endpoint, factory)
+        self.harness = Harness(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
+        self.harness.connections.admit = self.harness.signer.admit
+        await self.harness.start(self)
+        factory = self.harness.sockets if sockets else self.harness.site
+        at = self.harness.open_door(self, endpoint, factory)
         if at.isdecimal():
             self.port = int(at)
-            self.stand.port, self.stand.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
+            self.harness.port, self.harness.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
 
     async def test_http(self) -> None:
         """They read why, and the line in the log says it; nothing they send is parsed."""
@@ -44,7 +44,7 @@ class UnknownClientTests(TlsTestCase):
             b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"x" * 9,
         ):
             with capturedLogs() as events:
-                answer = parse_response(await self.stand.raw(request))
+                answer = parse_response(await self.harness.raw(request))
             self.assertEqual((answer.status, message_in(answer.body)), (403, _SAYS))
             said = [formatEvent(event) for event in events]
             self.assertIn(f"refused a connection from 127.0.0.1: 403 {_SAYS}", said)
@@ -111,10 +111,10 @@ class UnknownClientTests(TlsTestCase):
         """Behind a proxy, as soon as it has said whose the connection is, with and without TLS."""
         elsewhere = b"PROXY TCP4 127.0.0.1 127.0.0.1 1025 6732\r\n"
         await self.listen_to_others("haproxy:tcp:0:interface=127.0.0.1")
-        answer = parse_response(await self.stand.raw(elsewhere + REQUEST))
+        answer = parse_response(await self.harness.raw(elsewhere + REQUEST))
         self.assertEqual((answer.status, message_in(answer.body)), (403, _SAYS))
         here = elsewhere.replace(b"127.0.0.1", b"10.0.0.1", 1)
-        self.assertEqual(parse_response(await self.stand.raw(here + REQUEST)).status, 200)
+        self.assertEqual(parse_response(await self.harness.raw(here + REQUEST)).status, 200)
         await self.listen_to_others(f"haproxy:{self.endpoint}")
         answer = parse_response(await self.ask(self.context(), said=elsewhere))
         self.assertEqual((answer.status, message_in(answer.body)), (403, _SAYS))

@@ -32,7 +32,7 @@ class ListeningTests(SynchronousTestCase):
 
         self.patch(endpoints, "serverFromString", refuse)
         error = self.assertRaises(StartupError, try_endpoint, Endpoint.parse("stdio:x=1"))
-        self.assertEqual("'stdio:x=1' is no endpoint to listen on: it takes no x", str(error))
+        self.assertEqual("'stdio:x=1' is not an endpoint to listen on: it takes no x", str(error))
 
     def test_handed_over(self) -> None:
         """A socket of systemd is not there yet, and nothing can be said of it."""

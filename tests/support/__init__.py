@@ -1,1 +1,37 @@
-"""What several tests and campaigns use."""
+"""What several tests and campaigns use. No test module is imported by another: it comes here.
+
+The signer and its clients:
+
+- `harness`: a whole signer in this process, on a simulated HSM, and a client that speaks HTTP.
+- `octezclient`, `octezsocketclient`: clients that are as strict as those of Octez.
+- `daemonprocess`: the daemon as a process; `commandtest`: the command in this one.
+- `processcase`, `tlscase`, `listenercase`: cases with a daemon, HTTPS, all listeners.
+
+The HSM:
+
+- `fakeboard`: a board and its port, answered by the test; `boardscase`: a pool of such boards.
+- `hsmdevice`: questions to the simulated HSM, and what its answers have to be.
+- `hsmfaults`: a simulated HSM that misbehaves.
+- `hsmconformance`: what each HSM promises, whether it is the simulated one or a board.
+- `usbports`: serial ports as the system lists them.
+
+Watermarks:
+
+- `stores`: all fake stores and writers, and faults beneath real ones.
+- `sqlitecase`: a test case for the store in a file.
+- `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
+  `etcdcluster`: real members.
+- `storeconformance`: what each kind of store promises.
+- `statemachine`: watermarks beside a model of them, with `modeldaemon` for each daemon and
+  `storeplaces` for each kind of store.
+
+Data and surroundings:
+
+- `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
+- `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
+- `programs`: other people's programs as processes.
+- `pages`: the documents of this project, their commands and links; `shellsession`: a shell in
+  which their commands are run.
+- `owndirectory`, `filewatch`, `tcpproxy`, `missingcurve`: directories, files, networks and a
+  library as a test wants them.
+"""

@@ -6,10 +6,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.hsm.test_device import FakeBoard
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ3
-from tests.test_serialhsm import ANSWER, QUIET
 from tezio_signer.hsm.boards import Board, BoardSelector
 from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.framing import Slot

@@ -35,10 +35,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from tests.interop.processes import command
 from tests.support.certificates import Authority, Certified
 from tests.support.daemonprocess import Process, reserve_port, spawn
 from tests.support.harness import reactor
+from tests.support.programs import command
 from tests.support.tcpproxy import owns
 
 PATIENCE = 30.0

@@ -1,49 +1,62 @@
-"""A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback."""
+"""A whole signer in this process: simulated HSM on a real pseudo-terminal, HTTP on loopback.
+
+`Harness` answers at once; `HeldHarness` signs when a test says so. `Client` speaks HTTP to either.
+"""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from http.client import HTTPResponse
 from io import BytesIO
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from attrs import evolve, frozen
 from twisted.application.service import IService
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocolFactory,
+    IReactorTime,
+    IReadDescriptor,
+    IWriteDescriptor,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
-from tezio_signer.hsm.framing import Slot
+from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezsocket import OctezSocketFactory
+from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Reactor
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import open_port
-from tezio_signer.signer import Signer
+from tezio_signer.signer import Signer, Submission
+from tezio_signer.simulator import firmware as simulated
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.simulator.settings import built_in_settings
+from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.sqlite.grouped import BlockingStore, GroupedStore, Writer
-from tezio_signer.watermarks.sqlite.store import SqliteStore
+from tezio_signer.watermarks.sqlite.grouped import BlockingStore
 
 reactor = cast(Reactor, installed)
+FAULT = "internal error of the signer, see its log"
+SIGNING_SECONDS = 1.0
+PATIENCE_OF_TESTS = 5.0
 EVERY_MAGIC_BYTE = dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13))
 """A policy of the device that lets all keys sign everything."""
-_Result = TypeVar("_Result")
 
 
 def settings_with(
@@ -60,30 +73,6 @@ def settings_with(
         for key in built_in.signing_keys
     }
     return evolve(built_in, signing_keys=keys, **changes)
-
-
-class ImmediateWriter:
-    """Does the work of a watermark store at once, in this thread."""
-
-    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        return succeed(None).addCallback(lambda _: work())
-
-    def stop(self) -> bool:
-        """Nothing to wait for."""
-        return True
-
-
-def watermarks_on(
-    store: Callable[[], BlockingStore] | None = None,
-    make_writer: Callable[[], Writer] = ImmediateWriter,
-    floors: Mapping[Operation, tuple[int, int]] | None = None,
-) -> Watermarks:
-    """Watermarks on a store of this kind, in memory if none is given."""
-
-    def opened() -> GroupedStore:
-        return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
-
-    return Watermarks(opened, floors or {}, Clock())
 
 
 def hex_body(payload: bytes) -> bytes:
@@ -174,7 +163,7 @@ def opened(service: IService) -> str:
     return str(at)
 
 
-class Stand(Client):
+class Harness(Client):
     """Started by `start`, and stopped when the test ends.
 
     :ivar written: every byte that was written to the HSM.
@@ -243,7 +232,108 @@ class Stand(Client):
         client_ca: ClientCa | None = None,
     ) -> str:
         """Open a door as the daemon does; where it listens, as it says in the log."""
-        service = door(endpoint, factory, reactor, self.connections, client_ca)
+        service = listener(endpoint, factory, reactor, self.connections, client_ca)
         at = opened(service)
         test.addCleanup(service.stopService)
         return at
+
+
+class _DeviceReactor(Clock):
+    """What the simulated HSM runs on: descriptors as they are, time as the test says.
+
+    :ivar asked: has an item for each signature that the device began to make.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: DeferredQueue[None] = DeferredQueue()
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002
+        *args: object,
+        **kw: object,
+    ) -> IDelayedCall:
+        if delay == SIGNING_SECONDS:
+            reactor.callLater(0, self.asked.put, None)
+        return super().callLater(delay, callable, *args, **kw)
+
+    def addReader(self, reader: IReadDescriptor) -> None:
+        reactor.addReader(reader)
+
+    def removeReader(self, reader: IReadDescriptor) -> None:
+        reactor.removeReader(reader)
+
+    def addWriter(self, writer: IWriteDescriptor) -> None:
+        reactor.addWriter(writer)
+
+    def removeWriter(self, writer: IWriteDescriptor) -> None:
+        reactor.removeWriter(writer)
+
+
+class _SlowToSign(Firmware):
+    """Says its keys at once, and takes its time to sign."""
+
+    def execute(self, packet: bytes) -> simulated.Answer | None:
+        answer = super().execute(packet)
+        seconds = SIGNING_SECONDS if packet[2] == Opcode.SIGN else 0.0
+        return answer and evolve(answer, seconds=seconds)
+
+
+class HeldHarness(Harness):
+    """A harness whose HSM signs when it is told to.
+
+    :param clock: the time of the host's waiting for the HSM.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        store: Callable[[], BlockingStore] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.device = _DeviceReactor()
+        firmware = _SlowToSign(enabled=EVERY_MAGIC_BYTE)
+        super().__init__(
+            settings or settings_with(),
+            firmware,
+            store,
+            latency=None,
+            device_reactor=cast(Reactor, self.device),
+        )
+        if clock is not None:
+            self.hsms = HsmPool(clock, self.simulator.boards, partial(open_port, reactor))
+            self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
+
+    async def asked(self) -> None:
+        """Wait until the device was asked for one more signature; fails if it is not."""
+        await self.device.asked.get().addTimeout(PATIENCE_OF_TESTS, reactor)
+
+    def answer(self) -> None:
+        """Let the device answer."""
+        self.device.advance(SIGNING_SECONDS)
+
+    def messages(self) -> list[bytes]:
+        """What the device was asked to sign."""
+        messages, written = [], bytes(self.written)
+        while written:
+            end = 1 + int.from_bytes(written[1:3], "little")
+            if written[3] == Opcode.SIGN:
+                messages.append(written[8 : end - 2])
+            written = written[end:]
+        return messages
+
+
+def submission(payload: bytes, key: PublicKeyHash = TZ3, peer: Peer | None = None) -> Submission:
+    """A request as a door would hand it in."""
+    whose = peer or Peer()
+    return Submission(whose, str(key), lambda: SigningRequest.read(key, payload, whose))
+
+
+def failure_of(deferred: Deferred[Any]) -> Deferred[BaseException]:
+    """What a Deferred fails with."""
+    failure: Deferred[BaseException] = deferred.addCallbacks(
+        lambda result: AssertionError(f"no failure, but {result!r}"), lambda failed: failed.value
+    )
+    return failure

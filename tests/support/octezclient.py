@@ -24,12 +24,15 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import (
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from tests.support.harness import parse_response, reactor
 from tezio_signer.simulator.keys import TEST_KEYS
+from tezio_signer.tezos.keys import PublicKeyHash
 
 ACCEPT = "application/json;q=1,application/bson;q=0.100,application/octet-stream;q=0.200"
 USER_AGENT = "ocaml-cohttp/5.3.1"
@@ -388,3 +391,9 @@ class OctezClient:
         if answer.status != 200:
             raise OctezError(answer.status, message_in(answer.body))
         return answer.body
+
+
+def good(key: PublicKeyHash, payload: bytes, signature: object) -> bool:
+    """Whether a signature is the HSM's for this payload."""
+    public_keys = {hsm_key.pkh: hsm_key.public_key for hsm_key in HSM_KEYS}
+    return verifies(public_keys[str(key)], payload, str(signature))

@@ -20,14 +20,14 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from tests.support.harness import reactor
-from tests.support.observedstore import Daemon, WatchedStore
-from tests.support.storeconformance import Model
-from tests.support.storefaults import Disk, Faults
+from tests.support.modeldaemon import Daemon
+from tests.support.stores import Disk, Faults, Model, WatchedStore
 from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Refused, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, decode
-from tezio_signer.watermarks.claims import REFRESH_INTERVAL, Claim, Watermarks
+from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.readingloop import REFRESH_INTERVAL
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, WatermarkStore
 

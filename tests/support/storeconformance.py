@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from tests.support.vectors import TZ1, TZ2, TZ3
@@ -17,41 +17,6 @@ ATTESTATION = MarkId("NetXnHfVqm9iesp", TZ1, Operation.ATTESTATION)
 MARK = Mark(100, 2, b"\x01" * 32)
 SIGNED = evolve(MARK, signature=Signature(Curve.P256, b"\x01" * 64))
 OTHER = Signature(Curve.P256, b"\x02" * 64)
-
-
-class Model:
-    """The rule in words of its own: a mark moves up, or gets its first signature, or stays."""
-
-    def __init__(self, marks: dict[MarkId, Mark]) -> None:
-        self.marks = marks
-
-    def bring(self, mark_id: MarkId, mark: Mark) -> Mark:
-        """The mark that stands then."""
-        at = self.marks.get(mark_id)
-        higher = at is None or (mark.level, mark.round) > (at.level, at.round)
-        if higher or at == evolve(mark, signature=None):
-            self.marks[mark_id] = mark
-        return self.marks[mark_id]
-
-
-class MemoryStore:
-    """The model as a store."""
-
-    def __init__(self, marks: dict[MarkId, Mark], shared: bool = False) -> None:
-        self._model = Model(marks)
-        self.shared = shared
-
-    def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """A copy of all."""
-        return succeed(dict(self._model.marks))
-
-    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
-        """What the rule says."""
-        return succeed(Kept(self._model.marks.get(mark_id), self._model.bring(mark_id, mark)))
-
-    def close(self) -> Deferred[None]:
-        """Nothing to close."""
-        return succeed(None)
 
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from tests.support.fakeetcd import FakeEtcd, FakeGateway
 from tests.support.fakeetcd import etcd_store as fake_store
 from tests.support.harness import reactor
 from tests.support.statemachine import Place
-from tests.support.storeconformance import MemoryStore
-from tests.support.storefaults import Faults, FaultyGateway, FaultyStore, faulty_commits
+from tests.support.stores import Faults, FaultyGateway, FaultyStore, MemoryStore, faulty_commits
 from tezio_signer.config.settings import EtcdAddress
 from tezio_signer.watermarks.etcd.gateway import EtcdGateway
 from tezio_signer.watermarks.etcd.store import EtcdStore

@@ -1,13 +1,13 @@
 """Claims: decided in memory at once, and on the disk before a signature may leave."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.harness import ImmediateWriter, watermarks_on
+from tests.support.stores import HeldWriter, ImmediateWriter, RecordingStore, watermarks_on
 from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
@@ -16,7 +16,7 @@ from tezio_signer.watermarks.claims import Claim, Watermarks
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite.grouped import Writer
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-from tezio_signer.watermarks.store import Kept, StoreError
+from tezio_signer.watermarks.store import StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 FIRST = Signature(Curve.P256, b"\x01" * 64)
@@ -26,58 +26,6 @@ SECOND = Signature(Curve.P256, b"\x02" * 64)
 def on_chain(number: int, data: bytes) -> bytes:
     """A baking payload on another chain."""
     return data[:1] + number.to_bytes(4, "big") + data[5:]
-
-
-class RecordingStore:
-    """A store in memory that tells what is written, and fails when it is told to."""
-
-    def __init__(self) -> None:
-        self.marks: dict[MarkId, Mark] = {}
-        self.written: list[tuple[str, int]] = []
-        self.failing: set[str] = set()
-        self.closed = False
-
-    def load(self) -> dict[MarkId, Mark]:
-        if "load" in self.failing:
-            raise StoreError("store is damaged")
-        return dict(self.marks)
-
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
-        return [self._keep(mark_id, mark) for mark_id, mark in marks]
-
-    def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
-        what = "keep" if mark.signature is None else "signature"
-        if what in self.failing:
-            raise StoreError("disk full")
-        before = self.marks.get(mark_id)
-        if before is not None and before.position > mark.position:
-            return Kept(before, before)
-        self.written.append((what, mark.level))
-        self.marks[mark_id] = mark
-        return Kept(before, mark)
-
-    def tidy(self) -> None:
-        """Nothing to tidy."""
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class SlowWriter(ImmediateWriter):
-    """A writer whose work is done when the test says so."""
-
-    def __init__(self) -> None:
-        self._work: list[Callable[[], object]] = []
-
-    def run(self, work: Callable[[], Any]) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-        self._work.append(lambda: done.callback(None))
-        return done.addCallback(lambda _: work())
-
-    def work(self) -> None:
-        """Do all that was given, in order, also what comes up meanwhile."""
-        while self._work:
-            self._work.pop(0)()
 
 
 class ClaimsTestCase(SynchronousTestCase):
@@ -117,27 +65,27 @@ class ClaimTests(ClaimsTestCase):
 
     def test_memory_before_disk(self) -> None:
         """A position is taken before anything is written."""
-        writer = SlowWriter()
+        writer = HeldWriter()
         self.watermarks = self.started(lambda: writer)
         claim = self.claim(block(100, 0))
         self.assertIn("different data", self.conflict(block(100, 0, 0x41)))
         self.assertIn("not above", self.conflict(block(99, 0)))
         self.assertNoResult(claim.durable)
         self.assertEqual(self.store.written, [])
-        writer.work()
+        writer.write()
         self.successResultOf(claim.durable)
         self.assertEqual(self.store.written, [("keep", 100)])
 
     def test_order_of_writes(self) -> None:
         """Marks and signatures are written in the order in which they came about."""
-        writer = SlowWriter()
+        writer = HeldWriter()
         self.watermarks = self.started(lambda: writer)
         first = self.claim(block(100, 0))
         kept = first.complete(FIRST)
         second = self.claim(block(101, 0))
         third = self.claim(block(102, 0))
         done = gatherResults(list[Deferred[Any]]((kept, second.durable, third.durable)))
-        writer.work()
+        writer.write()
         self.successResultOf(done)
         self.assertEqual(
             self.store.written, [("keep", 100), ("signature", 100), ("keep", 101), ("keep", 102)]
@@ -162,27 +110,27 @@ class ClaimTests(ClaimsTestCase):
 
     def test_again_before_the_commit(self) -> None:
         """The same payload whose mark is not on the disk yet is durable when it is."""
-        writer = SlowWriter()
+        writer = HeldWriter()
         self.watermarks = self.started(lambda: writer)
         claims = [self.claim(block(100, 0)) for _ in range(2)]
         for claim in claims:
             self.assertNoResult(claim.durable)
-        writer.work()
+        writer.write()
         for claim in claims:
             self.successResultOf(claim.durable)
 
     def test_again_before_the_signature_is_written(self) -> None:
         """A signature that is not on the disk yet is not given out before it is."""
-        writer = SlowWriter()
+        writer = HeldWriter()
         self.watermarks = self.started(lambda: writer)
         claim = self.claim(block(100, 0))
-        writer.work()
+        writer.write()
         kept = claim.complete(FIRST)
         again = self.claim(block(100, 0))
         self.assertEqual(again.signature, FIRST)
         self.assertNoResult(again.durable)
         self.assertNoResult(kept)
-        writer.work()
+        writer.write()
         self.successResultOf(again.durable)
         self.assertEqual(self.successResultOf(kept), FIRST)
 

@@ -6,8 +6,9 @@ from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import TestCase
 
 from tests.support.fakeetcd import FakeEtcd, etcd_store
-from tests.support.harness import ImmediateWriter, reactor
-from tests.support.storeconformance import MemoryStore, StorePromises
+from tests.support.harness import reactor
+from tests.support.storeconformance import StorePromises
+from tests.support.stores import ImmediateWriter, MemoryStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter

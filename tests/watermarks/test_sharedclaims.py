@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import cast
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.stores import SharedStore
 from tests.support.vectors import TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks.claims import Claim, Watermarks
-from tezio_signer.watermarks.rule import Mark, MarkId, settle
-from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 OURS, THEIRS = block(100, 0, 0x40), block(100, 0, 0x41)
@@ -27,68 +27,6 @@ def mark_of(data: bytes, signature: Signature | None = None) -> Mark:
     """The mark of a payload."""
     payload = cast(Baking, decode(data))
     return Mark(payload.level, payload.round, digest(data), signature)
-
-
-class SharedStore:
-    """A store that several daemons use, whose writes arrive when the test says so.
-
-    :ivar shared: whether it is one that others write to.
-    :ivar marks: what stands in it.
-    :ivar loads: how often all marks were asked for.
-    :ivar brought: the marks that were brought to it, in order.
-    :ivar error: why it cannot be read, if it cannot.
-    :ivar slow: readings wait for `show`.
-    """
-
-    def __init__(self) -> None:
-        self.shared = True
-        self.marks: dict[MarkId, Mark] = {}
-        self.loads = 0
-        self.brought: list[Mark] = []
-        self.error: StoreError | None = None
-        self.slow = False
-        self._reading: Deferred[dict[MarkId, Mark]] = Deferred()
-        self._waiting: list[tuple[MarkId, Mark, Deferred[Kept]]] = []
-
-    def load(self) -> Deferred[dict[MarkId, Mark]]:
-        self.loads += 1
-        self._reading = Deferred()
-        reading = self._reading
-        if not self.slow:
-            self.show()
-        return reading
-
-    def show(self) -> None:
-        """Answer the reading."""
-        if self.error is not None:
-            self._reading.errback(self.error)
-        else:
-            self._reading.callback(dict(self.marks))
-
-    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
-        kept: Deferred[Kept] = Deferred()
-        self.brought.append(mark)
-        self._waiting.append((mark_id, mark, kept))
-        return kept
-
-    def write(self) -> None:
-        """Write all that waits, as any store does."""
-        while self._waiting:
-            mark_id, mark, kept = self._waiting.pop(0)
-            before = self.marks.get(mark_id)
-            self.marks[mark_id] = settle(before, mark)
-            kept.callback(Kept(before, self.marks[mark_id]))
-
-    def fail(self) -> None:
-        """Leave what waits unwritten."""
-        while self._waiting:
-            self._waiting.pop(0)[2].errback(StoreAwayError("etcd is away"))
-
-    def close(self) -> Deferred[None]:
-        """Answer nothing any more, as a store does whose connections are closed."""
-        if not self._reading.called:
-            self._reading.cancel()
-        return succeed(None)
 
 
 class SharedTestCase(SynchronousTestCase):
@@ -360,6 +298,23 @@ class LostTests(SharedTestCase):
         self.store.write()
         self.assertRaises(Conflict, self.claim, block(101, 0))
         self.assertEqual(self.claim(block(102, 0)).signature, SECOND)
+
+
+class RestoredTests(SharedTestCase):
+    """A backup was restored, and a write is the first to meet it."""
+
+    def test_written_back(self) -> None:
+        """What the answer to a late signature shows hides from no reading that a mark is lost."""
+        claim = self.stored(OURS)
+        self.stored(block(101, 0), SECOND)
+        self.store.marks[BLOCK] = mark_of(OURS)
+        completed = claim.complete(FIRST)
+        self.store.write()
+        self.assertEqual(self.successResultOf(completed), FIRST)
+        with capturedLogs():
+            self.clock.advance(5)
+        self.store.write()
+        self.assertEqual(self.store.marks, {BLOCK: mark_of(block(101, 0), SECOND)})
 
 
 class PassedTests(SharedTestCase):

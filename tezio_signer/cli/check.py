@@ -145,7 +145,7 @@ def _warnings_of_certificates(endpoints: list[Endpoint], settings: Settings) -> 
     encrypted = [endpoint for endpoint in endpoints if endpoint.is_tls]
     if not encrypted:
         return ()
-    from tezio_signer.listeners.certificates import certificate_warnings, certificates_of
+    from tezio_signer.listeners.tls.certificates import certificate_warnings, certificates_of
 
     return certificate_warnings(certificates_of(each, settings.client_ca) for each in encrypted)
 

@@ -70,14 +70,14 @@ class Endpoint:
         try:
             given, named = parse(description)
         except ValueError as error:
-            raise StartupError(f"{text!r} is no endpoint: it ends in a backslash") from error
+            raise StartupError(f"{text!r} is not an endpoint: it ends in a backslash") from error
         proxied = given[:1] != [] and given[0].lower() == PROXY
         if proxied:
             description = description.partition(":")[2]
             given = given[1:] or [""]
         kind = given[0].lower() if given else ""
         if kind == PROXY:
-            raise StartupError(f"{text!r} names {PROXY} twice")
+            raise StartupError(f"{text!r} names {PROXY} twice; leave one of them out")
         if description.lower().startswith(kind):  # which Twisted wants in small letters
             description = kind + description[len(kind) :]
         names = ARGUMENTS.get(kind, ())

@@ -185,17 +185,17 @@ class Limits:
     ] = None
 
     @property
-    def leaving(self) -> int:
-        """The most connections that may have been cut and not closed yet.
+    def most_aborted(self) -> int:
+        """How many connections may have been aborted and not be closed yet.
 
-        Twisted closes them in its next round only, after it has accepted others.
+        Twisted closes them in its next turn only, after it has accepted others.
         """
         return max(1, self.connections // 2)
 
     @property
     def open_files(self) -> int:
         """The most file descriptors that connections can take."""
-        return self.connections + 1 + self.leaving
+        return self.connections + 1 + self.most_aborted
 
 
 @frozen

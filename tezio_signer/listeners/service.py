@@ -12,17 +12,17 @@ from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.certificates import ServedCertificates, certificates_of
-from tezio_signer.listeners.handshakes import TlsFactory
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.proxyprotocol import ProxiedFactory
-from tezio_signer.listeners.tlsdirectory import speak_sparingly
+from tezio_signer.listeners.tls.certificates import ServedCertificates, certificates_of
+from tezio_signer.listeners.tls.directory import speak_sparingly
+from tezio_signer.listeners.tls.handshakes import TlsFactory
 from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.reactors import Reactor
 
 
-def door(
+def listener(
     endpoint: str,
     factory: IProtocolFactory,
     reactor: Reactor,
@@ -50,7 +50,7 @@ def door(
         listening: Any = _ListeningReactor(reactor, connections, limit)
         return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+        raise StartupError(f"{endpoint!r} is not an endpoint to listen on: {error}") from error
 
 
 def _limited(

@@ -18,7 +18,8 @@ def check_open_files(limits: Limits) -> None:
     if allowed not in (resource.RLIM_INFINITY, -1) and allowed < needed:
         raise StartupError(
             f"limits.connections is {limits.connections}, which may need {needed} open "
-            f"files; this process may open {allowed} (ulimit -n)"
+            f"files; this process may open {allowed}: lower it, or raise `ulimit -n` (LimitNOFILE "
+            "in the unit of systemd)"
         )
 
 
@@ -49,4 +50,4 @@ def _try_plugin(endpoint: Endpoint) -> None:
     try:
         serverFromString(reactor, endpoint.description)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise StartupError(f"{endpoint.text!r} is no endpoint to listen on: {error}") from error
+        raise StartupError(f"{endpoint.text!r} is not an endpoint to listen on: {error}") from error

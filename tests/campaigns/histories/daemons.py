@@ -11,8 +11,7 @@ from twisted.python.failure import Failure
 from tests.campaigns.histories.boards import MemoryBoard
 from tests.campaigns.histories.referee import Referee
 from tests.campaigns.signing import Asked
-from tests.support.harness import settings_with
-from tests.support.heldharness import submission
+from tests.support.harness import settings_with, submission
 from tezio_signer.errors import Conflict, StartupError
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol

@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.support.harness import ImmediateWriter, reactor, watermarks_on
+from tests.support.harness import reactor
+from tests.support.stores import HeldWriter, watermarks_on
 from tests.support.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
@@ -23,27 +24,6 @@ from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 FIRST = Signature(Curve.P256, b"\x01" * 64)
-
-
-class HeldWriter(ImmediateWriter):
-    """A writer that does one piece of work when the test says so.
-
-    :ivar waiting: the work that was given and not done.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], object]] = []
-
-    def run(self, work: Callable[[], Any]) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-        self.waiting.append(lambda: done.callback(None))
-        return done.addCallback(lambda _: work())
-
-    def stop(self) -> bool:
-        """Do what was given."""
-        while self.waiting:
-            self.waiting.pop(0)()
-        return True
 
 
 class GroupingTests(SynchronousTestCase):

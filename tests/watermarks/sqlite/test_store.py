@@ -9,8 +9,8 @@ from typing import Any
 
 from attrs import evolve
 
-from tests.support.harness import watermarks_on
 from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve

@@ -1,4 +1,4 @@
-"""Programs beside the tests: ours and other people's, each in a process of its own."""
+"""Other people's programs beside the tests, and ours beside them, each in a process of its own."""
 
 import os
 import re

@@ -7,9 +7,9 @@ import ssl
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 
-from tests.listeners.test_service import TlsTestCase
+from tests.support.tlscase import TlsTestCase
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import SourceDirectory
+from tezio_signer.listeners.tls.certificates import SourceDirectory
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 
