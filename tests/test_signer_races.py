@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.harness import settings_with, submission
 from tests.support.octezclient import good
 from tests.support.stores import FailingStore, HeldWriter, watermarks_on
@@ -42,8 +42,11 @@ class RaceTestCase(SynchronousTestCase):
         self.plugged = {f"port{number}": FakeBoard() for number in range(self.boards)}
         self.pool = HsmPool(
             self.clock,
-            lambda: [Board(port, f"serial of {port}") for port in self.plugged],
-            lambda protocol, port: self.plugged[port].open(protocol, port),
+            FakePorts(
+                self.clock,
+                lambda: [Board(port, f"serial of {port}") for port in self.plugged],
+                lambda protocol, port: self.plugged[port].open(protocol, port),
+            ),
         )
         self.pool.startService()
         self.addCleanup(self.pool.stopService)
@@ -268,7 +271,7 @@ class DrainingTests(RaceTestCase):
 
     def test_waits_in_the_rules(self) -> None:
         """A request that has not got as far as the HSM is waited for, too."""
-        pool = HsmPool(self.clock, list, lambda *_: self.fail("there is no port"))
+        pool = HsmPool(self.clock, FakePorts(self.clock, list))
         pool.startService()
         self.addCleanup(pool.stopService)
         settings = settings_with(auth_req=True, auth_key=AUTH)

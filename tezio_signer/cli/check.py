@@ -8,6 +8,7 @@ later, and etcd may come back. It may be run beside a daemon, and moves and take
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tezio_signer.listeners.endpoints import Endpoint
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import check_open_files, try_door
 from tezio_signer.reactors import Reactor
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.startup.files import (
     FileFacts,
     NamedFile,
@@ -109,8 +111,9 @@ async def look(
     await _look_at_store(reactor, settings, found)
     _tell_in_use(in_use, settings, found)
     if with_boards:
+        ports = SerialPorts(reactor, reactor, partial(find_boards, settings.hsms))
         boards = await check_boards(
-            reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+            reactor, ports, settings.hsms, settings.signing_keys, settings.auth_key
         )
         _tell_boards(boards, found)
 
