@@ -237,7 +237,15 @@ class LateTests(RaceTestCase):
 
 
 class WantedAgainTests(RaceTestCase):
-    """Somebody asks for what a client has left behind at the HSM."""
+    """Somebody asks for what has just been signed, or for what a client has left behind."""
+
+    def test_asked_within_the_call(self) -> None:
+        """Whoever asks for the same in the moment of the answer begins anew, and is served."""
+        again: list[Deferred[Signature]] = []
+        request = self.submit(NOOP)
+        request.addCallback(lambda _: again.append(self.submit(NOOP)))
+        self.assertEqual(len(self.board.serve()), 2)
+        self.signed(again[0], NOOP)
 
     def test_lost(self) -> None:
         """When its answer is lost, the HSM is asked once more: somebody wants it."""

@@ -1,20 +1,23 @@
 """Signatures in flight: one exchange for each payload, whoever waits for it.
 
-An entry stands for one key and payload from when its signature is first asked for until it
-has ended. Requests that come meanwhile join it, for a device would refuse the second exchange.
-Each of them waits for its own deadline, and may leave. When the last one has left, the exchange
-is withdrawn: one that no board has begun is dropped with its entry, one that has begun goes on
-to its end, and its signature is stored for the next request.
+An entry stands for one key and payload, from when its signature is first asked for until it
+has ended. Its state is that of its exchange (`hsm/signing.py`). Requests that come meanwhile
+join it, for a device would refuse a second exchange. Each of them waits until its own deadline,
+and may leave. When the last one has left, the exchange is withdrawn: one that no board has begun
+is dropped with its entry, one that has begun goes on to its end, and its signature is stored
+for the next request.
 
-What holds, and has a test each:
+What holds, and has a test each (`tests/test_signer*.py`):
 
-1. Of one key and payload one exchange at most is in flight, and everybody gets its result.
-2. Nothing leaves before the claim is durable, the signature is stored with it, and the
-   signature that leaves verifies against the payload.
-3. A signature that comes too late is stored with its claim, unless another payload has the
-   position; it leaves only when it is asked for again.
-4. An entry that has ended is forgotten before anybody is told, so that who asks again within
-   the same call begins anew.
+1. Of one key and payload one exchange at most is in flight (`test_share_one_exchange`), and
+   everybody gets its result (`test_share_a_refusal`).
+2. Nothing leaves before the claim is durable (`test_waits_for_the_disk`), the signature is
+   stored with it (`test_signature_not_stored`), and what leaves verifies against the payload
+   (`test_pool_is_not_believed`, `test_stored_signature_is_verified`).
+3. A signature that comes too late is stored with its claim (`test_disk_then_late_signature`),
+   unless another payload has the position; it leaves only when it is asked for again.
+4. An entry that has ended is forgotten before anybody is told, so that whoever asks again
+   within the same call begins anew (`test_asked_within_the_call`).
 """
 
 from collections.abc import Callable

@@ -287,16 +287,6 @@ class CommandTests(DeviceTestCase):
         self.assertRaises(FramingError, self.sign, PAYLOADS["transfer"], Slot.AUTH)
         self.assertEqual(self.board.asked(), [])
 
-    def test_verify(self) -> None:
-        """The device says whether a signature is good."""
-        job = self.sign(PAYLOADS["transfer"])
-        self.board.serve()
-        signature = self.successResultOf(job)
-        for message, verdict in [(PAYLOADS["transfer"], True), (PAYLOADS["noop"], False)]:
-            asked = self.device.verify(Slot.TZ3, message, signature)
-            self.board.serve()
-            self.assertIs(self.successResultOf(asked), verdict)
-
     def test_stray_bytes(self) -> None:
         """What comes unasked is waited out before the next command, which is no signature."""
         self.board.protocol.dataReceived(b"15\r\n")

@@ -179,8 +179,6 @@ class PoolTests(PoolTestCase):
             self.assertEqual(await self.pool.public_key(key), KEYS[slot])
             signature = await self.pool.sign(key, PAYLOADS["transfer"]).result
             self.assertTrue(is_signature(slot, 3, PAYLOADS["transfer"], signature.data))
-        (device,) = self.pool.devices.values()
-        self.assertEqual(await device.verify(Slot.TZ2, b"\x03a", signature), False)
 
     async def test_missing_keys(self) -> None:
         """Keys of the configuration that no board holds are named, once, when all are read."""

@@ -38,7 +38,6 @@ from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.exchange import (
-    Answer,
     Command,
     Conversation,
     NoAnswer,
@@ -131,16 +130,8 @@ class HsmDevice:
                 raise WrongAnswer(f"the HSM {self.board} gave a signature that does not verify")
             return signature
 
-        return self._exchange(Command(framing.sign(slot, message), read, late))
-
-    def verify(self, slot: Slot, message: bytes, signature: Signature) -> Deferred[bool]:
-        """What the device says of a signature; False also means that its chip failed."""
-        request = framing.verify(slot, message, signature.data)
-        return self._exchange(Command(request, framing.verdict_from))
-
-    def _exchange(self, command: Command[Answer]) -> Deferred[Answer]:
         assert self.connection is not None
-        answer: Deferred[Answer] = self.connection.exchange(command)
+        answer = self.connection.exchange(Command(framing.sign(slot, message), read, late))
         return answer.addBoth(self._answered, self.connection)
 
     def _answered(self, answer: Any, connection: Conversation) -> Any:

@@ -5,7 +5,7 @@ and hands in a `Ports`; tests hand in others.
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -90,7 +90,7 @@ class Conversation(Protocol):
     def gone(self) -> bool:
         """Whether the port is closed."""
 
-    def exchange(self, command: Command[Any]) -> Deferred[Any]:
+    def exchange(self, command: Command[Answer]) -> Deferred[Answer]:
         """Send a command and read its answer; none may be in flight.
 
         The Deferred fails with StatusReply, WrongAnswer or NoAnswer. Who cancels it leaves,

@@ -155,12 +155,15 @@ class Signing:
 
     def withdraw(self) -> bool:
         """Nobody wants it any more; whether it has never reached a device."""
-        before = self.state
-        self.wanted = self.wanted and before is State.DONE
+        if self.state is State.DONE:
+            return False
+        self.wanted = False
+        was_never_sent = self.state is State.WAITING
         if self.waits:
             self.end(Failure(self.failure or NotSent("withdrawn before it reached the HSM")))
-        return before is State.WAITING
+        return was_never_sent
 
     def want(self) -> None:
         """Somebody wants it again, before its command in flight has come to its end."""
-        self.wanted = self.wanted or self.state is not State.DONE
+        if self.state is not State.DONE:
+            self.wanted = True
