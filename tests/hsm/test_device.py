@@ -410,7 +410,7 @@ class CommandTests(DeviceTestCase):
         self.board.port.lose()
         self.failureResultOf(job, NoAnswer)
         self.assertEqual((self.device.ready, self.device.connection), (False, None))
-        self.assertFalse(self.device.busy)
+        self.assertFalse(self.device.free)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_unplugged_while_asked_for_keys(self) -> None:

@@ -101,12 +101,12 @@ class OrderTests(BoardsTestCase):
 
     def test_found_lost(self) -> None:
         """A board that turns out to be lost, while boards are looked through, asks nobody twice."""
-        first, second = self.start("one", "two")
-        second.protocol.dataReceived(b"15\r\n")
-        second.port.unsent = True  # it is left at once when it is to come into step
+        first, second, third = self.start("1", "2", "3")
+        third.protocol.dataReceived(b"15\r\n")
+        third.port.unsent = True  # it is left at once when it is to come into step
         signing = self.sign(transfer(1))
         self.assertEqual(first.serve(), frames(transfer(1)))
-        self.assertEqual(second.asked(), [])
+        self.assertEqual((second.asked(), third.asked()), ([], []))
         self.signed(signing.result, transfer(1))
 
 

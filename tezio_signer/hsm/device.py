@@ -85,14 +85,14 @@ class HsmDevice:
         self._refusal = ""
 
     @property
-    def busy(self) -> bool:
-        """Whether a command is in flight."""
-        return self.connection is not None and self.connection.busy
+    def free(self) -> bool:
+        """Whether a command may be sent now."""
+        return self.ready and self.connection is not None and not self.connection.busy
 
     def usable(self) -> bool:
         """Whether it is ready; what has said something unasked is brought into step first."""
         connection = self.connection
-        if self.ready and connection is not None and not (connection.busy or connection.in_step):
+        if self.free and connection is not None and not connection.in_step:
             self.trouble = "sent bytes unasked"
             self._get_into_step(connection)
         return self.ready
@@ -115,7 +115,7 @@ class HsmDevice:
     ) -> Deferred[Signature]:
         """Have a message signed; the result is verified, and in the form that Octez takes.
 
-        The device has to be ready and not busy.
+        The device has to be free.
 
         :param late: called with the signature when it comes after the Deferred has failed.
         :raises FramingError: for a message that must not be sent.

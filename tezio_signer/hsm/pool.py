@@ -177,7 +177,7 @@ class HsmPool(Service):
         able = self._able(signing)
         if not signing.waits:  # a board that was found lost just now has let another be asked
             return
-        free = next((device for device in able if not device.busy), None)
+        free = next((device for device in able if device.free), None)
         if free is not None:
             Deferred.fromCoroutine(self._ask(free, signing))
         elif able:
