@@ -380,7 +380,7 @@ def _withdrawn_after_sent() -> Iterator[None]:
 
     def withdrawn(signing: Signing) -> bool:
         if signing.state is State.SENT:
-            signing.end(Failure(NotSent("withdrawn before it reached the HSM")))
+            signing.result.errback(NotSent("withdrawn before it reached the HSM"))
             return True
         return withdraw(signing)
 
