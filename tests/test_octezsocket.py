@@ -1,4 +1,4 @@
-"""The socket door: on loopback, on Unix sockets, and on transports of the test."""
+"""The socket listener: on loopback, on Unix sockets, and on transports of the test."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -57,10 +57,10 @@ GIVEN_SIGNATURE = bytes(range(64))
 
 
 class SignerTestCase(TestCase):
-    """A whole signer with socket doors."""
+    """A whole signer with socket listeners."""
 
     async def start(self, harness: Harness) -> list[str]:
-        """Start a signer; the endpoints of its doors, on TCP and on a Unix socket."""
+        """Start a signer; the endpoints of its listeners, on TCP and on a Unix socket."""
         await harness.start(self)
         self.harness = harness
         # A Unix socket's path may not be long.
@@ -85,7 +85,7 @@ class OctezTests(SignerTestCase):
                     self.assertTrue(verifies(key.public_key, payload, signature))
 
     async def test_signs_with_authentication(self) -> None:
-        """The HSM's auth key and authorized keys of all curves open the door."""
+        """The HSM's auth key and authorized keys of all curves authenticate."""
         authorized = tuple(PublicKey.parse(key.public_key) for key in WALLET)
         endpoints = await self.start(
             Harness(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
@@ -232,10 +232,10 @@ class FakeSigner:
     refused: list[tuple[str, str, str]] = field(factory=list)
     at_once: bool = False
     broken: bool = False
-    stranger: bool = False
+    refusing: bool = False
 
     def admit(self, peer: Peer) -> None:
-        if self.stranger:
+        if self.refusing:
             raise NotAdmitted("not you")
 
     def authorized_keys(self) -> None:
@@ -430,9 +430,9 @@ class ConversationTests(TransportTestCase):
         )
         self.assert_open()
 
-    def test_stranger(self) -> None:
+    def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.signer.stranger = True
+        self.signer.refusing = True
         self.receive(PROBE + PROBE)
         self.clock.advance(0)
         answers = self.transport.value()

@@ -1,4 +1,4 @@
-"""Why a port of TCP cannot be listened on, and whether it could be, without listening."""
+"""Tells why a port of TCP cannot be listened on, and whether it could be, without listening."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +19,7 @@ _FIRST_FREE = 1024
 
 @contextmanager
 def listening_errors(port: int, interface: str) -> Iterator[None]:
-    """What keeps this process from listening on a port comes as StartupError.
+    """Raise StartupError for what keeps this process from listening on a port.
 
     :raises InUseError: if somebody listens there already.
     """
@@ -64,7 +64,7 @@ def _why(error: Exception, port: int, interface: str) -> str:
 
 
 class _BoundError(Exception):
-    """It is bound, and would listen next."""
+    """The socket is bound, and would listen next."""
 
 
 class _OnlyBound(socket):
@@ -76,7 +76,7 @@ class _OnlyBound(socket):
 
 
 class _Trial(tcp.Port):
-    """A port that is bound in just the way in which one is that is opened, and no further."""
+    """A port that is bound as any other one is, but does not come to listen."""
 
     _bound: socket | None = None
 
@@ -85,13 +85,13 @@ class _Trial(tcp.Port):
         return self._bound
 
     def end(self) -> None:
-        """Give it free."""
+        """Close the socket that was bound."""
         if self._bound is not None:
             self._bound.close()
 
 
 def try_tcp(port: int, interface: str, reactor: Any) -> None:
-    """Raises StartupError if a port could not be listened on; nobody notices.
+    """Raise StartupError if a port could not be listened on; nobody notices that it was tried.
 
     With a port that is in use by a daemon this is harmless: SO_REUSEADDR, which Twisted sets,
     lets others listen on one that is bound only.

@@ -1,4 +1,4 @@
-"""Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
+"""Listens where Twisted's endpoint strings say, with ports, limits and TLS of our choice."""
 
 import resource
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def listener(
     connections: Connections,
     client_ca: ClientCa | None = None,
 ) -> IService:
-    """The service that listens on an endpoint; raises StartupError.
+    """Return the service that listens on an endpoint; raises StartupError.
 
     :param factory: may have a method `refusal`, the bytes that tell a client in its protocol
         of a `NotAdmitted`.
@@ -73,7 +73,7 @@ def listener(
 
 
 def try_listener(endpoint: str, reactor: Reactor, connections: Connections) -> None:
-    """Raises StartupError for what would keep the daemon from an endpoint; opens nothing.
+    """Raise StartupError for what would keep the daemon from an endpoint; opens nothing.
 
     A socket of systemd is handed to the daemon itself only, and what a plugin opens is not known.
 
@@ -97,7 +97,7 @@ def _limited(
     certificates: ServedCertificates | None,
     proxied: bool,
 ) -> LimitedFactory:
-    """A factory with all that lies between it and a port: limits, the proxy, TLS."""
+    """Wrap a factory in all that lies between it and a port: limits, the proxy, TLS."""
     tls = certificates is not None
     answer = getattr(factory, "refusal", None)
     refusing: IProtocolFactory | None = None
@@ -112,7 +112,13 @@ def _limited(
 
 
 class _ListeningReactor:
-    """A reactor whose ports are limited."""
+    """A reactor whose ports are those of `ports.py`, with limits around every factory.
+
+    Twisted's endpoints know nothing of limits, and of no port but the reactor's own. They listen
+    through the methods of the reactor that they are given, so this one takes its place: no kind
+    of endpoint, and no plugin's, can then be opened without limits, and Twisted alone goes on
+    deciding what an endpoint string means.
+    """
 
     def __init__(
         self,
@@ -166,7 +172,7 @@ class _ListeningReactor:
 
 
 class _TryingReactor:
-    """A reactor that finds out whether it could listen, and does not."""
+    """A reactor that finds out whether it could listen, for which it opens nothing."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor: Any = reactor
