@@ -38,6 +38,7 @@ from tezio_signer.errors import (
     Unauthenticated,
     UnknownKey,
 )
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.policy import (
     Credentials,
     Peer,
@@ -542,7 +543,8 @@ class UnixSocketTests(TestCase):
         for network, status in (("127.0.0.1", 200), ("10.0.0.0/8", 403), ("::1", 403)):
             harness = Harness(settings_with(allowed_ips=(ip_network(network),)))
             path = self.mktemp()
-            port = reactor.listenUNIX(path, harness.site)  # type: ignore[attr-defined]
+            limited = LimitedFactory(harness.site, harness.connections)
+            port = reactor.listenUNIX(path, limited)  # type: ignore[attr-defined]
             self.addCleanup(port.stopListening)
             endpoint = UNIXClientEndpoint(reactor, path)
             protocol = await connectProtocol(endpoint, _OneRequest(request))

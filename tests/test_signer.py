@@ -386,7 +386,7 @@ class LogTests(TestCase):
                 True,
                 400,
                 f"refused a request for {TZ1} from HERE in MS: 400 "
-                "the generic operation is cut off in its branch",
+                "the generic operation is cut off in its branch: 0 of 32 bytes, at byte 1",
             ),
             (
                 stranger,

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.changedclaim import changed_claim
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.harness import settings_with, submission
 from tests.support.octezclient import good
@@ -97,7 +98,9 @@ class _Overruled:
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
-        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
+        return changed_claim(
+            claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands
+        )
 
 
 class OtherSignatureTests(RaceTestCase):

@@ -146,7 +146,7 @@ class SignerResource:
         if isinstance(error, MethodNotAllowed):
             methods = " or ".join(sorted(error.valid_methods or ()))
             sentence = f"this path takes {methods} only"
-        request.channel.site.strangers.warn(
+        request.channel.site.sparing_log.warn(
             "refused {what} from {peer}: {status} {sentence}",
             what=_asked(request)[:_LONGEST_NAMED],
             peer=named(request.transport),

@@ -17,11 +17,11 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.hsm.hotplug import watch_ports
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.listeners.certificatewatch import CertificateWatch
 from tezio_signer.listeners.endpoints import Endpoint, resolved
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
+from tezio_signer.listeners.service import check_open_files, listener
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.logs import undertwistd
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
@@ -145,8 +145,8 @@ def makeService(options: Options) -> Daemon:
             [Endpoint.parse(at).certificates(settings.client_ca) for at in (*http_at, *sockets_at)],
             reactor,
         ),
-        *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
-        *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
+        *(listener(at, site, reactor, connections, settings.client_ca) for at in http_at),
+        *(listener(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
     ]
     daemon = Daemon(
         reactor,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tests.campaigns.mutation import mutated
 from tests.campaigns.wellformed import Fields, fields_of
-from tests.support.documents import BASE, UPSTREAM, WRONG
+from tests.support.configurations import BASE, UPSTREAM, WRONG
 from tests.support.strategies import RECORDED
 from tests.support.vectors import AUTH, OCTEZ, OPERATIONS, SHIPPED, TZ1, TZ3
 from tezio_signer.config import document as config

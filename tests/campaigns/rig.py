@@ -20,7 +20,7 @@ from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
 from tezio_signer.serialhsm import Timing, open_port
@@ -73,7 +73,7 @@ class Rig:
         return f"tcp:127.0.0.1:{self._open('tcp:0:interface=127.0.0.1', sockets)}"
 
     def _open(self, endpoint: str, factory: IProtocolFactory) -> str:
-        self._doors.append(door(endpoint, factory, reactor, self._connections))
+        self._doors.append(listener(endpoint, factory, reactor, self._connections))
         return opened(self._doors[-1])
 
     async def all_ready(self, seconds: float = 5.0) -> bool:

@@ -142,7 +142,7 @@ class CheckTests(SynchronousTestCase):
         for method in ("TLSv1_METHOD", "TLSv1_1_METHOD", "SSLv23_METHOD", "SSLv3_METHOD", "x"):
             for endpoint in (f"ssl:1:privateKey=k:sslmethod={method}", f"ssl:1:k:c:{method}"):
                 sentence = self.refused("tcp:1", endpoint)
-                self.assertIn(f"sslmethod={method} is not possible, TLS 1.2 is the old", sentence)
+                self.assertIn(f"sslmethod={method} is not possible: TLS 1.2 is the old", sentence)
         self.assertEqual(check_endpoints([f"{self.ssl()}:sslmethod=TLSv1_2_METHOD"], None), ())
 
     def test_client_ca_without_tls(self) -> None:
@@ -159,8 +159,8 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(
             [warning.split(":")[:2] for warning in warnings],
             [
-                ["tcp", "2 asks for no client certificate"],
-                ["unix", "/x asks for no client certificate"],
+                ["tcp", "2 does not ask for a client certificate"],
+                ["unix", "/x does not ask for a client certificate"],
             ],
         )
 
@@ -170,7 +170,9 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(check_endpoints([private, "haproxy:unix:/x", "tcp:1"], None), ())
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):
             (warning,) = check_endpoints([endpoint, private], None)
-            self.assertIn(f"whoever can connect to {endpoint} chooses the address", warning)
+            self.assertIn(
+                f"whoever can connect to {endpoint} can claim any client address", warning
+            )
 
     def test_arguments(self) -> None:
         """What Twisted could not open is refused, with a line that works."""
@@ -185,7 +187,7 @@ class CheckTests(SynchronousTestCase):
             ("127.0.0.1:6732", "is none of", "works is tcp:6732:interface=127.0.0.1"),
             ("[::1]:7000", "is none of", "works is tcp6:7000:interface=::1"),
             ("tcp:1:interfac=127.0.0.1", "no argument interfac; did you mean interface?"),
-            ("tcp:1:127.0.0.1:50:9", "nobody knows what '9' is for"),
+            ("tcp:1:127.0.0.1:50:9", "'9' is one argument too many"),
             ("tcp6:6732:::1", "works is tcp6:6732:interface=::1"),
             ("tcp6:6732:[::1]", "works is tcp6:6732:interface=::1"),
             ("tcp:1:interface=a_b", "'a_b' is no address of an interface"),
@@ -199,7 +201,7 @@ class CheckTests(SynchronousTestCase):
             sentence = self.refused(endpoint)
             for words in says:
                 self.assertIn(words, sentence)
-            self.assertTrue(sentence.startswith(f"{endpoint!r} is no endpoint to"), sentence)
+            self.assertTrue(sentence.startswith(f"{endpoint!r} is not an endpoint to"), sentence)
 
     def test_files(self) -> None:
         """The files of an endpoint are read: its key has to be that of its certificate."""
@@ -207,7 +209,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(check_endpoints([endpoint], None), ())
         other = Authority(self.directory, "other-ca").certify("other", server=True)
         foreign = f"ssl:1:privateKey={other.key}:certKey={self.directory}/server.pem"
-        self.assertIn("is not that of", self.refused(foreign))
+        self.assertIn("does not belong to", self.refused(foreign))
         self.assertIn("No such file", self.refused("ssl:1:privateKey=/none"))
         (self.directory / "site").mkdir()
         self.assertIn("holds no .pem file", self.refused(f"tls:{self.directory}/site"))

@@ -20,7 +20,7 @@ from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
 from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.slots import Place
+from tezio_signer.listeners.slots import Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
@@ -43,11 +43,16 @@ class ConnectionTests(SynchronousTestCase):
         self.clock = Clock()
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
         self.harness = Harness(site_clock=self.clock)
-        channel = self.harness.site.buildProtocol(self.transport.getPeer())
-        assert channel is not None
-        self.channel = channel
-        channel.makeConnection(self.transport)
-        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+        limited = LimitedFactory(self.harness.site, Connections(Limits(), self.clock))
+        self.connection = limited.buildProtocol(self.transport.getPeer())
+        self.connection.makeConnection(self.transport)
+        self.channel = self.connection.wrappedProtocol
+        self.addCleanup(self.lose)
+
+    def lose(self) -> None:
+        """The connection is lost, unless it was before."""
+        if self.connection.wrappedProtocol is not None:
+            self.connection.connectionLost(Failure(ConnectionDone()))
 
     def _answers(self) -> bytes:
         answers: bytes = self.transport.value()
@@ -166,7 +171,7 @@ class ConnectionTests(SynchronousTestCase):
     def test_gone_before_its_turn(self) -> None:
         """A client may go while its next request waits for its turn."""
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
-        self.channel.connectionLost(Failure(ConnectionDone()))
+        self.lose()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_after_the_end(self) -> None:
@@ -399,13 +404,13 @@ class LimitTests(TestCase):
         asked = octezclient.get("127.0.0.1", "/authorized_keys")
         asking = Deferred.fromCoroutine(harness.raw(asked))
         answered: Deferred[None] = Deferred()
-        of_place = Place.answered
+        answered_of = Slot.answered
 
-        def tell(place: Place) -> bool:
+        def tell(slot: Slot) -> bool:
             reactor.callLater(0, answered.callback, None)
-            return of_place(place)
+            return answered_of(slot)
 
-        self.patch(Place, "answered", tell)
+        self.patch(Slot, "answered", tell)
         await answered
         self.assertNoResult(asking)
         harness.connections.stopService()

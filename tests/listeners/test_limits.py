@@ -1,9 +1,15 @@
 """How many connections there may be, and for how long, by a clock of the test."""
 
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
@@ -13,6 +19,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.fakeconnection import FakeConnection
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import (
@@ -20,12 +27,13 @@ from tezio_signer.listeners.limits import (
     HANDSHAKES_PER_SECOND,
     MOST_UNKNOWN,
     TOLD_PER_SECOND,
+    UNKNOWN,
     YOUNG_SECONDS,
     Connections,
     host_of,
 )
 from tezio_signer.listeners.peers import UnsaidAddress
-from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.listeners.slots import Slot, State, slot_of
 from tezio_signer.listeners.wrapping import SLICE, LimitedFactory
 from tezio_signer.policy import Credentials, Peer
 from tezio_signer.sparinglog import LINES_PER_MINUTE
@@ -73,11 +81,9 @@ class Client:
         protocol.makeConnection(transport)
 
     @property
-    def place(self) -> Place:
-        """Its place."""
-        place = place_of(self.protocol.wrappedProtocol.transport)
-        assert place is not None
-        return place
+    def slot(self) -> Slot:
+        """Its slot."""
+        return slot_of(self.protocol.wrappedProtocol.transport)
 
     def lost(self) -> None:
         """The connection has ended."""
@@ -116,8 +122,8 @@ class RoomTests(ConnectionsTestCase):
         for _ in range(3):
             clients.append(self.let_in(STRANGER))
             self.clock.advance(1)
-        clients[0].place.serving()
-        clients[0].place.answered()
+        clients[0].slot.serving()
+        clients[0].slot.answered()
         self.let_in(STRANGER)
         self.assertEqual([client.transport.open for client in clients], [True, False, True])
 
@@ -136,8 +142,8 @@ class RoomTests(ConnectionsTestCase):
         for host in (STRANGER, BAKER, OTHER, "192.0.2.3"):
             clients.append(self.let_in(host))
             self.clock.advance(1)
-        clients[0].place.serving()
-        clients[0].place.answered()
+        clients[0].slot.serving()
+        clients[0].slot.answered()
         self.let_in("192.0.2.4")
         self.assertEqual([c.transport.open for c in clients], [True, False, True, True])
 
@@ -145,19 +151,19 @@ class RoomTests(ConnectionsTestCase):
         """A connection with a request in progress is never cut for another."""
         served = [self.let_in(STRANGER) for _ in range(3)]
         for client in served:
-            client.place.serving()
+            client.slot.serving()
         self.assertIsNone(self.come(STRANGER))
         waiting = self.let_in(BAKER)
         self.let_in(OTHER)
         self.assertTrue(all(client.transport.open for client in served))
         self.assertTrue(waiting.transport.aborted)
 
-    def test_places_are_given_back(self) -> None:
-        """Who has gone takes no place, however he went."""
+    def test_slots_are_given_back(self) -> None:
+        """Who has gone takes no slot, however he went."""
         for _ in range(3):
             clients = [self.let_in(STRANGER) for _ in range(3)]
             for client in clients:
-                client.place.serving()
+                client.slot.serving()
             self.assertIsNone(self.come(STRANGER))
             for client in clients:
                 client.lost()
@@ -201,7 +207,7 @@ class RoomTests(ConnectionsTestCase):
                 self.come(STRANGER)
         texts = [formatEvent(event) for event in events]
         self.assertEqual(len(texts), LINES_PER_MINUTE)
-        self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
+        self.assertIn("a connection from 192.0.2.1 was closed to make room for another", texts[0])
 
 
 class UnknownTests(SynchronousTestCase):
@@ -324,9 +330,9 @@ class SilentTests(ConnectionsTestCase):
         """However many there are, whenever they come, they cost none that has sent anything."""
         baker = [self.let_in(BAKER) for _ in range(3)]
         self.sent(baker[0])
-        baker[1].place.serving()
-        baker[2].place.serving()
-        baker[2].place.answered()
+        baker[1].slot.serving()
+        baker[2].slot.serving()
+        baker[2].slot.answered()
         for _ in range(150):
             self.clock.advance(YOUNG_SECONDS)
             silent = self.come(BAKER)
@@ -385,6 +391,144 @@ class SilentTests(ConnectionsTestCase):
         self.sent(newcomer)
         self.assertTrue(newcomer.transport.open)
         self.assertEqual([client.transport.open for client in full], [False, True, True])
+
+
+HOSTS = (BAKER, STRANGER, OTHER, UNKNOWN)
+DONE = ("sends", "is served", "is answered", "closes", "bytes wait", "is lost")
+HISTORIES = st.lists(
+    st.tuples(st.just("comes"), st.sampled_from(HOSTS), st.booleans())
+    | st.tuples(st.sampled_from(DONE), st.integers(0, 5), st.none())
+    | st.tuples(st.just("advance"), st.sampled_from((0.03, 0.06, 1.0)), st.none()),
+    max_size=40,
+)
+
+
+@define(eq=False)
+class Held(FakeConnection):
+    """A connection and its slot; `slots` has them all, but those that were lost."""
+
+    slot: Slot = field(init=False)
+
+
+class EvictionOrderTests(SynchronousTestCase):
+    """Who has to go, by plain values: whatever has happened before."""
+
+    limits = Limits(connections=4, connections_per_peer=3, request_seconds=1e9, idle_seconds=1e9)
+
+    def start(self) -> None:
+        """Begin with no connections."""
+        self.clock = Clock()
+        self.connections = Connections(self.limits, self.clock)
+        self.held: list[Held] = []
+
+    def alive(self) -> list[Held]:
+        """Those that were neither aborted nor lost."""
+        return [held for held in self.held if not held.slot.gone]
+
+    def rank(self, held: Held, counts: Counter[str], oldest: dict[str, float]) -> tuple[Any, ...]:
+        """Where a connection stands in the order of eviction, as the module says it."""
+        slot = held.slot
+        return (
+            slot.state is not State.SILENT,
+            slot.peer != UNKNOWN,
+            -counts[slot.peer],
+            oldest[slot.peer],
+            slot.since,
+        )
+
+    def expected(self, peer: str, speaks: bool, spared: Held | None = None) -> Any:
+        """The rank of the connection that has to go; None if there is none."""
+        alive = self.alive()
+        counts = Counter(held.slot.peer for held in alive)
+        oldest = {
+            peer: min(held.slot.since for held in alive if held.slot.peer == peer)
+            for peer in counts
+        }
+        own = counts[peer] >= self.limits.connections_per_peer + (spared is not None)
+        young = self.clock.seconds() - YOUNG_SECONDS
+        may_go = (
+            self.rank(held, counts, oldest)
+            for held in alive
+            if held is not spared
+            and not held.slot.unread
+            and not held.waiting
+            and held.slot.state is not State.SERVING
+            and (speaks or held.slot.state is State.SILENT)
+            and (not own or held.slot.peer == peer)
+            and (
+                not own or (speaks and held.slot.state is State.SILENT) or held.slot.since <= young
+            )
+        )
+        return min(may_go, default=None)
+
+    def check(self, act: Callable[[], object], peer: str, speaks: bool, own: Held | None) -> None:
+        """Let something happen, and check that who goes for it is the first in the order."""
+        alive = self.alive()
+        counts = Counter(held.slot.peer for held in alive)
+        oldest = {
+            each: min(held.slot.since for held in alive if held.slot.peer == each)
+            for each in counts
+        }
+        ranks = {held: self.rank(held, counts, oldest) for held in alive}
+        expected = self.expected(peer, speaks, own)
+        act()
+        gone = [held for held in alive if held.slot.gone]
+        self.assertLessEqual(len(gone), 1)
+        for held in gone:
+            self.assertTrue(held.aborted)
+            if held is not own:
+                self.assertEqual(ranks[held], expected)
+                self.assertNotEqual(peer, UNKNOWN)
+
+    def come(self, peer: str, speaks: bool) -> None:
+        """A connection comes, and has its slot if it is let in."""
+        if self.connections.make_room(peer, peer, speaks):
+            held = Held()
+            held.slot = self.connections.enter(peer, peer, held, speaks)
+            self.held.append(held)
+
+    def act(self, what: str, number: int) -> None:
+        """One of the connections does something."""
+        if number >= len(self.held):
+            return
+        held = self.held[number]
+        slot = held.slot
+        if what == "is lost" or slot.gone:
+            slot.left()
+            self.held.remove(held)
+        elif what == "sends":
+            own = held if slot.state is State.SILENT else None
+            self.check(slot.heard, slot.peer, True, own)
+            slot.unread = False
+            slot.receiving()
+        elif what == "is served":
+            slot.serving()
+        elif what == "is answered" and slot.state is State.SERVING:
+            slot.answered()
+        elif what == "closes":
+            slot.closing()
+        elif what == "bytes wait":
+            held.waiting = True
+
+    @settings(max_examples=300)
+    @given(HISTORIES)
+    def test_any_history(self, history: list[tuple[str, Any, Any]]) -> None:
+        """Who goes is the first in the order, and there are never more than there may be."""
+        self.start()
+        with capturedLogs():
+            for what, which, speaks in history:
+                if what == "comes":
+                    self.check(partial(self.come, which, speaks), which, speaks, None)
+                elif what == "advance":
+                    self.clock.advance(which)
+                else:
+                    self.act(what, which)
+                self.assertLessEqual(len(self.alive()), self.limits.connections + 1)
+                self.assertLessEqual(len(self.held), self.connections.open_files)
+            for held in list(self.held):
+                held.slot.left()
+        self.assertTrue(self.connections.make_room(BAKER, BAKER))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class _Closing(Protocol):
@@ -476,7 +620,7 @@ class TimeTests(ConnectionsTestCase):
         client = self.let_in(BAKER)
         for _ in range(9):
             self.clock.advance(1)
-            client.place.receiving()
+            client.slot.receiving()
         self.assertTrue(client.transport.open)
         self.clock.advance(1)
         self.assertTrue(client.transport.aborted)
@@ -484,7 +628,7 @@ class TimeTests(ConnectionsTestCase):
     def test_serving(self) -> None:
         """A request that is here takes as long as it takes."""
         client = self.let_in(BAKER)
-        client.place.serving()
+        client.slot.serving()
         self.clock.advance(1000)
         self.assertTrue(client.transport.open)
 
@@ -492,10 +636,10 @@ class TimeTests(ConnectionsTestCase):
         """Then there are thirty seconds for another, and ten from its first byte to its last."""
         clients = [self.let_in(BAKER), self.let_in(BAKER)]
         for client in clients:
-            client.place.serving()
-            self.assertTrue(client.place.answered())
+            client.slot.serving()
+            self.assertTrue(client.slot.answered())
         self.clock.advance(29)
-        clients[0].place.receiving()
+        clients[0].slot.receiving()
         self.clock.advance(1)
         self.assertTrue(clients[0].transport.open)
         self.assertTrue(clients[1].transport.closed)
@@ -507,8 +651,8 @@ class TimeTests(ConnectionsTestCase):
         """One that has come by the time the idle time is over is not cut for it."""
         clients = [self.let_in(BAKER), self.let_in(BAKER)]
         for client in clients:
-            client.place.serving()
-            self.assertTrue(client.place.answered())
+            client.slot.serving()
+            self.assertTrue(client.slot.answered())
         clients[0].transport.waiting = b"POST"  # it is still with the system
         clients[1].protocol.pauseProducing()
         clients[1].protocol.dataReceived(b"POST")  # or waits to be given on
@@ -522,11 +666,11 @@ class TimeTests(ConnectionsTestCase):
     def test_closing(self) -> None:
         """A client that does not take what is written to it is cut off after ten seconds."""
         client = self.let_in(BAKER)
-        client.place.serving()
+        client.slot.serving()
         client.protocol.wrappedProtocol.transport.loseConnection()
-        client.place.receiving()
-        client.place.serving()
-        self.assertFalse(client.place.answered())
+        client.slot.receiving()
+        client.slot.serving()
+        self.assertFalse(client.slot.answered())
         self.clock.advance(9)
         self.assertFalse(client.transport.aborted)
         self.clock.advance(1)
@@ -539,11 +683,11 @@ class StoppingTests(ConnectionsTestCase):
     def test_stop(self) -> None:
         """Who waits is disconnected, who is served gets his answer and no other."""
         waiting, served = self.let_in(BAKER), self.let_in(BAKER)
-        served.place.serving()
+        served.slot.serving()
         self.connections.stopService()
         self.assertTrue(waiting.transport.closed)
         self.assertTrue(served.transport.open)
-        self.assertFalse(served.place.answered())
+        self.assertFalse(served.slot.answered())
         self.assertIsNone(self.come(BAKER))
 
     def test_half_sent(self) -> None:
@@ -555,12 +699,12 @@ class StoppingTests(ConnectionsTestCase):
         self.assertTrue(half.transport.open)
         self.assertTrue(late.transport.open)
         self.assertNoResult(stopped)
-        half.place.serving()
-        late.place.serving()
+        half.slot.serving()
+        late.slot.serving()
         self.assertNoResult(stopped)  # until it was handed on
         self.clock.advance(0)
         self.successResultOf(stopped)
-        self.assertFalse(half.place.answered())
+        self.assertFalse(half.slot.answered())
 
     def test_half_sent_for_ever(self) -> None:
         """It has a little time for that."""

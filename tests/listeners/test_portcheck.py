@@ -93,12 +93,12 @@ class SentenceTests(TestCase):
             (errno.EADDRINUSE, "localhost", "localhost:6732: this port is in use"),
             (errno.EINVAL, "fe80::1", "as in fe80::1%eth0"),
             (errno.ENODEV, "fe80::1%eth9", "this machine has no network interface eth9"),
-            (errno.EAFNOSUPPORT, "::1", "this kind of address switched on"),
+            (errno.EAFNOSUPPORT, "::1", "this kind of address is not enabled"),
             (errno.EACCES, "", "0.0.0.0:6732: Permission denied"),
             (errno.EMFILE, "", "Too many open files"),
         ):
             self.assertIn(words, self.said(OSError(number, os.strerror(number)), interface))
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         self.assertIn("no network interface eth9", self.said(unknown, "fe80::1%eth9"))
-        self.assertIn("nobody knows a machine of this name", self.said(unknown, "nowhere"))
-        self.assertIn("of this name", self.said(UnicodeError("label empty"), "a..b"))
+        self.assertIn("this host name is not known", self.said(unknown, "nowhere"))
+        self.assertIn("is not known", self.said(UnicodeError("label empty"), "a..b"))

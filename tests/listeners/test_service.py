@@ -20,8 +20,8 @@ from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.service import check_open_files, listener
+from tezio_signer.listeners.slots import Connection, Slot
 
 
 class ProtocolTests(TlsTestCase):
@@ -168,9 +168,9 @@ class DeadlineTests(TlsTestCase):
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(connections, "enter", tell)
         self.harness.port = self.port
@@ -191,9 +191,9 @@ class IdleTests(TlsTestCase):
         entered: list[str] = []
         enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(self.harness.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
@@ -231,7 +231,7 @@ class MistakeTests(SynchronousTestCase):
             connections = Connections(Limits(), Clock())
 
             def start(endpoint: str = endpoint, connections: Connections = connections) -> None:
-                door(endpoint, Harness().site, reactor, connections).privilegedStartService()
+                listener(endpoint, Harness().site, reactor, connections).privilegedStartService()
 
             sentence = str(self.assertRaises(StartupError, start))
             self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")

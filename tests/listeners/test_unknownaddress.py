@@ -171,10 +171,14 @@ KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 
 INVALID = "invalid authentication signature"
 CASES = {
     "cut_off": Case(
-        400, "the attestation is cut off in its block payload hash", Sign(PAYLOADS["att"][:-1])
+        400,
+        "the attestation is cut off in its block payload hash: 31 of 32 bytes, at byte 48",
+        Sign(PAYLOADS["att"][:-1]),
     ),
     "too_long": Case(
-        400, "the preattestation has 1 trailing byte", Sign(PAYLOADS["preatt"] + b"\x00")
+        400,
+        "the preattestation has 1 trailing byte, at byte 80",
+        Sign(PAYLOADS["preatt"] + b"\x00"),
     ),
     "empty": Case(400, "can't sign empty data", Sign(b"")),
     "unknown_magic_byte": Case(400, f"unknown magic byte 0xF8; {KINDS}", Sign(b"\xf8" + NOOP[1:])),

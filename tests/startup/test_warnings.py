@@ -73,7 +73,7 @@ class StoreTests(SynchronousTestCase):
         """What is amiss with the store is warned of, but not where it is left alone."""
         settings = settings_for(key_of(TZ1, GENERIC), store=EtcdAddress(("http://a:1",)))
         (warning,) = cautions.warnings_of(settings, ["unix:/x"], [])
-        self.assertIn("http://a:1 is not encrypted", warning)
+        self.assertIn("http://a:1: traffic is not encrypted", warning)
         simulated = evolve(settings, store=None)
         self.assertEqual(cautions.warnings_of(simulated, ["unix:/x"], []), ())
 

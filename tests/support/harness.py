@@ -35,7 +35,7 @@ from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.policy import Peer, SigningRequest
@@ -232,7 +232,7 @@ class Harness(Client):
         client_ca: ClientCa | None = None,
     ) -> str:
         """Open a door as the daemon does; where it listens, as it says in the log."""
-        service = door(endpoint, factory, reactor, self.connections, client_ca)
+        service = listener(endpoint, factory, reactor, self.connections, client_ca)
         at = opened(service)
         test.addCleanup(service.stopService)
         return at

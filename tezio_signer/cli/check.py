@@ -22,11 +22,11 @@ from tezio_signer.config.locate import config_path, load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.errors import InUseError, StartupError
 from tezio_signer.hsm.boards import find_boards
-from tezio_signer.listeners.certificates import certificate_warnings
 from tezio_signer.listeners.endpointcheck import check_each_once, check_endpoints
 from tezio_signer.listeners.endpoints import Endpoint
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, try_door
+from tezio_signer.listeners.service import check_open_files, try_listener
+from tezio_signer.listeners.tls.certificates import certificate_warnings
 from tezio_signer.reactors import Reactor
 from tezio_signer.startup.files import (
     FileFacts,
@@ -126,7 +126,7 @@ def _look_at_endpoints(
         try:
             check_endpoints([endpoint], None)
             readable.append(Endpoint.parse(endpoint))
-            try_door(endpoint, reactor, connections)
+            try_listener(endpoint, reactor, connections)
         except InUseError as error:
             in_use.append(error)
         except StartupError as error:

@@ -74,7 +74,7 @@ def store_warnings(address: StoreAddress | None) -> list[str]:
     if not isinstance(address, EtcdAddress):
         return keeping_warnings(address, "watermarks.store")
     return [
-        f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
+        f"watermarks.store: {url}: traffic is not encrypted and can be altered in transit"
         for url in address.endpoints
         if url.startswith("http:") and urlsplit(url).hostname not in _LOOPBACK
     ]

@@ -35,7 +35,7 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     Reads what the endpoints need: names and values of their arguments, certificates and keys.
     Opens nothing.
 
-    :param texts: of all doors, since a protection that leaves out some of them may be none.
+    :param texts: of all listeners, since a protection that leaves out some may be none.
     """
     endpoints = [Endpoint.parse(text) for text in texts]
     for endpoint in endpoints:
@@ -43,8 +43,8 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
         _check_method(endpoint)
     check_each_once(endpoints)
     warnings = [
-        f"whoever can connect to {endpoint.text} chooses the address that it counts as: let "
-        "nobody but the proxy, by interface=127.0.0.1 or a firewall"
+        f"whoever can connect to {endpoint.text} can claim any client address: let only the proxy "
+        "connect, by interface=127.0.0.1 or a firewall"
         for endpoint in endpoints
         if endpoint.proxied and not endpoint.is_private
     ]
@@ -58,9 +58,9 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
 
 
 def check_each_once(endpoints: Iterable[Endpoint]) -> None:
-    """Raises StartupError if two endpoints are one place, of which the second cannot be opened."""
+    """Raises StartupError if two endpoints are the same, so that the second cannot be opened."""
     for one, other in combinations(endpoints, 2):
-        if _same_place(one, other):
+        if _are_the_same(one, other):
             what = (
                 f"{one.text!r} is named twice"
                 if one.text == other.text
@@ -68,11 +68,11 @@ def check_each_once(endpoints: Iterable[Endpoint]) -> None:
             )
             raise StartupError(
                 f"{what}, and nothing can listen there twice: leave one of them out, or give it "
-                "another place"
+                "another port or path"
             )
 
 
-def _same_place(one: Endpoint, other: Endpoint) -> bool:
+def _are_the_same(one: Endpoint, other: Endpoint) -> bool:
     if "systemd" in (one.kind, other.kind):
         # Both would listen on one socket, and share its clients between them by chance.
         return one.kind == other.kind and _handed_over(one) == _handed_over(other)
@@ -98,7 +98,7 @@ def _check_arguments(endpoint: Endpoint) -> None:
         return
     if endpoint.surplus:
         sample = "tcp6:6732:interface=::1" if endpoint.kind == "tcp6" else _SAMPLE
-        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for", sample)
+        raise _no_endpoint(endpoint, f"{endpoint.surplus[0]!r} is one argument too many", sample)
     for name in endpoint.arguments:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -201,15 +201,15 @@ def _meant(text: str) -> str:
 
 def _no_endpoint(endpoint: Endpoint, why: str, sample: str = _SAMPLE) -> StartupError:
     return StartupError(
-        f"{endpoint.text!r} is no endpoint to listen on: {why}; one that works is {sample}"
+        f"{endpoint.text!r} is not an endpoint to listen on: {why}; one that works is {sample}"
     )
 
 
 def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:
     if not any(endpoint.is_tls for endpoint in endpoints):
         raise StartupError(
-            "client_ca protects nothing: no endpoint is TLS, such as "
-            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
+            "client_ca protects nothing, since no endpoint is TLS: leave it out, or add one such "
+            "as ssl:6732:privateKey=key.pem:certKey=cert.pem"
         )
     for endpoint in endpoints:
         if endpoint.kind == "tls":
@@ -217,7 +217,7 @@ def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:
                 f"{endpoint.text!r} cannot ask for the certificates of client_ca: use ssl: instead"
             )
     return [
-        f"{endpoint.text} asks for no client certificate: client_ca is for TLS only"
+        f"{endpoint.text} does not ask for a client certificate: client_ca is for TLS only"
         for endpoint in endpoints
         if not endpoint.is_tls
     ]
@@ -227,6 +227,6 @@ def _check_method(endpoint: Endpoint) -> None:
     method = endpoint.arguments.get("sslmethod")
     if method is not None and method not in _METHODS:
         raise StartupError(
-            f"{endpoint.text!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that "
+            f"{endpoint.text!r}: sslmethod={method} is not possible: TLS 1.2 is the oldest that "
             "is spoken; leave sslmethod out"
         )

@@ -13,7 +13,7 @@ from twisted.internet.endpoints import (
 
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import CertificateFiles, Source, SourceDirectory
+from tezio_signer.listeners.tls.certificates import CertificateFiles, Source, SourceDirectory
 
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""
@@ -72,14 +72,14 @@ class Endpoint:
         try:
             given, named = _parse(description)
         except RuntimeError as error:
-            raise StartupError(f"{text!r} is no endpoint: it ends in a backslash") from error
+            raise StartupError(f"{text!r} is not an endpoint: it ends in a backslash") from error
         proxied = given[:1] != [] and given[0].lower() == PROXY
         if proxied:
             description = description.partition(":")[2]
             given = given[1:] or [""]
         kind = given[0].lower() if given else ""
         if kind == PROXY:
-            raise StartupError(f"{text!r} names {PROXY} twice")
+            raise StartupError(f"{text!r} names {PROXY} twice; leave one of them out")
         if description.lower().startswith(kind):  # which Twisted wants in small letters
             description = kind + description[len(kind) :]
         names = ARGUMENTS.get(kind, ())

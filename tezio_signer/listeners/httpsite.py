@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from enum import Enum, auto
 from io import BytesIO
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,8 +16,9 @@ from twisted.web.server import Request, Site
 
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import Malformed, Refused, TooLarge
-from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez.json import error_list
+from tezio_signer.reactors import cancel
 from tezio_signer.sparinglog import SparingLog
 
 MAX_PIPELINED = 16
@@ -72,7 +74,7 @@ class SignerRequest(Request):
 
     def _answer_below_the_routes(self, refused: Refused, with_body: bool = True) -> None:
         peer = self.getClientAddress()
-        self.channel.site.strangers.warn(
+        self.channel.site.sparing_log.warn(
             "refused a request from {peer}: {status} {sentence}",
             peer=getattr(peer, "host", peer),
             status=refused.status,
@@ -103,7 +105,7 @@ class SignerRequest(Request):
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method != method.upper():  # Klein would take `post` for POST
-            raise Malformed("the method of a request is written in capitals")
+            raise Malformed("the method of a request must be in capitals")
         path, _, query = target.partition(b"?")
         if query.count(b"&") + query.count(b";") >= MAX_ARGUMENTS:
             raise Malformed(f"the query has more than {MAX_ARGUMENTS} arguments")
@@ -140,25 +142,46 @@ def _answer(refused: Refused, with_body: bool = True) -> bytes:
     return head + body if with_body else head
 
 
-class SignerChannel(HTTPChannel):
-    """A connection that says what it is doing, and reads HTTP one way only.
+class State(Enum):
+    """What a connection does; see `SignerChannel`."""
 
-    A request that comes behind another waits for the reactor's next turn: thousands of them
-    in one packet must not keep all others waiting.
+    READING = auto()
+    SERVING = auto()
+    QUEUED = auto()
+    CLOSING = auto()
+
+
+class SignerChannel(HTTPChannel):
+    """A connection that says what it does, and reads HTTP one way only.
+
+    States and their transitions:
+
+    - READING: a request is awaited, or comes. To SERVING when it is whole.
+    - SERVING: it is answered. To QUEUED with its answer.
+    - QUEUED: the next request waits for the next turn of the reactor. To READING in it.
+    - CLOSING: from every state, when there will be no other request. The end.
+
+    Invariants (each with its test in `tests/listeners/test_httpsite.py`):
+
+    1. In one turn of the reactor a connection has one request answered, however many come in
+       one packet (`test_one_each_turn`), and not for ever (`test_no_end_of_them`).
+    2. What comes while a request is answered is kept, up to the size of another one
+       (`test_too_much_in_advance`).
+    3. A client that does not read its answers gets no more of them
+       (`test_answers_that_are_not_read`).
+    4. In CLOSING nothing is read (`test_nothing_after_the_end`), and nothing is left to be done
+       when the connection is lost (`test_gone_before_its_turn`).
     """
 
     site: "SignerSite"
     transport: ITCPTransport
-    _place: Place | None = None
-    _closing = False
-    _reading = False
-    _serving = False
-    _early = 0
+    callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
+    _slot: Slot
+    _state = State.READING
     _pipelined = 0
     _pieces = 0
     _chunks = 0
     _turn: IDelayedCall | None = None
-    callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
     @property
     def limits(self) -> Limits:
@@ -184,29 +207,25 @@ class SignerChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self.maxHeaders = self.limits.headers
         self.totalHeadersSize = self.MAX_LENGTH = self.limits.header_bytes
-        self._place = place_of(self.transport)
-        if self._place is not None:
-            self._place.close = self.loseConnection  # which knows how to close TLS
+        self._slot = slot_of(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         # Under TLS, bytes go on coming until the client has closed its side.
-        if self._closing:
+        if self._state is State.CLOSING:
             return
-        if self._serving:
+        if self._state is State.READING:
+            self._slot.receiving()
+        elif self._early() + len(data) > self.limits.body_bytes + self.limits.header_bytes:
             # Twisted stops reading then, but not in every case under TLS.
-            self._early += len(data)
-            if self._early > self.limits.body_bytes + self.limits.header_bytes:
-                self.forceAbortClient()
-                return
-        elif self._place is not None:
-            self._place.receiving()
-        self._reading = True
+            self.forceAbortClient()
+            return
         self._pieces = 0
-        try:
-            super().dataReceived(data)
-        finally:
-            self._reading = False
+        super().dataReceived(data)
+
+    def _early(self) -> int:
+        """How many bytes have come behind the request that is answered."""
+        return sum(map(len, self._dataBuffer))
 
     def lineReceived(self, line: bytes) -> None:
         if line[:1] in (b" ", b"\t"):
@@ -248,40 +267,39 @@ class SignerChannel(HTTPChannel):
             super()._respondToBadRequestAndDisconnect()
 
     def allContentReceived(self) -> None:
-        self._serving = True
+        self._state = State.SERVING
         self._chunks = 0
-        if self._place is not None:
-            self._place.serving()
+        self._slot.serving()
         super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
-        if self._place is not None and not self._place.answered():
+        if not self._slot.answered():
             self.persistent = 0
-        if self._reading:
-            self._turn = self.callLater(0, self._next_request, request)
-        else:
-            self._next_request(request)
+        if self._state is State.SERVING:
+            self._state = State.QUEUED
+        self._turn = self.callLater(0, self._next_request, request)
 
     def _next_request(self, request: http.Request) -> None:
         self._turn = None
-        self._serving = False
-        self._early = 0
-        self._pipelined = self._pipelined + 1 if any(self._dataBuffer) else 0
+        if self._state is State.QUEUED:
+            self._state = State.READING
+        self._pipelined = self._pipelined + 1 if self._early() else 0
         # Who does not read his answers gets no more of them.
         if self._waitingForTransport or self._pipelined >= MAX_PIPELINED:
             self.persistent = 0
         super().requestDone(request)
 
+    def finish(self) -> None:
+        """Close when everything is written."""
+        self.loseConnection()
+
     def loseConnection(self) -> None:
-        self._closing = True
-        if self._place is not None:
-            self._place.closing()
+        self._state = State.CLOSING
+        self._slot.closing()
         super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        cancel(self._turn)
         super().connectionLost(reason)
 
 
@@ -307,7 +325,7 @@ class SignerSite(Site):
         # Otherwise the Content-Type of every POST goes through the e-mail parser.
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
-        self.strangers = SparingLog(Request._log, self.reactor)
+        self.sparing_log = SparingLog(Request._log, self.reactor)
 
     def refusal(self, refused: Refused) -> bytes:
         """What a client is told who may ask nothing, whatever he was about to ask."""

@@ -39,27 +39,27 @@ def _why(error: Exception, port: int, interface: str) -> str:
         address = ip_address(interface) if interface else None
     except ValueError:  # a host name
         if number == EADDRNOTAVAIL:
-            return f"{interface} is the name of another machine; take an address of this one"
+            return f"{interface} is the name of another machine; use an address of this one"
         if isinstance(error, gaierror | UnicodeError):
-            return f"nobody knows a machine of this name ({said}); take an address of this one"
+            return f"this host name is not known ({said}); use an address of this machine"
         return _why(error, port, "")
     if isinstance(address, IPv6Address):
         zone = address.scope_id
         if zone is None and number == EINVAL and address.is_link_local:
-            return f"this address wants the name of a network interface, as in {address}%eth0"
+            return f"this address needs the name of a network interface, as in {address}%eth0"
         if zone is not None and (isinstance(error, gaierror) or number in (EINVAL, ENODEV)):
             return f"this machine has no network interface {zone} (`ip link` shows what it has)"
     if number == EADDRNOTAVAIL:
         return "this machine does not have this address (`ip address` shows those that it has)"
     if number == EADDRINUSE:
-        return "this port is in use by another program; stop it first, or take another port"
+        return "this port is in use by another program; stop it first, or use another port"
     if number == EACCES and port < _FIRST_FREE:
         return (
-            f"this user may not use a port below {_FIRST_FREE}; take a higher one, or allow it "
+            f"this user may not use a port below {_FIRST_FREE}; use a higher one, or allow it "
             "(AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of systemd)"
         )
     if number == EAFNOSUPPORT:
-        return "this machine does not have this kind of address switched on"
+        return "this kind of address is not enabled on this machine; use another one"
     return said
 
 

@@ -196,7 +196,7 @@ def adopt(
         handed_over = _ListeningSocket(fileno=os.dup(descriptor))
         listens = handed_over.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
     except OSError as error:
-        raise StartupError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+        raise StartupError(f"descriptor {descriptor} is not a socket: {error.strerror}") from error
     if handed_over.family != family or not listens:
         handed_over.close()
         raise StartupError(

@@ -1,4 +1,4 @@
-"""Doors behind a proxy that says of each connection whose it is: the PROXY protocol of HAProxy.
+"""Listeners behind a proxy that says of each connection whose it is: HAProxy's PROXY protocol.
 
 Both versions of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. Twisted's own
 reading of it lets pass for the proxy whoever the proxy says nothing of, and takes some of
@@ -25,7 +25,7 @@ from zope.interface import directlyProvides
 
 from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
 from tezio_signer.listeners.peers import UnsaidAddress, credentials_at
-from tezio_signer.listeners.slots import place_of
+from tezio_signer.listeners.slots import slot_of
 from tezio_signer.listeners.wrapping import HalfCloseableWrapper, name_of
 
 _NEWLINE = b"\r\n"
@@ -153,14 +153,12 @@ class _Proxied(HalfCloseableWrapper):
     def _goes_on(self, client: IAddress) -> bool:
         """Whether a client of the proxy is served, or told at least that it is not."""
         factory = cast(ProxiedFactory, self.factory)
-        connections, place = factory.connections, place_of(self.transport)
-        if place is not None:
-            place.client = host_of(client)
+        connections, slot = factory.connections, slot_of(self.transport)
+        slot.client = host_of(client)
         refused = connections.refusal(client, credentials_at(self.transport))
         if refused is None:
             return True
-        if place is not None:
-            place.client = UNKNOWN
+        slot.client = UNKNOWN
         told = connections.may_tell(host_of(client, str(client)), refused, factory.tls)
         if not told or factory.refusing is None:
             self.loseConnection()
@@ -172,15 +170,13 @@ class _Proxied(HalfCloseableWrapper):
         self._muted = True  # TLS would say that there is an end
         served.connectionLost(Failure(ConnectionDone()))
         self._muted = False
-        if place is not None:
-            place.close = self.loseConnection
         refusing.makeConnection(cast(ITransport, self))
         return True
 
     def _turn_away(self) -> None:
-        assert isinstance(self.factory, ProxiedFactory)
+        factory = cast(ProxiedFactory, self.factory)
         peer = host_of(super().getPeer())
-        self.factory.connections.turned_away(peer, "does not begin with a PROXY header")
+        factory.connections.log_cut(peer, "does not begin with a PROXY header")
         self._received = b""
         self.loseConnection()
 
@@ -212,5 +208,5 @@ class ProxiedFactory(WrappingFactory):
         self.tls = tls
 
     def logPrefix(self) -> str:
-        """The name of the door."""
+        """The name of the factory that it wraps."""
         return f"{name_of(self.wrappedFactory)} (PROXY)"

@@ -13,13 +13,13 @@ from twisted.internet.protocol import Factory
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.certificates import ServedCertificates
 from tezio_signer.listeners.endpoints import Endpoint
-from tezio_signer.listeners.handshakes import TlsFactory
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.portcheck import try_tcp
 from tezio_signer.listeners.proxyprotocol import ProxiedFactory
-from tezio_signer.listeners.tlsdirectory import speak_sparingly
+from tezio_signer.listeners.tls.certificates import ServedCertificates
+from tezio_signer.listeners.tls.directory import speak_sparingly
+from tezio_signer.listeners.tls.handshakes import TlsFactory
 from tezio_signer.listeners.unixpath import SocketPath
 from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
@@ -36,11 +36,12 @@ def check_open_files(connections: Connections) -> None:
     if allowed not in (resource.RLIM_INFINITY, -1) and allowed < needed:
         raise StartupError(
             f"limits.connections is {connections.limits.connections}, which may need {needed} open "
-            f"files; this process may open {allowed} (ulimit -n)"
+            f"files; this process may open {allowed}: lower it, or raise `ulimit -n` (LimitNOFILE "
+            "in the unit of systemd)"
         )
 
 
-def door(
+def listener(
     endpoint: str,
     factory: IProtocolFactory,
     reactor: Reactor,
@@ -68,10 +69,10 @@ def door(
         listening: Any = _ListeningReactor(reactor, connections, limit)
         return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
+        raise StartupError(f"{endpoint!r} is not an endpoint to listen on: {error}") from error
 
 
-def try_door(endpoint: str, reactor: Reactor, connections: Connections) -> None:
+def try_listener(endpoint: str, reactor: Reactor, connections: Connections) -> None:
     """Raises StartupError for what would keep the daemon from an endpoint; opens nothing.
 
     A socket of systemd is handed to the daemon itself only, and what a plugin opens is not known.
@@ -81,7 +82,7 @@ def try_door(endpoint: str, reactor: Reactor, connections: Connections) -> None:
     to_open = Endpoint.parse(endpoint)
     if to_open.kind == "systemd":
         return
-    door(endpoint, Factory(), reactor, connections)
+    listener(endpoint, Factory(), reactor, connections)
     if to_open.is_known:
         trying: Any = _TryingReactor(reactor)
         listening: Any = listening_service(to_open.transport, Factory(), trying)

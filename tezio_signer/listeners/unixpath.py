@@ -74,7 +74,7 @@ class SocketPath:
         """What an operator is told of an error of the system's."""
         directory = os.path.dirname(self._absolute)
         if error.errno == ENOENT and not os.path.isdir(directory):
-            return StartupError(f"{self._path}: there is no directory {directory}")
+            return StartupError(f"{self._path}: there is no directory {directory}; create it")
         if error.errno == EADDRINUSE:
             return StartupError(
                 f"{self._path} exists, and with lockfile=0 it is not taken over: delete it, or "
@@ -137,7 +137,8 @@ class SocketPath:
     def _check_is_lock(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode) or status.st_size:
             raise StartupError(
-                f"{self._absolute}{LOCK_SUFFIX} is in the way: it is no lock of this daemon's"
+                f"{self._absolute}{LOCK_SUFFIX} is not a lock of this daemon: move it away, or "
+                "use another path"
             )
 
     def _has_dead(self) -> bool:
@@ -147,7 +148,9 @@ class SocketPath:
         except FileNotFoundError:
             return False
         if not stat.S_ISSOCK(status.st_mode):
-            raise StartupError(f"{self._path} is no socket, and stays as it is")
+            raise StartupError(
+                f"{self._path} exists and is not a socket: move it away, or use another path"
+            )
         with socket(AF_UNIX, SOCK_STREAM) as asking:
             asking.setblocking(False)
             answer = asking.connect_ex(self._path)

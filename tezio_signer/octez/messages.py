@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from tezio_signer.tezos.binary import Reader
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 
 FRAME_HEADER = 2
@@ -104,43 +105,29 @@ Request = (
 )
 
 
-class _Cursor:
-    """Reads fields from left to right; raises Undecodable for one that does not fit."""
+class _Request(Reader):
+    """The payload of a frame; what cannot be read is an `Undecodable`."""
 
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self._at = 0
-
-    def left(self) -> int:
-        return len(self._payload) - self._at
-
-    def take(self, size: int, field: str) -> bytes:
-        if size > self.left():
-            raise Undecodable(f"the {field} is cut off: {self.left()} of {size} bytes")
-        self._at += size
-        return self._payload[self._at - size : self._at]
-
-    def number(self, size: int, field: str) -> int:
-        return int.from_bytes(self.take(size, field), "big")
+    error = Undecodable
 
     def hash(self) -> PublicKeyHash:
         raw = self.take(_HASH_LENGTH, "public key hash")
         try:
             return PublicKeyHash.from_bytes(raw)
         except ValueError as error:
-            raise Undecodable(f"{raw[0]} is no kind of key") from error
+            raise self.unreadable(f"{raw[0]} is no kind of key") from error
 
     def signing_hash(self) -> tuple[PublicKeyHash, int | None]:
         """The key of a request to sign, where the hash of a tz4 key is wrapped with a version."""
-        tag = self._payload[self._at : self._at + 1]
-        if tag > bytes([_WITH_VERSION]):
-            raise Undecodable(f"{tag[0]} is no kind of key that signs over a socket")
-        if tag != bytes([_WITH_VERSION]):
+        tag = self.next()
+        if tag is not None and tag > _WITH_VERSION:
+            raise self.unreadable(f"{tag} is no kind of key that signs over a socket")
+        if tag != _WITH_VERSION:
             return self.hash(), None
         self.take(1, "kind of key")
         key, version = self.hash(), self.number(1, "signature version")
         if version not in _VERSIONS:
-            raise Undecodable(f"{version} is no signature version")
+            raise self.unreadable(f"{version} is no signature version")
         return key, version
 
     def data(self) -> bytes:
@@ -148,11 +135,11 @@ class _Cursor:
 
     def signature(self) -> Signature | None:
         """All that is left: the signature has no byte to say that it is there."""
-        if not self.left():
+        raw = self.rest("authentication signature")
+        if not raw:
             return None
-        raw = self.take(self.left(), "authentication signature")
         if len(raw) not in _SIGNATURES:
-            raise Undecodable(f"an authentication signature has not {len(raw)} bytes")
+            raise self.unreadable(f"an authentication signature has not {len(raw)} bytes")
         return Signature(_SIGNATURES[len(raw)], raw)
 
     def optional_bls_key(self) -> bytes | None:
@@ -162,32 +149,31 @@ class _Cursor:
         return self.take(_BLS_KEY_LENGTH, "public key")
 
 
-def _sign(cursor: _Cursor) -> Request:
-    key, version = cursor.signing_hash()
-    return Sign(key, cursor.data(), cursor.signature(), version)
+def _sign(read: _Request) -> Request:
+    key, version = read.signing_hash()
+    return Sign(key, read.data(), read.signature(), version)
 
 
-_READERS: dict[int, Callable[[_Cursor], Request]] = {
+_READERS: dict[int, Callable[[_Request], Request]] = {
     0x00: _sign,
-    0x01: lambda cursor: GetPublicKey(cursor.hash()),
+    0x01: lambda read: GetPublicKey(read.hash()),
     0x02: lambda _: GetAuthorizedKeys(),
-    0x03: lambda cursor: DeterministicNonce(cursor.hash(), cursor.data(), cursor.signature()),
-    0x04: lambda cursor: DeterministicNonceHash(cursor.hash(), cursor.data(), cursor.signature()),
-    0x05: lambda cursor: SupportsDeterministicNonces(cursor.hash()),
+    0x03: lambda read: DeterministicNonce(read.hash(), read.data(), read.signature()),
+    0x04: lambda read: DeterministicNonceHash(read.hash(), read.data(), read.signature()),
+    0x05: lambda read: SupportsDeterministicNonces(read.hash()),
     0x06: lambda _: ListKnownKeys(),
-    0x07: lambda cursor: ProvePossession(cursor.hash(), cursor.optional_bls_key()),
+    0x07: lambda read: ProvePossession(read.hash(), read.optional_bls_key()),
 }
 
 
 def decode(payload: bytes) -> Request:
     """Decode the payload of a frame; raises Undecodable."""
-    cursor = _Cursor(payload)
-    tag = cursor.number(1, "kind of request")
+    read = _Request(payload, "the request")
+    tag = read.number(1, "kind")
     if tag not in _READERS:
-        raise Undecodable(f"{tag} is no kind of request")
-    request = _READERS[tag](cursor)
-    if cursor.left():
-        raise Undecodable(f"{cursor.left()} trailing bytes")
+        raise read.unreadable(f"{tag} is no kind of request")
+    request = _READERS[tag](read)
+    read.end()
     return request
 
 

@@ -11,8 +11,8 @@ from attrs import frozen
 
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.host.accounts import group_name, user_name
-from tezio_signer.listeners.certificates import CertificateFiles
 from tezio_signer.listeners.endpoints import Endpoint
+from tezio_signer.listeners.tls.certificates import CertificateFiles
 
 
 @frozen

@@ -24,11 +24,17 @@ ROOMS = {
         ("watermarks.test_rule", "watermarks.test_claims", *_PROMISES),
     ),
     "claims": Room(
-        ("tezio_signer.watermarks.claims",),
         (
+            "tezio_signer.watermarks.claims",
+            "tezio_signer.watermarks.heldmark",
+            "tezio_signer.watermarks.readingloop",
+        ),
+        (
+            "watermarks.test_readingloop",
             "watermarks.test_claims",
             "watermarks.test_sharedclaims",
             "watermarks.test_recovery",
+            "watermarks.test_heldmark",
             "test_signer_store",
             "test_resource_watermarks",
             *_PROMISES,
@@ -61,6 +67,8 @@ ROOMS = {
         ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
         (
             "watermarks.etcd.test_store",
+            "watermarks.etcd.test_seen",
+            "watermarks.etcd.test_damage",
             "watermarks.etcd.test_answers",
             "watermarks.etcd.test_gateway",
             *_PROMISES,
@@ -97,7 +105,10 @@ ROOMS = {
         ("tezio_signer.hsm.framing",),
         ("hsm.test_framing", "test_serialhsm", "hsm.test_device"),
     ),
-    "payload": Room(("tezio_signer.tezos.payload",), ("tezos.test_payload", "test_policy")),
+    "payload": Room(
+        ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
+        ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_policy"),
+    ),
     "keys": Room(
         ("tezio_signer.tezos.keys",), ("tezos.test_keys", "tezos.test_base58check", "test_policy")
     ),

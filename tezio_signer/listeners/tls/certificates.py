@@ -54,7 +54,10 @@ class Dated:
         if now >= ends:
             return f"{whose} has expired on {ends:%Y-%m-%d}: clients refuse it; {_RENEW}"
         if now < begins:
-            return f"{whose} is valid from {begins:%Y-%m-%d %H:%M} UTC only: is the clock right?"
+            return (
+                f"{whose} is not valid before {begins:%Y-%m-%d %H:%M} UTC: check the clock of this "
+                "machine"
+            )
         if now >= ends - WARN_BEFORE:
             days = (ends - now).days
             return f"{whose} expires on {ends:%Y-%m-%d}, in {days} days; {_RENEW}"
@@ -137,7 +140,10 @@ class CertificateFiles:
         authorities = self._authorities()
         try:
             if key.public_key() != certificates[0].public_key():
-                raise self._bad(f"the key in {self.key} is not that of {self.certificate}")
+                raise self._bad(
+                    f"the key in {self.key} does not belong to the certificate in "
+                    f"{self.certificate}"
+                )
             options = ssl.CertificateOptions(
                 privateKey=crypto.PKey.from_cryptography_key(key),
                 certificate=crypto.X509.from_cryptography(certificates[0]),
@@ -187,7 +193,7 @@ class CertificateFiles:
             raise self._bad(f"{path} cannot be read: {error.strerror}") from error
 
     def _bad(self, why: str) -> StartupError:
-        return StartupError(f"{self.endpoint!r} is no endpoint to listen on: {why}")
+        return StartupError(f"{self.endpoint!r} is not an endpoint to listen on: {why}")
 
 
 @frozen
@@ -215,7 +221,7 @@ class SourceDirectory:
             ]
         except (crypto.Error, SSL.Error, ValueError, TypeError, OSError, UnsupportedAlgorithm) as e:
             raise StartupError(
-                f"{self.endpoint!r} is no endpoint to listen on: {self.path}: {reason(e)}"
+                f"{self.endpoint!r} is not an endpoint to listen on: {self.path}: {reason(e)}"
             ) from e
         if not contexts:
             raise StartupError(
@@ -284,7 +290,8 @@ class ServedCertificates:
                 raise StartupError(f"the key for {', '.join(sorted(halved))} is missing")
         except (StartupError, OSError) as error:
             self._log.warn(
-                "the new certificate of {endpoint} is not served, but the one before: {why}",
+                "the new certificate of {endpoint} cannot be used, "
+                "the one before is still served: {why}",
                 endpoint=self._source.endpoint,
                 why=str(error),
             )
