@@ -20,7 +20,7 @@ from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.request import Credentials, Peer
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.claims import Claim, Watermarks
@@ -280,9 +280,9 @@ class DrainingTests(RaceTestCase):
             "edsigtkpiSSschcaCt9pUVrpNPf7TTcgvgDEDD6NCEHMy8NNQJCGnMfLZzYoQj74yLjo9wx6MPVV29CvVzgi7qEcEUok3k7AuMg"
         )
         asked = submission(NOOP)
-        request = signer.submit(
-            evolve(asked, read=lambda: evolve(asked.read(), authentication=signature))
-        )
+        assert asked.request is not None
+        authenticated = evolve(asked.request, authentication=signature)
+        request = signer.submit(evolve(asked, asked=authenticated))
         drained = signer.drained()
         self.assertNoResult(drained)
         self.clock.advance(DEADLINE)
@@ -341,11 +341,7 @@ class LineTests(RaceTestCase):
 
     def test_long_key(self) -> None:
         """Of what stands in the place of a key, the first sixty characters are shown."""
-
-        def unread() -> Any:
-            raise Conflict("no")
-
-        asked = evolve(submission(NOOP), key="k" * 61, read=unread)
+        asked = evolve(submission(NOOP), key="k" * 61, asked=Conflict("no"))
         with capturedLogs() as events:
             self.told(self.signer.submit(asked), Conflict)
         self.assertIn(f"refused a request for {'k' * 60} from", formatEvent(events[-1]))

@@ -134,10 +134,10 @@ def makeService(options: Options) -> Daemon:
     sockets_at = _from_here(options["octez-socket"]) or settings.octez_socket
     for warning in warnings_of(settings, http_at, sockets_at):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
-    connections = Connections(settings.limits, reactor, signer.admit)
+    connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
     check_open_files(connections)
     routes = SignerResource(signer, settings.request_token).app.resource()
-    site = SignerSite(routes, settings.limits, reactor)
+    site = SignerSite(routes, settings.limits, reactor, signer.decisions)
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
         connections,

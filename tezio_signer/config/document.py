@@ -30,7 +30,7 @@ from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
 from tezio_signer.listeners.endpoints import resolved
-from tezio_signer.policy import network_of
+from tezio_signer.request import network_of
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
