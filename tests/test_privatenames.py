@@ -20,7 +20,6 @@ USED = {
     "twisted.internet._sslverify": "tls.directory: its logger, see below",
     "twisted.internet._sslverify._log": "tls.directory: says a line for each failed handshake, which any client can cause",
     "twisted.internet.abstract.FileDescriptor._tempDataBuffer": "serialhsm: bytes that wait to be sent",
-    "twisted.internet.endpoints._parse": "endpoints: whoever reads an endpoint otherwise than Twisted may be deceived",
     "twisted.internet.tcp.Port._getLogPrefix": "ports: for the line that Twisted logs when it listens",
     "twisted.internet.tcp.Port._preexistingSocket": "ports: a socket that was handed over, as adoptStreamPort has it",
     "twisted.internet.tcp.Port._shouldShutdown": "ports: what was handed over is listened on after us",

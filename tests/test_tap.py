@@ -26,10 +26,10 @@ from tests.support.harness import Client
 from tests.support.owndirectory import own_directory
 from tests.support.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
+from tezio_signer.config.endpoints import resolved
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.listeners.endpoints import resolved
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.request import Peer

@@ -5,10 +5,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import Authority
+from tezio_signer.config.endpoints import Endpoint, resolved
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.endpointcheck import check_endpoints
-from tezio_signer.listeners.endpoints import Endpoint, resolved
 
 
 class ReadingTests(SynchronousTestCase):

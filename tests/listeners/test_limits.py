@@ -175,7 +175,7 @@ class RoomTests(ConnectionsTestCase):
         self.clock.advance(YOUNG_SECONDS)
         let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
-        self.assertEqual(self.connections.open_files, 7)
+        self.assertEqual(self.connections.limits.open_files, 7)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()
@@ -526,7 +526,7 @@ class EvictionOrderTests(SynchronousTestCase):
                 else:
                     self.act(what, which)
                 self.assertLessEqual(len(self.alive()), self.limits.connections + 1)
-                self.assertLessEqual(len(self.held), self.connections.open_files)
+                self.assertLessEqual(len(self.held), self.connections.limits.open_files)
             for held in list(self.held):
                 held.slot.left()
         self.assertTrue(self.connections.make_room(BAKER, BAKER))

@@ -7,12 +7,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import combinations
 
-from twisted.internet.interfaces import IStreamServerEndpointStringParser
-from twisted.plugin import getPlugins
-
-from tezio_signer.config.settings import ClientCa
-from tezio_signer.errors import StartupError
-from tezio_signer.listeners.endpoints import (
+from tezio_signer.config.endpoints import (
     ARGUMENTS,
     LONGEST_SOCKET,
     PATHS,
@@ -20,6 +15,8 @@ from tezio_signer.listeners.endpoints import (
     Endpoint,
     is_ipv6,
 )
+from tezio_signer.config.settings import ClientCa
+from tezio_signer.errors import StartupError
 from tezio_signer.listeners.sameplace import same_address, same_path
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
@@ -51,10 +48,17 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
     if client_ca is not None:
         warnings += _check_client_ca(endpoints)
     for endpoint in endpoints:
-        source = endpoint.certificates(client_ca)
-        if source is not None:
-            source.load()
+        if endpoint.is_tls:
+            _check_certificates(endpoint, client_ca)
     return tuple(warnings)
+
+
+def _check_certificates(endpoint: Endpoint, client_ca: ClientCa | None) -> None:
+    from tezio_signer.listeners.tls.certificates import certificates_of  # which takes OpenSSL
+
+    source = certificates_of(endpoint, client_ca)
+    if source is not None:
+        source.load()
 
 
 def check_each_once(endpoints: Iterable[Endpoint]) -> None:
@@ -177,6 +181,9 @@ def _check_unix(endpoint: Endpoint) -> None:
 
 def _check_kind(endpoint: Endpoint) -> None:
     """A kind that is none of Twisted's own may be a plugin's, who knows its arguments."""
+    from twisted.internet.interfaces import IStreamServerEndpointStringParser
+    from twisted.plugin import getPlugins
+
     kinds = ", ".join(ARGUMENTS)
     plugins = [plugin.prefix.lower() for plugin in getPlugins(IStreamServerEndpointStringParser)]
     if endpoint.kind not in plugins:

@@ -106,16 +106,6 @@ class Connections(Service):
         """Whether it has been stopped."""
         return self._finished is not None
 
-    @property
-    def open_files(self) -> int:
-        """The most file descriptors that connections can take."""
-        return self.limits.connections + 1 + self._most_aborted
-
-    @property
-    def _most_aborted(self) -> int:
-        # Twisted closes them in its next turn only, after it has accepted others.
-        return max(1, self.limits.connections // 2)
-
     def admission(
         self, address: object, credentials: Credentials | None = None
     ) -> Admitted | NotAdmitted | None:
@@ -175,7 +165,7 @@ class Connections(Service):
         if len(self._slots.get(peer, ())) >= most + more:
             return [peer]
         # What is aborted is not closed yet. Up to a limit, it costs no other its slot.
-        closing = max(0, self._aborted - self._most_aborted)
+        closing = max(0, self._aborted - self.limits.most_aborted)
         if closing + sum(map(len, self._slots.values())) >= self.limits.connections + more:
             return sorted(self._slots, key=self._eviction_rank, reverse=True)
         return None
@@ -200,7 +190,7 @@ class Connections(Service):
 
     def _evict(self, full: list[str], peer: str, speaks: bool, spared: Slot | None = None) -> bool:
         """Evict a connection for one of a peer; whether there was one."""
-        if self._aborted >= self._most_aborted:
+        if self._aborted >= self.limits.most_aborted:
             return False
         # What a flood from one address makes of its own connections must stay cheap.
         newest = self.clock.seconds() - (YOUNG_SECONDS if full == [peer] else 0)

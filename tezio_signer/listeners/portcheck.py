@@ -1,15 +1,23 @@
 """Why a port of TCP cannot be listened on, and whether it could be, without listening."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENODEV
 from ipaddress import IPv6Address, ip_address
-from socket import gaierror, socket
-from typing import Any
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AI_NUMERICHOST,
+    AI_NUMERICSERV,
+    SO_REUSEADDR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
 
-from twisted.internet import tcp
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
 
 from tezio_signer.errors import InUseError, StartupError
 
@@ -63,44 +71,20 @@ def _why(error: Exception, port: int, interface: str) -> str:
     return said
 
 
-class _BoundError(Exception):
-    """It is bound, and would listen next."""
-
-
-class _OnlyBound(socket):
-    """A socket that does not come to listen, so that nobody can connect to it."""
-
-    def listen(self, backlog: int = 0) -> None:
-        """Go no further."""
-        raise _BoundError
-
-
-class _Trial(tcp.Port):
-    """A port that is bound in just the way in which one is that is opened, and no further."""
-
-    _bound: socket | None = None
-
-    def createInternetSocket(self) -> socket:
-        self._bound = _OnlyBound(fileno=super().createInternetSocket().detach())
-        return self._bound
-
-    def end(self) -> None:
-        """Give it free."""
-        if self._bound is not None:
-            self._bound.close()
-
-
-def try_tcp(port: int, interface: str, reactor: Any) -> None:
+def try_tcp(port: int, interface: str) -> None:
     """Raises StartupError if a port could not be listened on; nobody notices.
 
-    With a port that is in use by a daemon this is harmless: SO_REUSEADDR, which Twisted sets,
-    lets others listen on one that is bound only.
+    It is bound as Twisted's `tcp.Port` binds it, and no further. With a port that is in use by a
+    daemon this is harmless: SO_REUSEADDR lets others listen on one that is bound only.
 
     :raises InUseError: if somebody listens there now.
     """
-    trial = _Trial(port, Factory(), 1, interface, reactor)
-    try:
-        with listening_errors(port, interface), suppress(_BoundError):
-            trial.startListening()
-    finally:
-        trial.end()
+    with listening_errors(port, interface):
+        family, address = AF_INET, (interface, port)
+        if ":" in interface:
+            family = AF_INET6
+            numeric = AI_NUMERICHOST | AI_NUMERICSERV
+            address = getaddrinfo(interface, port, flags=numeric)[0][4]  # type: ignore[assignment]
+        with socket(family, SOCK_STREAM) as bound:
+            bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            bound.bind(address)

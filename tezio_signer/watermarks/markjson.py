@@ -4,8 +4,8 @@ from typing import Any
 
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, NO_PAYLOAD, Mark, MarkId
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 
 LAST_ROUND = LAST_LEVEL = 2**31 - 1
 _NEEDED = ("chain", "key", "operation", "level", "round")

@@ -6,7 +6,6 @@ from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation
 
-BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
 NO_PAYLOAD = bytes(32)
 """The hash of a closed mark, which stands for no payload: nothing is signed at its position."""
 

@@ -1,14 +1,19 @@
 """What every store of watermarks does, and how it says that it cannot."""
 
-from typing import Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 
+from tezio_signer.errors import OperatorError
 from tezio_signer.watermarks.rule import Mark, MarkId
 
+if TYPE_CHECKING:  # `check` reads an SQLite file without Twisted
+    from twisted.internet.defer import Deferred
 
-class StoreError(Exception):
+
+class StoreError(OperatorError):
     """The store cannot be opened, read or written; `str()` says why and what to do."""
 
 

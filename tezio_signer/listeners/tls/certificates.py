@@ -23,6 +23,7 @@ from twisted.protocols import _sni
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.hints import encrypted
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
@@ -243,7 +244,7 @@ def certificate_warnings(
 ) -> tuple[str, ...]:
     """What to say of certificates that have expired or soon will; raises StartupError.
 
-    :param sources: of all endpoints, `Endpoint.parse(text).certificates(client_ca)`.
+    :param sources: of all endpoints, as `certificates_of` gives them.
     :param now: with a time zone.
     """
     at = datetime.now(UTC) if now is None else now
@@ -336,3 +337,22 @@ def _stamp(path: Path) -> tuple[object, ...]:
     except OSError as error:
         return (str(path), error.errno)
     return (str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+
+
+def certificates_of(endpoint: Endpoint, client_ca: ClientCa | None = None) -> Source | None:
+    """Where the certificates of an endpoint are; None for an endpoint without TLS."""
+    arguments = endpoint.arguments
+    if endpoint.kind == "tls":
+        return SourceDirectory(endpoint.text, Path(arguments.get("path", "")))
+    files = endpoint.certificate_files
+    if files is None:
+        return None
+    chain, parameters = (arguments.get(name) for name in ("extraCertChain", "dhParameters"))
+    return CertificateFiles(
+        endpoint.text,
+        *files,
+        Path(chain) if chain else None,
+        Path(parameters) if parameters else None,
+        arguments.get("sslmethod"),
+        client_ca,
+    )
