@@ -18,7 +18,8 @@ SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) set
 WHEEL := $(BUILD)/wheel.stamp
 INSTALLED := $(VENV)/installed.stamp
 # What the tests read, and those of them that `make test-lowest` runs.
-TEST_FILES := Makefile tests tools deploy README.md setup.cfg
+DOCUMENTS := $(wildcard *.md) docs LICENSE config.yaml pyproject.toml .pre-commit-config.yaml .ci
+TEST_FILES := Makefile tests tools deploy setup.cfg $(DOCUMENTS)
 QUICK_TESTS = $(basename $(subst /,.,$(filter-out tests/interop/% tests/campaigns/%,$(shell find tests -name 'test_*.py'))))
 
 # A virtual environment has absolute paths in it, and a link to its Python: when the

@@ -308,8 +308,8 @@ class MistakeTests(ProcessTestCase):
         mistakes = {
             ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
             ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
-            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
-            ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
+            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is not an endpoint", "tpc"),
+            ("--http", "tpc:6732"): ("'tpc:6732' is not an endpoint", "tpc"),
             ("--http", "tcp:99999"): ("port is a number from 0 to 65535",),
             ("--http", "unix:/nonexistent/socket"): ("there is no directory /nonexistent",),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),

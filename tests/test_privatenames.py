@@ -18,9 +18,8 @@ import tezio_signer
 USED = {
     "twisted.internet._posixserialport.SerialPort._serial": "serialhsm: pyserial's port, to know whether all has been sent",
     "twisted.internet._sslverify": "tls.directory: its logger, see below",
-    "twisted.internet._sslverify._log": "tls.directory: says a line for each failed handshake, which strangers cause",
+    "twisted.internet._sslverify._log": "tls.directory: says a line for each failed handshake, which any client can cause",
     "twisted.internet.abstract.FileDescriptor._tempDataBuffer": "serialhsm: bytes that wait to be sent",
-    "twisted.internet.endpoints._parse": "endpoints: whoever reads an endpoint otherwise than Twisted may be deceived",
     "twisted.internet.tcp.Port._getLogPrefix": "ports: for the line that Twisted logs when it listens",
     "twisted.internet.tcp.Port._preexistingSocket": "ports: a socket that was handed over, as adoptStreamPort has it",
     "twisted.internet.tcp.Port._shouldShutdown": "ports: what was handed over is listened on after us",
@@ -40,7 +39,7 @@ USED = {
     "twisted.web.http.HTTPChannel._waitingForTransport": "httpsite: whether the client reads its answers",
     "twisted.web.http.Request._respondToBadRequestAndDisconnect": "httpsite: as that of the channel",
     "twisted.web.http._MalformedChunkedDataError": "httpsite: too many chunks are answered as chunks that cannot be read",
-    "twisted.web.server.Request._log": "httpsite: what strangers cause is said by it, sparingly",
+    "twisted.web.server.Request._log": "httpsite: what clients cause is said by it, sparingly",
 }
 """What may change with any version of Twisted, where it is used, and why."""
 

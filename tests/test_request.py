@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.deciding import request_for
 from tests.support.vectors import AUTHENTICATION, OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Forbidden, Malformed
-from tezio_signer.request import Admitted, Credentials, Listener, Peer, Submission, network_of
+from tezio_signer.request import Admitted, Credentials, Listener, Peer, Submission
 from tezio_signer.tezos.keys import PublicKeyHash
 
 NOOP = PAYLOADS["noop"]
@@ -26,17 +26,6 @@ class PeerTests(SynchronousTestCase):
         ):
             self.assertEqual(str(Peer.at(host)), text)
         self.assertEqual(Peer(), Peer.at("127.0.0.1"))
-
-    def test_mapped_networks(self) -> None:
-        """A network of IPv4 mapped into IPv6 means that of IPv4; wider ones stay IPv6."""
-        for text, meant in (
-            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
-            ("::ffff:10.0.0.7", "10.0.0.7/32"),
-            ("::ffff:0:0/96", "0.0.0.0/0"),
-            ("::/0", "::/0"),
-            ("10.0.0.0/24", "10.0.0.0/24"),
-        ):
-            self.assertEqual(str(network_of(text)), meant)
 
     def test_credentials_in_the_log(self) -> None:
         """The log says whose process asked at a Unix socket."""

@@ -77,8 +77,12 @@ class Unavailable(Refused):
     reason = "unavailable"
 
 
-class StartupError(Exception):
-    """The daemon cannot start; `str()` is one line for the operator."""
+class OperatorError(Exception):
+    """Something that the operator can put right; `str()` is one line that says how."""
+
+
+class StartupError(OperatorError):
+    """The daemon cannot start."""
 
 
 class InUseError(StartupError):

@@ -4,11 +4,8 @@ from enum import Enum
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
-    IPv4Network,
     IPv6Address,
-    IPv6Network,
     ip_address,
-    ip_network,
 )
 from typing import NewType
 
@@ -19,7 +16,6 @@ from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Consensus, Generic, Payload
 
-_MAPPED = IPv6Network("::ffff:0:0/96")
 _LOCALHOST = ip_address("127.0.0.1")
 _AUTHENTICATION_PREFIX = b"\x04\x01"
 _LONGEST_KEY = 60
@@ -70,18 +66,6 @@ class Peer:
 
 Admitted = NewType("Admitted", Peer)
 """A peer that may ask: only `Policy.admit` makes one of a peer."""
-
-
-def network_of(text: str) -> IPv4Network | IPv6Network:
-    """An address or a network of `allowed_ips`; raises ValueError.
-
-    What maps IPv4 into IPv6 (`::ffff:10.0.0.0/104`) means IPv4, as the addresses of peers do.
-    """
-    network = ip_network(text)
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        address = network.network_address.ipv4_mapped
-        return IPv4Network((int(address or 0), network.prefixlen - _MAPPED.prefixlen))
-    return network
 
 
 @frozen

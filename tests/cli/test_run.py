@@ -312,9 +312,9 @@ reactor.callWhenRunning(lambda: reactor.callInThread(socket.getaddrinfo, "b.exam
 
 _HANGING_CLOSE = """
 import threading
-from tezio_signer.cli import run
+from tezio_signer.launch import foreground
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-run.STOP_LIMIT = 1.0
+foreground.STOP_LIMIT = 1.0
 SqliteStore.close = lambda _: threading.Event().wait()
 """
 

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.documents import BASE, EDPK, KEY, KEYS, POLICY, UPSTREAM, WRONG
+from tests.support.configurations import BASE, EDPK, KEY, KEYS, POLICY, UPSTREAM, WRONG
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config import fields as yamlfields

@@ -197,7 +197,7 @@ class MembersTests(StoreConfigTestCase):
         self.assertEqual(
             self.warnings(f'watermarks: {{store: "{store}"}}'),
             [
-                f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
+                f"watermarks.store: {url}: traffic is not encrypted and can be altered in transit"
                 for url in ("http://a:1", "http://192.0.2.1:1")
             ],
         )

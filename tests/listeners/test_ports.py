@@ -56,7 +56,9 @@ class ActivationTests(ProcessTestCase):
         """A socket that was not handed over ends the start with one line."""
         daemon = self.start("--simulate", "--octez-socket=systemd:domain=UNIX:name=door")
         self.assertEqual(await daemon.exits(), 1)
-        self.assertIn("tezio-signer: 'systemd:domain=UNIX:name=door' is no endpoint", daemon.log)
+        self.assertIn(
+            "tezio-signer: 'systemd:domain=UNIX:name=door' is not an endpoint", daemon.log
+        )
         self.assert_quiet(daemon)
 
 
@@ -162,7 +164,7 @@ class AdoptionTests(TestCase):
         self.addCleanup(deaf.close)
         listening = self.listen(AF_INET, ("127.0.0.1", 0))
         for descriptor, family, says in (
-            (reading, AF_INET, "is no socket: Socket operation on non-socket"),
+            (reading, AF_INET, "is not a socket: Socket operation on non-socket"),
             (deaf.fileno(), AF_INET, "is a socket of AF_INET which does not listen"),
             (listening.fileno(), AF_UNIX, "is a socket of AF_INET which listens, not what"),
         ):

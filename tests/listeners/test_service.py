@@ -1,6 +1,5 @@
 """HTTPS on loopback, spoken to with Python's own `ssl`, and what ends the start."""
 
-import resource
 import socket
 import ssl
 import warnings
@@ -20,7 +19,7 @@ from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, listener
+from tezio_signer.listeners.service import listener
 from tezio_signer.listeners.slots import Connection, Slot
 
 
@@ -206,7 +205,7 @@ class IdleTests(TlsTestCase):
 
 
 class MistakeTests(SynchronousTestCase):
-    """What keeps doors from being opened."""
+    """What keeps listeners from being opened."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -236,14 +235,3 @@ class MistakeTests(SynchronousTestCase):
             sentence = str(self.assertRaises(StartupError, start))
             self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")
         self.flushWarnings()
-
-    def test_open_files(self) -> None:
-        """More connections than there can be open files end the start."""
-        self.patch(resource, "getrlimit", lambda _: (1024, 4096))
-        check_open_files(Connections(Limits(), Clock()))
-        error = self.assertRaises(
-            StartupError, check_open_files, Connections(Limits(connections=1000), Clock())
-        )
-        self.assertIn("limits.connections is 1000, which may need 1565 open files", str(error))
-        self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
-        check_open_files(Connections(Limits(connections=1000), Clock()))

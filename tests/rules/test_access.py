@@ -16,9 +16,10 @@ from tests.support.deciding import WALLET, DecidingTestCase, request_for, signed
 from tests.support.harness import Harness, parse_response, reactor, settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, message_in
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
+from tezio_signer.config.networks import network_of
 from tezio_signer.config.settings import Security, SigningKey
 from tezio_signer.errors import NotAdmitted, Unauthenticated
-from tezio_signer.request import Credentials, Peer, network_of
+from tezio_signer.request import Credentials, Peer
 from tezio_signer.rules.access import allowed_address, allowed_user
 from tezio_signer.tezos.keys import PublicKey
 from tezio_signer.tezos.payload import Operation

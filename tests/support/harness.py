@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any, cast
@@ -32,7 +31,7 @@ from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
 from tezio_signer.hsm.framing import Opcode, Slot
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import listener
@@ -42,7 +41,7 @@ from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor
 from tezio_signer.request import Admitted, Listener, Peer, SigningRequest, Submission
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.simulator import firmware as simulated
 from tezio_signer.simulator.firmware import Firmware
@@ -187,10 +186,8 @@ class Harness(Client):
         self.written = bytearray()
         self.hsms = HsmPool(
             reactor,
-            self.simulator.boards,
-            partial(open_port, reactor),
-            patience=self.settings.hsm_wait_seconds,
-            most_waiting=self.settings.limits.requests_waiting,
+            SerialPorts(reactor, reactor, self.simulator.boards),
+            HsmOptions(self.settings.hsm_wait_seconds, self.settings.limits.requests_waiting),
         )
         self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
@@ -312,7 +309,7 @@ class HeldHarness(Harness):
             device_reactor=cast(Reactor, self.device),
         )
         if clock is not None:
-            self.hsms = HsmPool(clock, self.simulator.boards, partial(open_port, reactor))
+            self.hsms = HsmPool(clock, SerialPorts(reactor, clock, self.simulator.boards))
             self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
 
     async def asked(self) -> None:

@@ -31,6 +31,10 @@ class Operation(Enum):
         return self.name.lower()
 
 
+BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
+"""What a baker signs at each level and round; each has a watermark."""
+
+
 class NeverSigned(ValueError):
     """A payload of a known kind that this signer signs for nobody."""
 

@@ -24,11 +24,17 @@ ROOMS = {
         ("watermarks.test_rule", "watermarks.test_claims", *_PROMISES),
     ),
     "claims": Room(
-        ("tezio_signer.watermarks.claims",),
         (
+            "tezio_signer.watermarks.claims",
+            "tezio_signer.watermarks.heldmark",
+            "tezio_signer.watermarks.readingloop",
+        ),
+        (
+            "watermarks.test_readingloop",
             "watermarks.test_claims",
             "watermarks.test_sharedclaims",
             "watermarks.test_recovery",
+            "watermarks.test_heldmark",
             "test_signer_store",
             "test_resource_watermarks",
             *_PROMISES,
@@ -61,6 +67,8 @@ ROOMS = {
         ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
         (
             "watermarks.etcd.test_store",
+            "watermarks.etcd.test_seen",
+            "watermarks.etcd.test_damage",
             "watermarks.etcd.test_answers",
             "watermarks.etcd.test_gateway",
             *_PROMISES,
@@ -111,9 +119,15 @@ ROOMS = {
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
     ),
     "hsmpool": Room(
-        ("tezio_signer.hsm.pool", "tezio_signer.hsm.signing", "tezio_signer.hsm.nonces"),
+        (
+            "tezio_signer.hsm.pool",
+            "tezio_signer.hsm.signing",
+            "tezio_signer.hsm.discovery",
+            "tezio_signer.hsm.nonces",
+        ),
         (
             "hsm.test_signing",
+            "hsm.test_pool_queue",
             "hsm.test_pool_boards",
             "hsm.test_pool_looking",
             "hsm.test_pool_waiting",
