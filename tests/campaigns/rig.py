@@ -63,7 +63,7 @@ class Rig:
         return Client(int(port))
 
     def open(self, path: str | None = None) -> str:
-        """Open a listener of the socket protocol on a free port, or on a Unix socket; the endpoint of its clients."""
+        """Open a listener of the socket protocol; the endpoint of its clients."""
         sockets = OctezSocketFactory(self.signer, reactor)
         if path:
             self._open(f"unix:{path}", sockets)
