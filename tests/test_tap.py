@@ -32,6 +32,7 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.tls.watch import CertificateWatch
+from tezio_signer.request import Peer
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.sqlite import reading
@@ -144,8 +145,8 @@ class MakeServiceTests(TapTestCase):
         (connections,) = [s for s in services if isinstance(s, Connections)]
 
         for host, may_ask in (("192.0.2.1", False), ("10.0.0.1", True)):
-            refused = connections.refusal(IPv4Address("TCP", host, 1025))
-            self.assertEqual(refused is None, may_ask)
+            admission = connections.admission(IPv4Address("TCP", host, 1025))
+            self.assertEqual(isinstance(admission, Peer), may_ask)
 
     def test_removed_directory(self) -> None:
         """Where it was started need not exist any more, unless something is relative to it."""

@@ -11,14 +11,10 @@ FAULT = "internal error of the signer, see its log"
 
 
 class Refused(Exception):
-    """A request that is not served; `str()` is one sentence for the client.
-
-    :ivar logged: whether it is in the log already, from where it was decided.
-    """
+    """A request that is not served; `str()` is one sentence for the client."""
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "refused"
-    logged = False
 
 
 class Malformed(Refused):

@@ -45,8 +45,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tezio_signer.decision import Decision
 from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
-from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
+from tezio_signer.listeners.peers import NO_PROOF, admitted_at, named
 from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez import messages as octezmessages
 from tezio_signer.octez.messages import (
@@ -60,9 +61,9 @@ from tezio_signer.octez.messages import (
     SupportsDeterministicNonces,
     Undecodable,
 )
-from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Alarm
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.request import Admitted, Listener, SigningRequest, Submission
+from tezio_signer.signer import Signer
 from tezio_signer.sparinglog import SparingLog
 
 IDLE_TIMEOUT = 8.0
@@ -236,10 +237,15 @@ class OctezSocket(Protocol):
             self.transport.loseConnection()
 
     async def _answer(self, request: Request) -> bytes:
+        """The answer to a request, when the decision on it is recorded."""
+        decisions = self._signer.decisions
         try:
-            return await self._result(request)
+            peer = admitted_at(self.transport, self._signer.admit)
+            if isinstance(request, Sign):
+                return await self._sign(request, peer)
+            answer = await self._result(request)
         except Refused as refused:
-            self._signer.log_refusal(_described(request), named(self.transport), refused)
+            decisions.record(self._decision(request).refused(refused))
             if isinstance(refused, NotAdmitted):
                 self._finishing = True
                 self._received.clear()
@@ -247,19 +253,25 @@ class OctezSocket(Protocol):
         except CancelledError:
             raise
         except Exception:
-            self._log.failure(
-                "fault while answering {what} from {peer}",
-                what=_described(request),
-                peer=named(self.transport),
-            )
+            decisions.record(self._decision(request).failed(Failure()))
             return octezmessages.error_answer(FAULT)
+        decisions.record(self._decision(request))
+        return answer
+
+    def _decision(self, request: Request) -> Decision:
+        """The decision to give what is asked for."""
+        words = type(request).__name__, str(getattr(request, "key", ""))
+        return Decision(" ".join(words).rstrip(), named(self.transport), Listener.OCTEZ_SOCKET)
+
+    async def _sign(self, request: Sign, peer: Admitted) -> bytes:
+        try:
+            signature = await self._signer.submit(_submission(request, peer))
+        except Refused as refused:  # which the signer has recorded
+            return octezmessages.error_answer(str(refused))
+        return octezmessages.signature_answer(signature)
 
     async def _result(self, request: Request) -> bytes:
-        peer = peer_of(self.transport)
-        if isinstance(request, Sign):
-            signature = await self._signer.submit(_submission(request, peer))
-            return octezmessages.signature_answer(signature)
-        self._signer.admit(peer)
+        """The answer to what is no request to sign; raises Refused."""
         match request:
             case GetPublicKey(key):
                 # An unknown key is an error trace, which clients print; Octez' own signer
@@ -277,22 +289,20 @@ class OctezSocket(Protocol):
                 raise Forbidden(_NO_NONCES)
 
 
-def _submission(request: Sign, peer: Peer) -> Submission:
-    def read() -> SigningRequest:
-        return SigningRequest.read(request.key, request.data, peer, request.authentication)
-
-    return Submission(peer, str(request.key), read)
-
-
-def _described(request: Request) -> str:
-    key = getattr(request, "key", None)
-    return f"{type(request).__name__} {key}" if key else type(request).__name__
+def _submission(request: Sign, peer: Admitted) -> Submission:
+    asked: SigningRequest | Refused
+    try:
+        asked = SigningRequest.read(request.key, request.data, peer, request.authentication)
+    except Refused as refused:
+        asked = refused
+    return Submission(peer, Listener.OCTEZ_SOCKET, str(request.key), asked)
 
 
 class OctezSocketFactory(Factory):
     """Makes connections that are served by one signer."""
 
     noisy = False
+    listener = Listener.OCTEZ_SOCKET
 
     def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer

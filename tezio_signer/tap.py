@@ -18,8 +18,9 @@ from tezio_signer.config.settings import Settings
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
+from tezio_signer.hsm.discovery import Expected
 from tezio_signer.hsm.hotplug import watch_ports
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
 from tezio_signer.launch import undertwistd
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
@@ -30,7 +31,7 @@ from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
@@ -108,17 +109,12 @@ def makeService(options: Options) -> Daemon:
     find = simulator.boards if simulator else partial(find_boards, settings.hsms)
     if simulator:
         _log.warn("SIMULATED HSM: public test keys, throw-away watermarks. Never for funds.")
+    watch = partial(watch_ports, reactor, settings.hsms)
+    expected = Expected(settings.keys, settings.auth_key, () if simulator else settings.hsms)
     hsms = HsmPool(
         reactor,
-        find,
-        partial(open_port, reactor),
-        partial(watch_ports, reactor, settings.hsms),
-        settings.keys,
-        settings.hsm_wait_seconds,
-        verbose=settings.verbose,
-        most_waiting=settings.limits.requests_waiting,
-        selectors=() if simulator else settings.hsms,
-        auth_key=settings.auth_key,
+        SerialPorts(reactor, reactor, find, watch, verbose=settings.verbose),
+        HsmOptions(settings.hsm_wait_seconds, settings.limits.requests_waiting, expected),
     )
 
     named = named_config(options["config"])
@@ -137,10 +133,10 @@ def makeService(options: Options) -> Daemon:
     signer = Signer(settings, hsms, watermarks, reactor)
     for warning in warnings_of(settings):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
-    connections = Connections(settings.limits, reactor, signer.admit)
+    connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
     check_open_files(settings.limits)
     routes = SignerResource(signer, settings.request_token).app.resource()
-    site = SignerSite(routes, settings.limits, reactor)
+    site = SignerSite(routes, settings.limits, reactor, signer.decisions)
     sockets = OctezSocketFactory(signer, reactor)
     doors = [
         connections,

@@ -33,7 +33,7 @@ from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation, decode
@@ -105,7 +105,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     hsm = spawn_command(directory, "simulate", *arguments)
     await hsm.says("simulated HSM at ")
     boards = partial(find_boards, (BoardSelector(port=str(link)),))
-    pool = HsmPool(reactor, boards, partial(open_port, reactor))
+    pool = HsmPool(reactor, SerialPorts(reactor, reactor, boards))
     watermarks = watermarks_at(directory / f"requests-{latency}.sqlite")
     on = settings_with()
     off = evolve(on, security=evolve(on.security, high_water_mark_check=False))

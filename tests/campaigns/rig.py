@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from resource import getpagesize
 from tempfile import TemporaryDirectory
@@ -17,13 +16,14 @@ from tests.support.harness import Client, opened, reactor, settings_with
 from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.exchange import Timing
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.service import listener
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import Timing, open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.simulator.service import Simulator
 
@@ -39,10 +39,8 @@ class Rig:
         self.hsms = hsms
         self.pool = HsmPool(
             reactor,
-            self._boards,
-            partial(open_port, reactor),
-            patience=patience,
-            timing=timing or Timing(),
+            SerialPorts(reactor, reactor, self._boards, timing=timing or Timing()),
+            HsmOptions(patience),
         )
         settings = settings_with()
         watermarks = watermarks_on(floors=settings.floors)

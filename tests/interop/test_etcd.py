@@ -95,7 +95,8 @@ class PromisesTests(StorePromises, EtcdTestCase):
     async def test_most(self) -> None:
         """As many marks as there may be come in one answer; with one more they are refused."""
         await self.make()
-        first = await self.opened()
+        first = self.etcd()
+        await first.load()
         marks = dict(a_mark(number) for number in range(MOST_MARKS + 1))
         last_id, last = marks.popitem()
         await first.replace(marks)

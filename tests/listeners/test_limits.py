@@ -35,7 +35,7 @@ from tezio_signer.listeners.limits import (
 from tezio_signer.listeners.peers import UnsaidAddress
 from tezio_signer.listeners.slots import Slot, State, slot_of
 from tezio_signer.listeners.wrapping import SLICE, LimitedFactory
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.request import Admitted, Credentials, Peer
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 BAKER, STRANGER, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
@@ -219,11 +219,12 @@ class UnknownTests(SynchronousTestCase):
         self.connections = Connections(Limits(connections=24), self.clock, self.admit)
         self.refusing = Factory.forProtocol(Protocol)
 
-    def admit(self, peer: Peer) -> None:
+    def admit(self, peer: Peer) -> Admitted:
         """Raises NotAdmitted."""
         self.asked.append(str(peer))
         if peer.address not in ip_network("10.0.0.0/8") and peer.credentials is None:
             raise NotAdmitted("not here")
+        return Admitted(peer)
 
     def come(self, host: str, proxied: bool = False, tls: bool = False) -> Client | None:
         """Somebody connects; None if the connection is refused."""
@@ -295,11 +296,12 @@ class UnknownTests(SynchronousTestCase):
     def test_whose(self) -> None:
         """Users of local sockets are asked for, and addresses once; what is neither may not ask."""
         user = Credentials(1, 2, 3)
-        self.assertIsNone(self.connections.refusal(UNIXAddress("/x"), user))
+        here, elsewhere = UNIXAddress("/x"), IPv6Address("TCP", "::ffff:10.0.0.1", 1)
+        self.assertEqual(self.connections.admission(here, user), Peer(credentials=user))
         for _ in range(2):
-            self.assertIsNone(self.connections.refusal(IPv6Address("TCP", "::ffff:10.0.0.1", 1)))
-        self.assertIsNotNone(self.connections.refusal(UNIXAddress("/x")))
-        self.assertIsNotNone(self.connections.refusal(UnsaidAddress(), user))
+            self.assertEqual(self.connections.admission(elsewhere), Peer.at("10.0.0.1"))
+        for address, credentials in ((here, None), (UnsaidAddress(), user)):
+            self.assertIsInstance(self.connections.admission(address, credentials), NotAdmitted)
         self.assertEqual(self.asked, [f"127.0.0.1 ({user})", "10.0.0.1"])
 
     def test_log(self) -> None:

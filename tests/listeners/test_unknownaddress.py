@@ -26,7 +26,8 @@ from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.listeners.peers import named, peer_of
-from tezio_signer.policy import Peer, check_user
+from tezio_signer.request import Peer
+from tezio_signer.rules.access import allowed_user
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
@@ -437,8 +438,8 @@ class PeerTests(SynchronousTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
         transport = _Transport(UNIXAddress(None), ours)
-        check_user(peer_of(transport), frozenset({os.getuid()}))
+        allowed_user(frozenset({os.getuid()}))(peer_of(transport))
         self.patch(socket, "SO_PEERCRED", None)
         peer = peer_of(transport)
         self.assertEqual(peer.address, Peer().address)
-        self.assertRaises(Forbidden, check_user, peer, frozenset({0, os.getuid()}))
+        self.assertRaises(Forbidden, allowed_user(frozenset({0, os.getuid()})), peer)

@@ -26,7 +26,6 @@ class UnknownClientTests(TlsTestCase):
     async def listen_to_others(self, endpoint: str, sockets: bool = False) -> None:
         """Open a door."""
         self.harness = Harness(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
-        self.harness.connections.admit = self.harness.signer.admit
         await self.harness.start(self)
         factory = self.harness.sockets if sockets else self.harness.site
         at = self.harness.open_door(self, endpoint, factory)

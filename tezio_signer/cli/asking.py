@@ -1,5 +1,7 @@
 """What `check` asks of others, for which it needs the reactor: etcd and the boards."""
 
+from functools import partial
+
 from attrs import define
 from twisted.internet.defer import Deferred
 
@@ -8,6 +10,7 @@ from tezio_signer.cli.reacting import run_reactor
 from tezio_signer.config.settings import EtcdAddress, Settings
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.reactors import Reactor
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.watermarks.opening import etcd_store
 from tezio_signer.watermarks.store import StoreError
 
@@ -32,8 +35,9 @@ def ask(settings: Settings, with_boards: bool) -> Answers:
         if isinstance(settings.store, EtcdAddress):
             answers.marks = await _marks(settings.store, reactor)
         if with_boards:
+            ports = SerialPorts(reactor, reactor, partial(find_boards, settings.hsms))
             answers.boards = await check_boards(
-                reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+                reactor, ports, settings.hsms, settings.signing_keys, settings.auth_key
             )
 
     run_reactor(lambda reactor: Deferred.fromCoroutine(asking(reactor)))

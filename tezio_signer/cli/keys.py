@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,7 @@ from tezio_signer.config.locate import load_settings
 from tezio_signer.config.settings import Settings
 from tezio_signer.hsm.boards import find_boards
 from tezio_signer.reactors import Reactor
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 
@@ -38,11 +40,12 @@ async def list_keys(reactor: Reactor, settings: Settings | None, as_json: bool) 
     if settings is None:
         simulator = Simulator(reactor, Firmware())
         simulator.startService()
-        found = await check_boards(reactor, (), find=lambda _: simulator.boards())
+        found = await check_boards(reactor, SerialPorts(reactor, reactor, simulator.boards), ())
         simulator.stopService()
     else:
+        ports = SerialPorts(reactor, reactor, partial(find_boards, settings.hsms))
         found = await check_boards(
-            reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
+            reactor, ports, settings.hsms, settings.signing_keys, settings.auth_key
         )
     rows = _rows(found)
     print_rows(rows, as_json)

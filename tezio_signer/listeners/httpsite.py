@@ -15,11 +15,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.decision import Decision, Decisions, Stage
 from tezio_signer.errors import Malformed, Refused, TooLarge
 from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez.json import error_list
 from tezio_signer.reactors import cancel
-from tezio_signer.sparinglog import SparingLog
+from tezio_signer.request import Listener
 
 MAX_PIPELINED = 16
 """Requests that are served right behind one another; with more, the connection is closed."""
@@ -74,12 +75,9 @@ class SignerRequest(Request):
 
     def _answer_below_the_routes(self, refused: Refused, with_body: bool = True) -> None:
         peer = self.getClientAddress()
-        self.channel.site.sparing_log.warn(
-            "refused a request from {peer}: {status} {sentence}",
-            peer=getattr(peer, "host", peer),
-            status=refused.status,
-            sentence=refused,
-        )
+        name = str(getattr(peer, "host", peer))
+        asked = Decision("a request", name, Listener.HTTP)
+        self.channel.site.decisions.record(asked.refused(refused, Stage.READING))
         self.channel.write(_answer(refused, with_body))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -314,6 +312,7 @@ class SignerSite(Site):
     protocol = SignerChannel  # type: ignore[assignment]
     requestFactory = SignerRequest
     displayTracebacks = False
+    listener = Listener.HTTP
     noisy = False
 
     def __init__(
@@ -321,11 +320,12 @@ class SignerSite(Site):
         resource: IResource,
         limits: Limits | None = None,
         reactor: IReactorTime | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         # Otherwise the Content-Type of every POST goes through the e-mail parser.
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
-        self.sparing_log = SparingLog(Request._log, self.reactor)
+        self.decisions = decisions or Decisions(self.reactor)
 
     def refusal(self, refused: Refused) -> bytes:
         """What a client is told who may ask nothing, whatever he was about to ask."""

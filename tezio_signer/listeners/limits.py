@@ -37,13 +37,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.decision import Decision, Decisions
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.peers import peer_at
 from tezio_signer.listeners.slots import Connection, Slot, State
 from tezio_signer.listeners.turns import Turns
-from tezio_signer.policy import Credentials, Peer
 from tezio_signer.rates import Rate
 from tezio_signer.reactors import Alarm
+from tezio_signer.request import Admitted, Credentials, Listener, Peer
 from tezio_signer.sparinglog import SparingLog
 
 MOST_UNKNOWN = 16
@@ -67,7 +68,9 @@ _REMEMBERED = 1024
 class Connections(Service):
     """All connections of all listeners. Stopping it lets no connection have another request.
 
-    :param admit: raises NotAdmitted for who may ask nothing at all.
+    :param admit: raises NotAdmitted for who may ask nothing at all; without it, that is decided
+        at the first request.
+    :param decisions: is told of who is refused.
     :ivar limits: what connections are held to.
     :ivar turns: shares out the reactor's time among their addresses.
     """
@@ -78,19 +81,20 @@ class Connections(Service):
         self,
         limits: Limits,
         clock: IReactorTime,
-        admit: Callable[[Peer], object] = lambda _: None,
+        admit: Callable[[Peer], Admitted] | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.limits = limits
         self.clock = clock
         self.turns = Turns(clock)
-        self.admit = admit
+        self._admit = admit
+        self._decisions = decisions or Decisions(clock)
         self._cuts = SparingLog(self._log, clock)
-        self._unknown = SparingLog(self._log, clock)
         self._told = {
             False: Rate(TOLD_PER_SECOND, clock, 1.0),
             True: Rate(HANDSHAKES_PER_SECOND, clock, 1.0),
         }
-        self._refusals: dict[str, NotAdmitted | None] = {}
+        self._known: dict[str, Admitted | NotAdmitted] = {}
         # For each peer its slots, those that have been in their state for longest first.
         self._slots: dict[str, dict[Slot, None]] = {}
         self._aborted = 0
@@ -102,36 +106,35 @@ class Connections(Service):
         """Whether it has been stopped."""
         return self._finished is not None
 
-    def refusal(
+    def admission(
         self, address: object, credentials: Credentials | None = None
-    ) -> NotAdmitted | None:
-        """Why who connects may ask nothing, if so; whose address is not known may not.
+    ) -> Admitted | NotAdmitted | None:
+        """Who connects, or why he may ask nothing; whose address is not known may not.
 
         :param credentials: of who has connected to a Unix socket.
+        :return: None if it is not decided here.
         """
+        if self._admit is None:
+            return None
         host = None if credentials else getattr(address, "host", None)
-        if host in self._refusals:
-            return self._refusals[host]
-        refused = None
+        if host in self._known:
+            return self._known[host]
+        admission: Admitted | NotAdmitted
         try:
-            self.admit(peer_at(address, credentials))
-        except NotAdmitted as error:
-            refused = error.with_traceback(None)
+            admission = self._admit(peer_at(address, credentials))
+        except NotAdmitted as refused:
+            admission = refused.with_traceback(None)
         if host is not None:
-            if len(self._refusals) >= _REMEMBERED:
-                self._refusals.clear()
-            self._refusals[host] = refused
-        return refused
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[host] = admission
+        return admission
 
-    def may_tell(self, name: str, refused: NotAdmitted, tls: bool) -> bool:
-        """Whether there is time to tell somebody that he may ask nothing; logged either way."""
-        self._unknown.warn(
-            "refused a connection from {peer}: {status} {sentence}",
-            peer=name,
-            status=refused.status,
-            sentence=str(refused),
-            reason=refused.reason,
-        )
+    def may_tell(
+        self, name: str, refused: NotAdmitted, tls: bool, listener: Listener | None = None
+    ) -> bool:
+        """Whether there is time to tell a client that it may ask nothing; recorded either way."""
+        self._decisions.record(Decision("a connection", name, listener).refused(refused))
         return self._told[tls].take(None)
 
     def make_room(self, peer: str, name: str, speaks: bool = False) -> bool:

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import cast
 
 from attrs import frozen
@@ -10,7 +11,8 @@ from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.listeners.slots import slot_of
+from tezio_signer.request import Admitted, Credentials, Peer
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
 _UCRED = struct.Struct("iII")
@@ -50,6 +52,25 @@ def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
 def peer_of(transport: ITransport) -> Peer:
     """Who asks, by the connection itself; raises NotAdmitted if its address is not known."""
     return peer_at(transport.getPeer(), credentials_at(transport))
+
+
+def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Admitted:
+    """Who asks over a connection; raises NotAdmitted for who may ask nothing.
+
+    That was decided when the connection was accepted, or when its proxy had said whose it is, and
+    holds for all its requests. It is decided at the first request of the others: those of a proxy
+    itself, and of a port that is not one of `ports.py`.
+    """
+    slot = slot_of(transport)
+    if slot.admission is None:
+        try:
+            slot.admission = admit(peer_of(transport))
+        except NotAdmitted as refused:
+            slot.admission = refused
+    if isinstance(slot.admission, NotAdmitted):
+        # Or it would hold on to the frames of each request.
+        raise slot.admission.with_traceback(None)
+    return slot.admission
 
 
 def named(transport: ITransport) -> str:

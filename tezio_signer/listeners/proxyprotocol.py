@@ -23,10 +23,11 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
 from tezio_signer.listeners.peers import UnsaidAddress, credentials_at
 from tezio_signer.listeners.slots import slot_of
-from tezio_signer.listeners.wrapping import HalfCloseableWrapper, name_of
+from tezio_signer.listeners.wrapping import HalfCloseableWrapper, listener_of, name_of
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107
@@ -155,11 +156,13 @@ class _Proxied(HalfCloseableWrapper):
         factory = cast(ProxiedFactory, self.factory)
         connections, slot = factory.connections, slot_of(self.transport)
         slot.client = host_of(client)
-        refused = connections.refusal(client, credentials_at(self.transport))
-        if refused is None:
+        admission = connections.admission(client, credentials_at(self.transport))
+        slot.admission = admission
+        if not isinstance(admission, NotAdmitted):
             return True
         slot.client = UNKNOWN
-        told = connections.may_tell(host_of(client, str(client)), refused, factory.tls)
+        name, listener = host_of(client, str(client)), listener_of(factory)
+        told = connections.may_tell(name, admission, factory.tls, listener)
         if not told or factory.refusing is None:
             self.loseConnection()
             return False

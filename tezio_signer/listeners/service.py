@@ -66,7 +66,7 @@ def _limited(
     answer = getattr(factory, "refusal", None)
     refusing: IProtocolFactory | None = None
     if answer is not None:
-        refusing = RefusingFactory(factory, answer, connections.admit, reactor, not tls)
+        refusing = RefusingFactory(factory, answer, reactor, not tls)
     if certificates is not None:
         factory = TlsFactory(certificates, factory, reactor)
         refusing = refusing and TlsFactory(certificates, refusing, reactor)

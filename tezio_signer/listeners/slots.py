@@ -28,7 +28,9 @@ from typing import Protocol, cast
 from twisted.internet.interfaces import IReactorTime
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.reactors import Alarm
+from tezio_signer.request import Admitted
 
 
 class State(Enum):
@@ -92,6 +94,7 @@ class Slot:
     :ivar name: the address as the log says it.
     :ivar since: when it came into its state.
     :ivar unread: whether there are bytes that no protocol has seen yet.
+    :ivar admission: what was decided on who is connected; None if it was not decided yet.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Slot:
         self.peer = self.client = peer
         self.name = name
         self.unread = speaks
+        self.admission: Admitted | NotAdmitted | None = None
         self._connection = connection
         self._keeper = keeper
         self._alarm = Alarm(keeper.clock)

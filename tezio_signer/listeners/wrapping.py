@@ -22,9 +22,10 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
 from tezio_signer.listeners.slots import Slot
-from tezio_signer.policy import Credentials
+from tezio_signer.request import Admitted, Credentials, Listener
 
 SLICE = 4096
 """Bytes that are worked on at a time, before others may have their turn."""
@@ -46,10 +47,12 @@ class _Arrival:
 
     :ivar peer: by what it is counted.
     :ivar speaks: whether bytes of it are here already.
+    :ivar admission: what was decided on who is connected, if it is known already who that is.
     """
 
     peer: str
     speaks: bool
+    admission: Admitted | NotAdmitted | None = None
 
 
 @implementer(IConsumer, IPushProducer)
@@ -76,6 +79,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
     def makeConnection(self, transport: Any) -> None:
         name = host_of(transport.getPeer())
         self.slot = self._connections.enter(self._arrival.peer, name, self, self._arrival.speaks)
+        self.slot.admission = self._arrival.admission
         # Not all that the transport provides: Twisted's TLS declares each of it anew.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
         if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
@@ -202,17 +206,19 @@ class LimitedFactory(WrappingFactory):
         """
         connections, name = self.connections, host_of(address)
         peer = name
-        # Who is at a Unix socket that is not one of ports.py is found out with each request.
+        admission: Admitted | NotAdmitted | None = None
+        # Who is at a Unix socket that is not one of ports.py is found out with the first request.
         known = credentials is not None or getattr(address, "host", None) is not None
         if known and not self._proxied:
-            refused = connections.refusal(address, credentials)
-            if refused is not None:
+            admission = connections.admission(address, credentials)
+            if isinstance(admission, NotAdmitted):
                 peer = UNKNOWN
-                if not connections.may_tell(name, refused, self._tls) or self._refusing is None:
+                told = connections.may_tell(name, admission, self._tls, listener_of(self))
+                if not told or self._refusing is None:
                     return False
         if not connections.make_room(peer, name, speaks):
             return False
-        self._arrival = _Arrival(peer, speaks)
+        self._arrival = _Arrival(peer, speaks, admission)
         return True
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -234,3 +240,10 @@ def name_of(factory: IProtocolFactory) -> str:
     """What the connections of a factory are called in the log."""
     prefix = getattr(factory, "logPrefix", None)
     return prefix() if prefix else type(factory).__name__
+
+
+def listener_of(factory: object) -> Listener | None:
+    """The protocol that a factory speaks, however it is wrapped."""
+    while isinstance(factory, WrappingFactory):
+        factory = factory.wrappedFactory
+    return getattr(factory, "listener", None)

@@ -20,7 +20,8 @@ from tests.campaigns.histories.patching import everywhere
 from tests.support.changedclaim import changed_claim
 from tests.support.fakeetcd import FakeEtcd
 from tezio_signer.errors import Conflict, Unavailable
-from tezio_signer.hsm.device import HsmDevice, Job, NotSent
+from tezio_signer.hsm.exchange import NotSent
+from tezio_signer.hsm.signing import Signing, State
 from tezio_signer.tezos.keys import PublicKey, Signature, digest
 from tezio_signer.watermarks import rule
 from tezio_signer.watermarks.claims import Claim, Watermarks
@@ -373,13 +374,13 @@ def _late_for_the_next() -> Iterator[None]:
 
 @_bug("a command is taken back although the board has it")
 def _withdrawn_after_sent() -> Iterator[None]:
-    withdraw = HsmDevice.withdraw
+    withdraw = Signing.withdraw
 
-    def withdrawn(device: HsmDevice, job: Job) -> bool:
-        if job.sent and not job.result.called:
-            job.result.errback(NotSent("withdrawn before it reached the HSM"))
+    def withdrawn(signing: Signing) -> bool:
+        if signing.state is State.SENT:
+            signing.result.errback(NotSent("withdrawn before it reached the HSM"))
             return True
-        return withdraw(device, job)
+        return withdraw(signing)
 
-    with patch.object(HsmDevice, "withdraw", withdrawn):
+    with patch.object(Signing, "withdraw", withdrawn):
         yield

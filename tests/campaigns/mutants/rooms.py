@@ -91,9 +91,15 @@ ROOMS = {
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
     ),
     "hsmpool": Room(
-        ("tezio_signer.hsm.pool", "tezio_signer.hsm.signing", "tezio_signer.hsm.nonces"),
+        (
+            "tezio_signer.hsm.pool",
+            "tezio_signer.hsm.signing",
+            "tezio_signer.hsm.discovery",
+            "tezio_signer.hsm.nonces",
+        ),
         (
             "hsm.test_signing",
+            "hsm.test_pool_queue",
             "hsm.test_pool_boards",
             "hsm.test_pool_looking",
             "hsm.test_pool_waiting",
