@@ -19,7 +19,7 @@ SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) set
 WHEEL := $(BUILD)/wheel.stamp
 INSTALLED := $(VENV)/installed.stamp
 # What the tests read, and those of them that `make test-lowest` runs.
-DOCUMENTS := $(wildcard *.md) docs LICENSE config.yaml .pre-commit-config.yaml .ci
+DOCUMENTS := $(wildcard *.md) docs LICENSE config.yaml pyproject.toml .pre-commit-config.yaml .ci
 TEST_FILES := Makefile tests tools deploy setup.cfg $(DOCUMENTS)
 QUICK_TESTS = $(basename $(subst /,.,$(filter-out tests/interop/% tests/campaigns/%,$(shell find tests -name 'test_*.py'))))
 

@@ -38,7 +38,9 @@ NOT_RUN = (
     ("", r"\S*pip install", "downloads libraries; `make test` has just done it with the wheel"),
     ("", r"octez-client |octez-baker ", "needs Octez; tests.interop and the clients of "
      "tests.support speak its protocols"),
-    ("", r"git ", "needs a clone with its history"),
+    ("CONTRIBUTING.md", r"\.venv/bin/pre-commit", "needs a clone, and downloads pre-commit"),
+    ("docs/development/adding-a-setting.md", r".*config\.page|cp config\.yaml", "changes the "
+     "checkout; tests.config.test_setting compares the page"),
     ("docs/installing.md", r"rm -rf build|ln -s /opt", "cleans up behind pip install"),
     ("docs/installing.md", r"tezio-signer keys$", "needs a board; tests.cli.test_boards"),
     ("docs/board-check.md", r"", "needs a board"),

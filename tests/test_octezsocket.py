@@ -1,4 +1,4 @@
-"""The socket door: on loopback, on Unix sockets, and on transports of the test."""
+"""The socket listener: on loopback, on Unix sockets, and on transports of the test."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -58,10 +58,10 @@ GIVEN_SIGNATURE = bytes(range(64))
 
 
 class SignerTestCase(TestCase):
-    """A whole signer with socket doors."""
+    """A whole signer with socket listeners."""
 
     async def start(self, harness: Harness) -> list[str]:
-        """Start a signer; the endpoints of its doors, on TCP and on a Unix socket."""
+        """Start a signer; the endpoints of its listeners, on TCP and on a Unix socket."""
         await harness.start(self)
         self.harness = harness
         # A Unix socket's path may not be long.
@@ -86,7 +86,7 @@ class OctezTests(SignerTestCase):
                     self.assertTrue(verifies(key.public_key, payload, signature))
 
     async def test_signs_with_authentication(self) -> None:
-        """The HSM's auth key and authorized keys of all curves open the door."""
+        """The HSM's auth key and authorized keys of all curves authenticate."""
         authorized = tuple(PublicKey.parse(key.public_key) for key in WALLET)
         endpoints = await self.start(
             Harness(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
@@ -233,7 +233,7 @@ class FakeSigner:
     recorded: list[Decision] = field(factory=list)
     at_once: bool = False
     broken: bool = False
-    stranger: bool = False
+    refusing: bool = False
 
     @property
     def decisions(self) -> "FakeSigner":
@@ -243,7 +243,7 @@ class FakeSigner:
         self.recorded.append(decision)
 
     def admit(self, peer: Peer) -> Admitted:
-        if self.stranger:
+        if self.refusing:
             raise NotAdmitted("not you")
         return Admitted(peer)
 
@@ -440,9 +440,9 @@ class ConversationTests(TransportTestCase):
         self.assertEqual((decision.outcome, decision.status), (Outcome.REFUSED, 403))
         self.assert_open()
 
-    def test_stranger(self) -> None:
+    def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.signer.stranger = True
+        self.signer.refusing = True
         self.receive(PROBE + PROBE)
         self.clock.advance(0)
         answers = self.transport.value()

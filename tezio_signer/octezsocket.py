@@ -190,6 +190,8 @@ class OctezSocket(Protocol):
         self._serving.addCallbacks(self._answered, self._left).addErrback(self._failed)
 
     def _answered(self, answer: bytes) -> None:
+        if self._state is State.CLOSED:
+            return
         self.transport.write(octezmessages.frame(answer))
         if not self._slot.answered():
             self._finishing = True

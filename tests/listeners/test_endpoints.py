@@ -150,8 +150,8 @@ class CheckTests(SynchronousTestCase):
         self.assertIn("client_ca protects nothing", self.refused("tcp:1", "unix:/x", ca=self.ca))
         self.assertIn("use ssl: instead", self.refused("ssl:1", "tls:/x", ca=self.ca))
 
-    def test_client_ca_beside_plain_doors(self) -> None:
-        """Doors without TLS beside it are warned of."""
+    def test_client_ca_beside_plain_listeners(self) -> None:
+        """Listeners without TLS beside it are warned of."""
         endpoint = self.ssl()
         ca = ClientCa(self.directory / "ca.pem")
         self.assertEqual(check_endpoints([endpoint], ca), ())
@@ -165,7 +165,7 @@ class CheckTests(SynchronousTestCase):
         )
 
     def test_open_proxies(self) -> None:
-        """A door for a proxy that others could reach is warned of."""
+        """A listener for a proxy that others could reach is warned of."""
         private = "haproxy:tcp:2:interface=127.0.0.1"
         self.assertEqual(check_endpoints([private, "haproxy:unix:/x", "tcp:1"], None), ())
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):

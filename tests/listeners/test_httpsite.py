@@ -150,7 +150,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self._answers().count(b"200 OK"), 1)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_stranger(self) -> None:
+    def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
         self.patch(self.harness.signer, "_policy", Policy((allowed_address(()),)))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)

@@ -38,7 +38,7 @@ from tezio_signer.listeners.wrapping import SLICE, LimitedFactory
 from tezio_signer.request import Admitted, Credentials, Peer
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
-BAKER, STRANGER, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
+BAKER, CLIENT, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
 
 
 class Transport(StringTransport):
@@ -73,7 +73,7 @@ class Transport(StringTransport):
 
 
 class Client:
-    """One connection to a door."""
+    """One connection to a listener."""
 
     def __init__(self, protocol: Any, transport: Transport) -> None:
         self.protocol = protocol
@@ -91,7 +91,7 @@ class Client:
 
 
 class ConnectionsTestCase(SynchronousTestCase):
-    """A door for four connections, three of each peer."""
+    """A listener for four connections, three of each peer."""
 
     limits = Limits(connections=4, connections_per_peer=3, request_seconds=10, idle_seconds=30)
 
@@ -120,26 +120,26 @@ class RoomTests(ConnectionsTestCase):
         """A peer that has all it may have loses the connection that has waited longest."""
         clients = []
         for _ in range(3):
-            clients.append(self.let_in(STRANGER))
+            clients.append(self.let_in(CLIENT))
             self.clock.advance(1)
         clients[0].slot.serving()
         clients[0].slot.answered()
-        self.let_in(STRANGER)
+        self.let_in(CLIENT)
         self.assertEqual([client.transport.open for client in clients], [True, False, True])
 
     def test_the_peer_with_most(self) -> None:
         """When all is full, the peer with most makes room, not the one that waits longest."""
         baker = self.let_in(BAKER)
-        strangers = [self.let_in(STRANGER) for _ in range(3)]
+        clients = [self.let_in(CLIENT) for _ in range(3)]
         newcomer = self.let_in(OTHER)
         self.assertTrue(baker.transport.open)
-        self.assertEqual([s.transport.aborted for s in strangers], [True, False, False])
+        self.assertEqual([s.transport.aborted for s in clients], [True, False, False])
         self.assertTrue(newcomer.transport.open)
 
     def test_all_have_one(self) -> None:
         """Among peers with equally many, who has waited longest goes."""
         clients = []
-        for host in (STRANGER, BAKER, OTHER, "192.0.2.3"):
+        for host in (CLIENT, BAKER, OTHER, "192.0.2.3"):
             clients.append(self.let_in(host))
             self.clock.advance(1)
         clients[0].slot.serving()
@@ -149,10 +149,10 @@ class RoomTests(ConnectionsTestCase):
 
     def test_nobody_who_is_served_goes(self) -> None:
         """A connection with a request in progress is never cut for another."""
-        served = [self.let_in(STRANGER) for _ in range(3)]
+        served = [self.let_in(CLIENT) for _ in range(3)]
         for client in served:
             client.slot.serving()
-        self.assertIsNone(self.come(STRANGER))
+        self.assertIsNone(self.come(CLIENT))
         waiting = self.let_in(BAKER)
         self.let_in(OTHER)
         self.assertTrue(all(client.transport.open for client in served))
@@ -161,34 +161,34 @@ class RoomTests(ConnectionsTestCase):
     def test_slots_are_given_back(self) -> None:
         """Who has gone takes no slot, however he went."""
         for _ in range(3):
-            clients = [self.let_in(STRANGER) for _ in range(3)]
+            clients = [self.let_in(CLIENT) for _ in range(3)]
             for client in clients:
                 client.slot.serving()
-            self.assertIsNone(self.come(STRANGER))
+            self.assertIsNone(self.come(CLIENT))
             for client in clients:
                 client.lost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_flood(self) -> None:
         """Connections that are cut are closed later only; meanwhile there are not ever more."""
-        let_in = [self.let_in(STRANGER) for _ in range(3)]
+        let_in = [self.let_in(CLIENT) for _ in range(3)]
         self.clock.advance(YOUNG_SECONDS)
-        let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
+        let_in += [client for client in map(self.come, [CLIENT] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
         self.assertEqual(self.connections.limits.open_files, 7)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()
-        self.assertIsNotNone(self.come(STRANGER))
+        self.assertIsNotNone(self.come(CLIENT))
 
     def test_young(self) -> None:
         """A peer's own connections are not cut before they could say what they want."""
         for _ in range(3):
-            self.let_in(STRANGER)
+            self.let_in(CLIENT)
         self.clock.advance(YOUNG_SECONDS / 2)
-        self.assertIsNone(self.come(STRANGER))
+        self.assertIsNone(self.come(CLIENT))
         self.clock.advance(YOUNG_SECONDS / 2)
-        self.assertIsNotNone(self.come(STRANGER))
+        self.assertIsNotNone(self.come(CLIENT))
 
     def test_peers(self) -> None:
         """Peers are IP addresses; IPv4 in IPv6 is IPv4, and all local sockets are one."""
@@ -201,10 +201,10 @@ class RoomTests(ConnectionsTestCase):
         """A flood is not a line in the log for each connection."""
         with capturedLogs() as events:
             for _ in range(3):
-                self.let_in(STRANGER)
+                self.let_in(CLIENT)
             self.clock.advance(YOUNG_SECONDS)
             for _ in range(97):
-                self.come(STRANGER)
+                self.come(CLIENT)
         texts = [formatEvent(event) for event in events]
         self.assertEqual(len(texts), LINES_PER_MINUTE)
         self.assertIn("a connection from 192.0.2.1 was closed to make room for another", texts[0])
@@ -277,12 +277,12 @@ class UnknownTests(SynchronousTestCase):
     def test_go_first(self) -> None:
         """They make room for who may ask, even if he has more connections and waits longer."""
         bakers = [self.come("10.0.0.1") for _ in range(20)]
-        strangers = [self.come("192.0.2.1"), self.come("192.0.2.2")]
+        clients = [self.come("192.0.2.1"), self.come("192.0.2.2")]
         bakers += [self.come("10.0.0.2") for _ in range(4)]
         for client in bakers:
             assert client is not None
             self.assertTrue(client.transport.open)
-        for client in strangers:
+        for client in clients:
             assert client is not None
             self.assertFalse(client.transport.open)
 
@@ -314,7 +314,7 @@ class UnknownTests(SynchronousTestCase):
 
 
 class SilentTests(ConnectionsTestCase):
-    """Connections on which nothing has come, at doors where three are the limit of a peer."""
+    """Connections on which nothing has come, at listeners where three are the limit of a peer."""
 
     def come_speaking(self, host: str) -> Client | None:
         """Somebody connects who has sent something already."""
@@ -395,7 +395,7 @@ class SilentTests(ConnectionsTestCase):
         self.assertEqual([client.transport.open for client in full], [False, True, True])
 
 
-HOSTS = (BAKER, STRANGER, OTHER, UNKNOWN)
+HOSTS = (BAKER, CLIENT, OTHER, UNKNOWN)
 DONE = ("sends", "is served", "is answered", "closes", "bytes wait", "is lost")
 HISTORIES = st.lists(
     st.tuples(st.just("comes"), st.sampled_from(HOSTS), st.booleans())
@@ -567,7 +567,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_others_meanwhile(self) -> None:
         """While slices wait for their turn, nothing more is read, and others have theirs."""
-        client, other = self.let_in(STRANGER), self.let_in(BAKER)
+        client, other = self.let_in(CLIENT), self.let_in(BAKER)
         client.protocol.dataReceived(b"x" * SLICE)
         self.connections.turns._spent = 1.0
         for each in (client, other):

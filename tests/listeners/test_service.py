@@ -205,7 +205,7 @@ class IdleTests(TlsTestCase):
 
 
 class MistakeTests(SynchronousTestCase):
-    """What keeps doors from being opened."""
+    """What keeps listeners from being opened."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()

@@ -1,4 +1,4 @@
-"""All doors give the same decision in the same words: HTTP and sockets, on TCP and on Unix."""
+"""All listeners give the same decision in the same words: HTTP and sockets, on TCP and on Unix."""
 
 import os
 import re
@@ -38,7 +38,7 @@ _GENERIC_SIGNATURE = bytes.fromhex("04822b")
 
 @frozen
 class Sign:
-    """A request to sign, as any door can carry it."""
+    """A request to sign, as any listener can carry it."""
 
     payload: bytes
     pkh: str = str(TZ3)
@@ -61,7 +61,7 @@ class Sign:
 
 @frozen
 class Get:
-    """A request for something else, as any door can carry it."""
+    """A request for something else, as any listener can carry it."""
 
     path: str
     socket: bytes
@@ -313,24 +313,24 @@ CASES = {
 
 
 class RefusalTests(ListenersTestCase):
-    """The same refusal at every door."""
+    """The same refusal at every listener."""
 
     async def decisions(self, request: Request) -> dict[str, tuple[int, str]]:
-        """What is decided at each door: the status, as it is logged, and the sentence."""
+        """What is decided at each listener: the status, as it is logged, and the sentence."""
         decisions = {}
-        for door, client in self.http.items():
+        for listener, client in self.http.items():
             with capturedLogs() as events:
                 answer = await client.request(*request.http)
             status = self.logged(events)
-            self.assertEqual(answer.status, status, door)
-            decisions[door] = (status, message_in(answer.body))
-        for door, asking in self.sockets.items():
+            self.assertEqual(answer.status, status, listener)
+            decisions[listener] = (status, message_in(answer.body))
+        for listener, asking in self.sockets.items():
             with capturedLogs() as events, self.assertRaises(OctezSocketError) as refused:
                 await asking.ask(request.socket)
-            decisions[door] = (self.logged(events), refused.exception.message)
+            decisions[listener] = (self.logged(events), refused.exception.message)
         return {
-            door: (status, re.sub(r"/dev/\S+\d", "PORT", sentence))
-            for door, (status, sentence) in decisions.items()
+            listener: (status, re.sub(r"/dev/\S+\d", "PORT", sentence))
+            for listener, (status, sentence) in decisions.items()
         }
 
     def logged(self, events: Sequence[LogEvent]) -> int:
@@ -343,7 +343,7 @@ class RefusalTests(ListenersTestCase):
         return cast(int, status)
 
     async def check(self, case: Case) -> None:
-        """Ask for the same at every door."""
+        """Ask for the same at every listener."""
         harness = FailingHarness(case.settings())
         await self.open(harness)
         for payload in case.before:
@@ -361,7 +361,7 @@ def _add_tests() -> None:
         async def test(self: RefusalTests, case: Case = case) -> None:
             await self.check(case)
 
-        test.__doc__ = f"Every door says {case.status}: {case.sentence}"
+        test.__doc__ = f"Every listener says {case.status}: {case.sentence}"
         setattr(RefusalTests, f"test_{name}", test)
 
 

@@ -44,7 +44,7 @@ _INTERFACE = re.compile(r"interface=(\[[^\]]*\]|[0-9A-Fa-f:.%\w-]*)")
 
 @frozen
 class Endpoint:
-    """Where to listen.
+    """An endpoint says where to listen, and how.
 
     :ivar text: as it was given.
     :ivar description: what Twisted is to listen on.
@@ -183,7 +183,7 @@ def quote(argument: str) -> str:
 
 
 def resolved(text: str, directory: Path) -> str:
-    """An endpoint string whose paths are absolute; raises StartupError.
+    """Return an endpoint string whose paths are absolute; raises StartupError.
 
     :param directory: what its paths are relative to: that of the configuration, or for one of the
         command line the one where the command was given.
@@ -196,7 +196,7 @@ def resolved(text: str, directory: Path) -> str:
 
 
 def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
-    """Make paths absolute; whether there was one that was not."""
+    """Make paths absolute; return whether there was one that was not."""
     changed = False
     for name in PATHS if kind in ARGUMENTS else ():
         path = arguments.get(name)
@@ -223,7 +223,7 @@ def _described(kind: str, arguments: dict[str, str]) -> str:
 
 
 def _with_escaped_address(text: str) -> str:
-    """An endpoint string with the colons of an IPv6 address escaped, as Twisted wants them.
+    """Return an endpoint string with the colons of an IPv6 address escaped, as Twisted wants.
 
     Both `interface=[::1]` and `interface=::1` mean what they say; an address with escaped
     colons stays as it is.
@@ -243,7 +243,7 @@ def _with_escaped_address(text: str) -> str:
 
 
 def _longest_address(value: str) -> tuple[str, str]:
-    """The IPv6 address that a value begins with, and what is behind it."""
+    """Split a value into the IPv6 address that it begins with, and what is behind it."""
     parts = value.split(":")
     for count in range(len(parts), 1, -1):
         address = ":".join(parts[:count])

@@ -1,4 +1,4 @@
-"""What is to be said of endpoints before they are opened: what cannot be, and what to warn of."""
+"""Checks endpoints before they are opened: what cannot be, and what an operator is warned of."""
 
 import difflib
 import os
@@ -17,7 +17,7 @@ from tezio_signer.config.endpoints import (
 )
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.sameplace import same_address, same_path
+from tezio_signer.listeners.overlap import same_address, same_path
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
 _HIGHEST_PORT = 0xFFFF
@@ -27,7 +27,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what cannot be opened.
+    """Return what an operator is to be warned of; raises StartupError for what cannot be opened.
 
     Reads what the endpoints need: names and values of their arguments, certificates and keys.
     Opens nothing.
@@ -90,7 +90,7 @@ def _are_the_same(one: Endpoint, other: Endpoint) -> bool:
 
 
 def _handed_over(endpoint: Endpoint) -> tuple[int, str]:
-    """Which socket of systemd this is: its index, or its name."""
+    """Return which socket of systemd this is: its index, or its name."""
     arguments = endpoint.arguments
     return int(arguments.get("index", "-1")), arguments.get("name", "")
 
@@ -180,7 +180,7 @@ def _check_unix(endpoint: Endpoint) -> None:
 
 
 def _check_kind(endpoint: Endpoint) -> None:
-    """A kind that is none of Twisted's own may be a plugin's, who knows its arguments."""
+    """Raise StartupError for a kind that neither Twisted nor a plugin of it has."""
     from twisted.internet.interfaces import IStreamServerEndpointStringParser
     from twisted.plugin import getPlugins
 
@@ -191,7 +191,7 @@ def _check_kind(endpoint: Endpoint) -> None:
 
 
 def _meant(text: str) -> str:
-    """The endpoint that somebody means who writes an address or a URL."""
+    """Return the endpoint that somebody means who writes an address or a URL."""
     scheme, separator, rest = text.partition("://")
     address = rest.partition("/")[0] if separator else text
     host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""The HTTP server below the routes: what Twisted's own does not limit or normalise."""
+"""The HTTP server below the routes: it limits and normalises what Twisted's own does not."""
 
 import re
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 
 
 class TooManyChunksError(http._MalformedChunkedDataError):
-    """Ends the reading of a body, in the middle of what was received; it was answered."""
+    """A body with too many chunks was answered, and no more of it is read."""
 
 
 class SignerRequest(Request):
@@ -67,7 +67,7 @@ class SignerRequest(Request):
             self.channel.forceAbortClient()
 
     def _refuse_body(self) -> None:
-        """Answer at once; the connection closes when the client has sent its body."""
+        """Answer at once; the connection is closed when the client has sent its body."""
         self._discarded = 0
         self.requestHeaders.removeHeader(b"expect")  # no `100 Continue` after this answer
         limit = self.channel.limits.body_bytes
@@ -94,7 +94,7 @@ class SignerRequest(Request):
         super().requestReceived(command, path, version)
 
     def _check_framing(self, version: bytes) -> None:
-        """Where a proxy could see another end of the body, there must be no request at all."""
+        """Raise Malformed for a body of which a proxy could see another end."""
         codings = self.requestHeaders.getRawHeaders(b"transfer-encoding", [])
         if codings and (version != b"HTTP/1.1" or [c.lower() for c in codings] != [b"chunked"]):
             raise Malformed(
@@ -121,7 +121,7 @@ class SignerRequest(Request):
         super().process()
 
     def end_connection(self) -> None:
-        """Have the connection closed after this answer."""
+        """Close the connection after this answer."""
         self.setHeader(b"Connection", b"close")
         self.channel.persistent = 0
 
@@ -131,7 +131,7 @@ class SignerRequest(Request):
 
 
 def _answer(refused: Refused, with_body: bool = True) -> bytes:
-    """A whole answer, of a connection that is closed behind it."""
+    """Return a whole answer, behind which the connection is closed."""
     body = error_list(refused)
     head = (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -188,12 +188,12 @@ class SignerChannel(HTTPChannel):
 
     @property
     def most_chunks(self) -> int:
-        """Of a body; more of them are not worth their time."""
+        """The most chunks that a body may have; more are not worth their time."""
         return max(MAX_CHUNKS, self.limits.body_bytes // 512)
 
     @property
     def has_too_many_chunks(self) -> bool:
-        """Whether the body has more of them, which was answered."""
+        """Whether the body has more chunks than that, which was answered."""
         return self._chunks > self.most_chunks
 
     def count_chunk(self) -> None:
@@ -282,7 +282,7 @@ class SignerChannel(HTTPChannel):
         if self._state is State.QUEUED:
             self._state = State.READING
         self._pipelined = self._pipelined + 1 if self._early() else 0
-        # Who does not read his answers gets no more of them.
+        # A client that does not read its answers gets no more of them.
         if self._waitingForTransport or self._pipelined >= MAX_PIPELINED:
             self.persistent = 0
         super().requestDone(request)
@@ -328,7 +328,7 @@ class SignerSite(Site):
         self.decisions = decisions or Decisions(self.reactor)
 
     def refusal(self, refused: Refused) -> bytes:
-        """What a client is told who may ask nothing, whatever he was about to ask."""
+        """Return the answer to a client that may ask nothing, whatever it was about to ask."""
         return _answer(refused)
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""How many may be connected, and how long for: the same for every listener.
+"""Limits how many connections there may be, and for how long, over all listeners together.
 
 A listener wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
 protocols say through `slots.slot_of(self.transport)` what they do; one that says nothing has
@@ -66,7 +66,7 @@ _REMEMBERED = 1024
 
 
 class Connections(Service):
-    """All connections of all listeners. Stopping it lets no connection have another request.
+    """Keeps all connections of all listeners; once it is stopped, none has another request.
 
     :param admit: raises NotAdmitted for who may ask nothing at all; without it, that is decided
         at the first request.
@@ -109,7 +109,7 @@ class Connections(Service):
     def admission(
         self, address: object, credentials: Credentials | None = None
     ) -> Admitted | NotAdmitted | None:
-        """Who connects, or why he may ask nothing; whose address is not known may not.
+        """Return who connects, or why that client may ask nothing; an unknown address may not.
 
         :param credentials: of who has connected to a Unix socket.
         :return: None if it is not decided here.
@@ -133,12 +133,12 @@ class Connections(Service):
     def may_tell(
         self, name: str, refused: NotAdmitted, tls: bool, listener: Listener | None = None
     ) -> bool:
-        """Whether there is time to tell a client that it may ask nothing; recorded either way."""
+        """Record that a client may ask nothing; return whether there is time to tell it, too."""
         self._decisions.record(Decision("a connection", name, listener).refused(refused))
         return self._told[tls].take(None)
 
     def make_room(self, peer: str, name: str, speaks: bool = False) -> bool:
-        """Whether a peer may have another connection, for which another may be evicted.
+        """Return whether a peer may have another connection; one may be evicted for it.
 
         :param name: what it is called in the log.
         :param speaks: whether bytes of it are here already.
@@ -157,7 +157,7 @@ class Connections(Service):
         return False
 
     def _full(self, peer: str, more: int) -> list[str] | None:
-        """The peers of which one has to make room, in the order of eviction; None if there is room.
+        """Return the peers of which one has to make room, in the order of eviction, if so.
 
         :param more: how many connections there may be more than the limit says.
         """
@@ -175,7 +175,7 @@ class Connections(Service):
         return peer == UNKNOWN, len(slots), -next(iter(slots)).since
 
     def _eviction_order(self, peers: Iterable[str], newest: float, speaks: bool) -> Iterator[Slot]:
-        """The connections that may be evicted; the order is said at the top of this module.
+        """Yield the connections that may be evicted, in the order at the top of this module.
 
         :param newest: those that came into their state later may not.
         :param speaks: whether it is for one on which bytes wait.
@@ -189,7 +189,7 @@ class Connections(Service):
                         yield slot
 
     def _evict(self, full: list[str], peer: str, speaks: bool, spared: Slot | None = None) -> bool:
-        """Evict a connection for one of a peer; whether there was one."""
+        """Evict a connection for one of a peer; return whether there was one to evict."""
         if self._aborted >= self.limits.most_aborted:
             return False
         # What a flood from one address makes of its own connections must stay cheap.
@@ -201,7 +201,7 @@ class Connections(Service):
         return False
 
     def _may_be_silent(self, full: list[str]) -> bool:
-        """Whether one silent connection more than the limit may stay until it has spoken.
+        """Return whether one silent connection more than the limit may stay until it has spoken.
 
         There is one at most, and only while there is another that could go for it.
         """
@@ -217,7 +217,7 @@ class Connections(Service):
             self.cut(slot, "was refused, since there are too many")
 
     def enter(self, peer: str, name: str, connection: Connection, speaks: bool = False) -> Slot:
-        """The slot of a connection that there is room for."""
+        """Return the slot of a connection that there is room for."""
         return Slot(self, peer, name, connection, speaks)
 
     def changed(self, slot: Slot) -> None:
@@ -237,12 +237,12 @@ class Connections(Service):
         self._cuts.warn("a connection from {peer} {why}", peer=name, why=why)
 
     def aborted(self, slot: Slot) -> None:
-        """Give the slot of a connection back that will be lost."""
+        """Give back the slot of a connection that is going to be lost."""
         self._aborted += 1
         self._forget(slot)
 
     def left(self, slot: Slot) -> None:
-        """Give the slot of a connection back that is lost, if that was not done before."""
+        """Give back the slot of a connection that is lost, unless that was done before."""
         if slot in self._slots.get(slot.peer, ()):
             self._forget(slot)
         else:
@@ -289,6 +289,6 @@ class Connections(Service):
 
 
 def host_of(address: object, otherwise: str = _LOCAL) -> str:
-    """Who is connected: the IP address, or that it is a local socket."""
+    """Return who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
     return otherwise if host is None else str(host).removeprefix("::ffff:")

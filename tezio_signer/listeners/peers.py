@@ -1,4 +1,4 @@
-"""Who is on the other end of a connection."""
+"""Tells who is at the other end of a connection."""
 
 import socket
 import struct
@@ -74,7 +74,7 @@ def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Adm
 
 
 def named(transport: ITransport) -> str:
-    """A peer for the log, also one whose address is not known."""
+    """Return a peer for the log, also one whose address is not known."""
     try:
         return str(peer_of(transport))
     except NotAdmitted:
@@ -82,7 +82,7 @@ def named(transport: ITransport) -> str:
 
 
 def credentials_at(transport: object) -> Credentials | None:
-    """Of a Unix socket's client; None for any other."""
+    """Return the credentials of a Unix socket's client, or None for any other connection."""
     try:
         handle = cast(Connection, transport).getHandle()
     except AttributeError:  # so Twisted's transports say that they are closed
@@ -93,7 +93,7 @@ def credentials_at(transport: object) -> Credentials | None:
 
 
 def credentials_of(connection: socket.socket) -> Credentials:
-    """Whose process is at the other end of a Unix socket."""
+    """Return whose process is at the other end of a Unix socket."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return _NOBODY  # not on Linux: where users are checked, nobody passes

@@ -1,4 +1,4 @@
-"""Why a port of TCP cannot be listened on, and whether it could be, without listening."""
+"""Tells why a port of TCP cannot be listened on, and whether it could be, without listening."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _FIRST_FREE = 1024
 
 @contextmanager
 def listening_errors(port: int, interface: str) -> Iterator[None]:
-    """What keeps this process from listening on a port comes as StartupError.
+    """Raise StartupError for what keeps this process from listening on a port.
 
     :raises InUseError: if somebody listens there already.
     """
@@ -72,7 +72,7 @@ def _why(error: Exception, port: int, interface: str) -> str:
 
 
 def try_tcp(port: int, interface: str) -> None:
-    """Raises StartupError if a port could not be listened on; nobody notices.
+    """Raise StartupError if a port could not be listened on; nobody notices that it was tried.
 
     It is bound as Twisted's `tcp.Port` binds it, and no further. With a port that is in use by a
     daemon this is harmless: SO_REUSEADDR lets others listen on one that is bound only.

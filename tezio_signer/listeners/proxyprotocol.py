@@ -44,7 +44,7 @@ _UNIX_PATHS = struct.Struct("!108s108s")
 
 @frozen
 class Header:
-    """What a proxy says first.
+    """The header that a proxy sends ahead of what its client sends.
 
     :ivar client: whose connection it is; None for the proxy's own, such as a health check.
     :ivar length: of the header, in bytes.
@@ -55,7 +55,7 @@ class Header:
 
 
 def read_header(received: bytes) -> Header | None:
-    """What a proxy has said; None while there is not all of it. Raises ValueError."""
+    """Return what a proxy has said, or None while some of it is missing; raises ValueError."""
     if received.startswith(_SECOND[: len(received)]):
         return _read_second(received)
     if received.startswith(_FIRST[: len(received)]):
@@ -152,7 +152,7 @@ class _Proxied(HalfCloseableWrapper):
             super().loseConnection()
 
     def _goes_on(self, client: IAddress) -> bool:
-        """Whether a client of the proxy is served, or told at least that it is not."""
+        """Return whether a client of the proxy is served, or told at least that it is not."""
         factory = cast(ProxiedFactory, self.factory)
         connections, slot = factory.connections, slot_of(self.transport)
         slot.client = host_of(client)

@@ -1,4 +1,4 @@
-"""Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
+"""Listens where Twisted's endpoint strings say, with ports, limits and TLS of our choice."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,7 @@ def listener(
     connections: Connections,
     client_ca: ClientCa | None = None,
 ) -> IService:
-    """The service that listens on an endpoint; raises StartupError.
+    """Return the service that listens on an endpoint; raises StartupError.
 
     :param factory: may have a method `refusal`, the bytes that tell a client in its protocol
         of a `NotAdmitted`.
@@ -61,7 +61,7 @@ def _limited(
     certificates: ServedCertificates | None,
     proxied: bool,
 ) -> LimitedFactory:
-    """A factory with all that lies between it and a port: limits, the proxy, TLS."""
+    """Wrap a factory in all that lies between it and a port: limits, the proxy, TLS."""
     tls = certificates is not None
     answer = getattr(factory, "refusal", None)
     refusing: IProtocolFactory | None = None
@@ -76,7 +76,13 @@ def _limited(
 
 
 class _ListeningReactor:
-    """A reactor whose ports are limited."""
+    """A reactor whose ports are those of `ports.py`, with limits around every factory.
+
+    Twisted's endpoints know nothing of limits, and of no port but the reactor's own. They listen
+    through the methods of the reactor that they are given, so this one takes its place: no kind
+    of endpoint, and no plugin's, can then be opened without limits, and Twisted alone goes on
+    deciding what an endpoint string means.
+    """
 
     def __init__(
         self,

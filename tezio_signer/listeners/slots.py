@@ -1,4 +1,4 @@
-"""The slot of one connection: what the connection does, and until when it may.
+"""The slot of one connection knows what the connection does, and until when it may.
 
 Its protocol says what it does. `limits.py` keeps all slots, is told of each change, and may evict
 the connection for another one. This module knows time only as a clock that it is given.
@@ -123,7 +123,7 @@ class Slot:
             self._keeper.spoke(self)
 
     def look(self) -> bool:
-        """Whether there are bytes that were not read yet; the state changes with that."""
+        """Return whether there are bytes that were not read yet; the state changes with that."""
         if not self.unread and self._connection.bytes_wait():
             self.unread = True
             if self.state is State.SILENT:
@@ -144,7 +144,7 @@ class Slot:
             self._alarm.put_off()
 
     def answered(self) -> bool:
-        """Note that the answer is written; False if there may be no other request after it."""
+        """Note that the answer is written; return whether there may be another request."""
         if self.state in (State.CLOSING, State.GONE):
             return False
         self._enter(State.IDLE)
@@ -152,7 +152,7 @@ class Slot:
         return not self._keeper.stopping
 
     def closing(self) -> None:
-        """Note that the connection is being closed, for which its client has a time to read."""
+        """Note that the connection is being closed; its client has some time left to read."""
         if self.state not in (State.CLOSING, State.GONE):
             self._enter(State.CLOSING)
             self._alarm.set(self._keeper.limits.request_seconds, self._time_is_over)
@@ -193,9 +193,9 @@ class Slot:
 
 
 def slot_of(transport: object) -> Slot:
-    """The slot of a connection, through whatever lies between its transport and the port.
+    """Return the slot of a connection, through whatever lies between its transport and the port.
 
-    Raises AttributeError for a connection whose factory is not limited: nothing is served there.
+    Raises AttributeError if the factory of the connection is not limited: nothing is served then.
     """
     return cast("_HasSlot", transport).slot
 

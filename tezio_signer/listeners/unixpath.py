@@ -1,4 +1,4 @@
-"""The path of a Unix socket: of one daemon at a time, and of none that has died."""
+"""Keeps the path of a Unix socket for one daemon at a time, and for none that has died."""
 
 import fcntl
 import os
@@ -54,7 +54,7 @@ class SocketPath:
             raise
 
     def look(self) -> None:
-        """Raises StartupError for what would keep a daemon from the path; changes nothing.
+        """Raise StartupError for what would keep a daemon from the path; changes nothing.
 
         :raises InUseError: if a daemon listens there now.
         """
@@ -71,7 +71,7 @@ class SocketPath:
             raise self.refusal(error) from error
 
     def refusal(self, error: OSError) -> StartupError:
-        """What an operator is told of an error of the system's."""
+        """Return what an operator is told of an error of the system."""
         directory = os.path.dirname(self._absolute)
         if error.errno == ENOENT and not os.path.isdir(directory):
             return StartupError(f"{self._path}: there is no directory {directory}; create it")
@@ -83,7 +83,7 @@ class SocketPath:
         return StartupError(f"{self._path}: {error.strerror or error}")
 
     def bound(self) -> None:
-        """The socket that is there now is ours."""
+        """Note that the socket that is there now is ours."""
         self._bound = _identity(os.lstat(self._absolute))
 
     def release(self) -> None:
@@ -123,7 +123,7 @@ class SocketPath:
             os.close(lock)  # its owner has removed it meanwhile
 
     def _check_lock(self) -> None:
-        """Raises for a file that is there, and that `_locked` could not use."""
+        """Raise StartupError for a file that is there, and that `_locked` could not use."""
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             lock = os.open(self._absolute + LOCK_SUFFIX, flags)
@@ -142,7 +142,7 @@ class SocketPath:
             )
 
     def _has_dead(self) -> bool:
-        """Whether there is the socket of a daemon that has died; raises for all else."""
+        """Return whether the socket of a dead daemon is there; raises StartupError for all else."""
         try:
             status = os.lstat(self._absolute)
         except FileNotFoundError:
@@ -165,7 +165,7 @@ class SocketPath:
 
 
 def _try_to_make_file(directory: str) -> None:
-    """Raises OSError if nothing can be made in a directory; leaves nothing there."""
+    """Raise OSError if nothing can be made in a directory; leaves nothing there."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What an address or a user that may ask nothing is told, without reading what is sent.
+"""Tells unknown addresses and users that they may ask nothing, and reads nothing of theirs.
 
 The answer is written as soon as it is known who connects. What comes meanwhile is thrown
 away, up to a limit: closing at once would have the system reset the connection, and the
@@ -66,9 +66,9 @@ class _Refusing(Protocol):
 
 
 class RefusingFactory(Factory):
-    """Tells everybody that he may ask nothing.
+    """Makes connections whose client is told that it may ask nothing.
 
-    :param served: the factory in whose place it is.
+    :param served: the factory that it stands in for.
     :param answer: the bytes that tell of a refusal in its protocol.
     :param closes_one_side: the client's side stays open for what is thrown away; not under TLS,
         which says itself that there will be no more.
@@ -95,5 +95,5 @@ class RefusingFactory(Factory):
         return protocol
 
     def logPrefix(self) -> str:
-        """The name of the factory in whose place it is."""
+        """Return the name of the factory that it stands in for."""
         return name_of(self._served)

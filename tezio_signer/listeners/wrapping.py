@@ -1,4 +1,4 @@
-"""Factories whose connections are limited: what lies between a port and a protocol.
+"""Limits the connections of a factory; it lies between a port and a protocol.
 
 What is received is given on in slices, when it is the turn of the connection's address.
 """
@@ -32,7 +32,7 @@ SLICE = 4096
 
 
 class HalfCloseableWrapper(ProtocolWrapper):
-    """Tells the protocol that it wraps when one side is closed, if that wants to know."""
+    """Tells the protocol that it wraps when one side of the connection is closed."""
 
     def readConnectionLost(self) -> None:
         cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()
@@ -43,9 +43,9 @@ class HalfCloseableWrapper(ProtocolWrapper):
 
 @frozen
 class _Arrival:
-    """A connection that is to be accepted.
+    """A connection that is going to be accepted.
 
-    :ivar peer: by what it is counted.
+    :ivar peer: the address that it counts for.
     :ivar speaks: whether bytes of it are here already.
     :ivar admission: what was decided on who is connected, if it is known already who that is.
     """
@@ -57,7 +57,7 @@ class _Arrival:
 
 @implementer(IConsumer, IPushProducer)
 class _LimitedProtocol(HalfCloseableWrapper):
-    """What the protocol of a listener takes for its transport.
+    """The transport of a listener's protocol.
 
     Bytes that were received wait here until they are given on, a slice in each turn of the
     connection's address, and until the protocol wants them. While any wait, and while it wants
@@ -113,7 +113,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
         self._read_or_not()
 
     def _give_on(self) -> bool:
-        """Give on a slice; whether another one waits for a turn."""
+        """Give on a slice; return whether another one waits for a turn."""
         if not self._paused and not self.slot.gone:
             data, self._received = self._received[:SLICE], self._received[SLICE:]
             self.slot.unread = bool(self._received)
@@ -136,7 +136,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
             self.transport.resumeProducing()
 
     def bytes_wait(self) -> bool:
-        """Whether the system has bytes that were not read yet."""
+        """Return whether the system has bytes that were not read yet."""
         try:
             return bool(self.transport.getHandle().recv(1, MSG_PEEK | MSG_DONTWAIT))
         except (AttributeError, OSError):  # no connection of the system's, or nothing there
@@ -168,7 +168,7 @@ class _LimitedProtocol(HalfCloseableWrapper):
 
 
 class LimitedFactory(WrappingFactory):
-    """Gives connections to another factory, as far as there is room for them.
+    """A factory that gives connections to another one, as far as there is room for them.
 
     It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.
 
@@ -199,7 +199,7 @@ class LimitedFactory(WrappingFactory):
     def arrives(
         self, address: object, credentials: Credentials | None = None, speaks: bool = False
     ) -> bool:
-        """Whether a connection is to be accepted, which is then the next that is built.
+        """Return whether a connection is to be accepted, which is then the next that is built.
 
         :param credentials: of who has connected to a Unix socket.
         :param speaks: whether bytes of it are here already.
@@ -237,7 +237,7 @@ class LimitedFactory(WrappingFactory):
 
 
 def name_of(factory: IProtocolFactory) -> str:
-    """What the connections of a factory are called in the log."""
+    """Return what the connections of a factory are called in the log."""
     prefix = getattr(factory, "logPrefix", None)
     return prefix() if prefix else type(factory).__name__
 

@@ -178,7 +178,7 @@ def decode(payload: bytes) -> Request:
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload with its length in front; raises OverflowError above MAX_PAYLOAD bytes."""
+    """Return a payload with its length in front; raises OverflowError above MAX_PAYLOAD bytes."""
     return len(payload).to_bytes(FRAME_HEADER, "big") + payload
 
 
@@ -195,37 +195,37 @@ def _hashes(keys: Iterable[PublicKeyHash]) -> bytes:
 
 
 def signature_answer(signature: Signature) -> bytes:
-    """The answer to Sign, and the proof for ProvePossession."""
+    """Return the answer to Sign, and the proof for ProvePossession."""
     return _OK + signature.data
 
 
 def public_key_answer(key: PublicKey) -> bytes:
-    """The answer to GetPublicKey."""
+    """Return the answer to GetPublicKey."""
     return _OK + bytes([key.curve.value]) + key.data
 
 
 def authorized_keys_answer(keys: Iterable[PublicKeyHash] | None) -> bytes:
-    """The answer to GetAuthorizedKeys; None says that nobody has to authenticate."""
+    """Return the answer to GetAuthorizedKeys; None says that nobody has to authenticate."""
     return _OK + (b"\x00" if keys is None else b"\x01" + _hashes(keys))
 
 
 def known_keys_answer(keys: Iterable[PublicKeyHash]) -> bytes:
-    """The answer to ListKnownKeys."""
+    """Return the answer to ListKnownKeys."""
     return _OK + _hashes(keys)
 
 
 def nonce_answer(nonce: bytes) -> bytes:
-    """The answer to DeterministicNonce and to DeterministicNonceHash."""
+    """Return the answer to DeterministicNonce and to DeterministicNonceHash."""
     return _OK + _sized(nonce)
 
 
 def supports_answer(supported: bool) -> bytes:
-    """The answer to SupportsDeterministicNonces."""
+    """Return the answer to SupportsDeterministicNonces."""
     return _OK + (b"\xff" if supported else b"\x00")
 
 
 def error_answer(sentence: str) -> bytes:
-    """An error trace of one failure, of which the client prints the sentence.
+    """Return an error trace of one failure, of which the client prints the sentence.
 
     Octez keeps each error of a trace as a BSON document (bsonspec.org).
     """

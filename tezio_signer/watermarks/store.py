@@ -1,4 +1,4 @@
-"""What every store of watermarks does, and how it says that it cannot."""
+"""Says what every store of watermarks does, and how it fails."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class WatermarkStore(Protocol):
     shared: bool
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks of the store; fails with StoreError."""
+        """Return all marks of the store; fails with StoreError."""
 
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
         """Write a mark, if it is no step back (`rule.settle`).
@@ -62,4 +62,4 @@ class WatermarkStore(Protocol):
         """
 
     def close(self) -> Deferred[None]:
-        """Give the store free for others, when all that was brought is written."""
+        """Release the store for others, when all that was brought is written."""

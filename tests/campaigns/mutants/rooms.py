@@ -85,7 +85,35 @@ ROOMS = {
             "listeners.test_unknownaddress",
         ),
     ),
-    "policy": Room(("tezio_signer.policy",), ("test_policy", "test_admission", "test_resource")),
+    "policy": Room(
+        (
+            "tezio_signer.policy",
+            "tezio_signer.request",
+            "tezio_signer.rules.rule",
+            "tezio_signer.rules.access",
+            "tezio_signer.rules.operations",
+            "tezio_signer.rules.spending",
+            "tezio_signer.rules.watermark",
+        ),
+        (
+            "test_policy",
+            "test_request",
+            "rules.test_access",
+            "rules.test_operations",
+            "rules.test_spending",
+            "rules.test_watermark",
+            "listeners.test_admission",
+        ),
+    ),
+    "decision": Room(
+        ("tezio_signer.decision", "tezio_signer.listeners.peers"),
+        (
+            "test_decision",
+            "listeners.test_admission",
+            "listeners.test_unknownaddress",
+            "listeners.test_proxyprotocol",
+        ),
+    ),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
@@ -113,9 +141,10 @@ ROOMS = {
     ),
     "payload": Room(
         ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
-        ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_policy"),
+        ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_request"),
     ),
     "keys": Room(
-        ("tezio_signer.tezos.keys",), ("tezos.test_keys", "tezos.test_base58check", "test_policy")
+        ("tezio_signer.tezos.keys",),
+        ("tezos.test_keys", "tezos.test_base58check", "rules.test_access"),
     ),
 }

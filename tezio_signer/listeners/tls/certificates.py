@@ -1,4 +1,4 @@
-"""Certificates of TLS endpoints: read, checked, and read again when their files have changed.
+"""Reads and checks the certificates of TLS endpoints, and again when their files have changed.
 
 Nothing here opens anything or needs a reactor. Files are looked at when a client begins a
 handshake, every few seconds at most. What cannot be used, as in the middle of a renewal, is
@@ -39,7 +39,7 @@ Signature = tuple[tuple[object, ...], ...]
 
 @frozen
 class Dated:
-    """A certificate whose end may come.
+    """A certificate that may expire.
 
     :ivar path: the file that it is in.
     """
@@ -48,7 +48,7 @@ class Dated:
     certificate: x509.Certificate
 
     def warning(self, now: datetime) -> str | None:
-        """What to say of it, if its end is near, or it is not valid at all."""
+        """Return what to say of it, if it expires soon, or is not valid at all."""
         begins = self.certificate.not_valid_before_utc
         ends = self.certificate.not_valid_after_utc
         whose = f"the certificate in {self.path} ({_name(self.certificate)})"
@@ -82,7 +82,7 @@ def _name(certificate: x509.Certificate) -> str:
 
 @frozen
 class Loaded:
-    """What was read.
+    """What was read of the files of an endpoint.
 
     :ivar context: for a client that has named nothing yet.
     :ivar dated: the certificates that may expire.
@@ -97,14 +97,14 @@ class Loaded:
 
 
 class Source(Protocol):
-    """Where the certificates of an endpoint are."""
+    """Knows where the certificates of an endpoint are."""
 
     @property
     def endpoint(self) -> str:
         """As it was given."""
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
 
     def load(self) -> Loaded:
         """Read them all; raises StartupError."""
@@ -128,7 +128,7 @@ class CertificateFiles:
     client_ca: ClientCa | None = None
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
         authorities = self.client_ca and self.client_ca.path
         files = (self.key, self.certificate, self.chain, self.parameters, authorities)
         return tuple(_stamp(path) for path in files if path)
@@ -205,7 +205,7 @@ class SourceDirectory:
     path: Path
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
         return tuple(map(_stamp, self._files()))
 
     def load(self) -> Loaded:
@@ -242,7 +242,7 @@ class SourceDirectory:
 def certificate_warnings(
     sources: Iterable[Source | None], now: datetime | None = None
 ) -> tuple[str, ...]:
-    """What to say of certificates that have expired or soon will; raises StartupError.
+    """Return what to say of certificates that have expired or soon will; raises StartupError.
 
     :param sources: of all endpoints, as `certificates_of` gives them.
     :param now: with a time zone.
@@ -273,7 +273,7 @@ class ServedCertificates:
         self._looked_at = clock.seconds()
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """A connection that presents the certificate."""
+        """Return a connection that presents the certificate."""
         if self._clock.seconds() - self._looked_at >= LOOK_SECONDS:
             self._look()
         return SSL.Connection(self._loaded.context)
@@ -307,7 +307,7 @@ class ServedCertificates:
 
 
 def harden(context: SSL.Context, authorities: Sequence[x509.Certificate] = ()) -> None:
-    """Have TLS 1.2 or 1.3 spoken, with clients that show a certificate of these authorities."""
+    """Let TLS 1.2 and 1.3 be spoken only, with clients that show a certificate of an authority."""
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     store = context.get_cert_store()
     assert store is not None
@@ -322,7 +322,7 @@ def harden(context: SSL.Context, authorities: Sequence[x509.Certificate] = ()) -
 
 
 def reason(error: Exception) -> str:
-    """OpenSSL's own words, without the list of tuples around them."""
+    """Return OpenSSL's own words, without the list of tuples around them."""
     reasons = error.args[0] if error.args else None
     if isinstance(reasons, list):
         return "; ".join(str(each[-1]) for each in reasons if each) or "not understood"

@@ -1,4 +1,4 @@
-"""What Twisted logs of TLS by itself, such as names that clients ask for in vain of `tls:`.
+"""Limits what Twisted logs of TLS by itself, such as names that clients ask for in vain.
 
 Any client can cause it, so not all of it is said.
 """
@@ -17,7 +17,7 @@ from tezio_signer.sparinglog import SparingLog
 
 @implementer(ILogObserver)
 class _Sparing:
-    """Has a logger of Twisted's say not all that clients cause, and no tracebacks of it."""
+    """An observer that logs not all that clients cause, and no tracebacks of it."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._sparing_log = SparingLog(Logger(), clock)
@@ -30,7 +30,7 @@ class _Sparing:
 
 
 def speak_sparingly(clock: IReactorTime) -> None:
-    """From now on, have 30 lines a minute about the names that clients ask for."""
+    """From now on, log 30 lines a minute about the names that clients ask for."""
     sparing = _Sparing(clock)
     for log in (_sni.log, _sslverify._log):
         log.observer = sparing

@@ -1,4 +1,4 @@
-"""TLS of listeners: its certificates are looked at for each handshake; those that fail are logged.
+"""Puts TLS around connections, with the newest certificates, and logs handshakes that fail.
 
 What a failed handshake means is said in words of the person who reads the log: most often, a
 client that speaks plain HTTP, shows no certificate, or does not know who has signed ours.
@@ -64,7 +64,7 @@ class TlsFactory(TLSMemoryBIOFactory):
         self._sparing_log = SparingLog(self._log, clock)
 
     def failed(self, peer: str, first: bytes, error: object) -> None:
-        """A line for a handshake that has failed, unless there were too many.
+        """Log a handshake that has failed, unless there were too many.
 
         :param first: the first bytes that the client has sent.
         """
