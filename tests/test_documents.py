@@ -57,6 +57,8 @@ NOT_RUN = (
 _CHECKED = re.compile(r"\S*python -m (tests\.campaigns\.\w+)(.*)")
 """Campaigns take too long for the suite; that they exist, with these options, is checked."""
 _NAMED_TESTS = re.compile(r"\]\((\S*tests/\S+\.py)\):? ((?:`test_\w+`(?:,? )?)+)")
+_MODULE = re.compile(r"`([\w/]+\.py)`")
+_FRONTS = ("", "tezio_signer/", "tezio_signer/watermarks/sqlite/")
 _MADE_WITH_MEMBERS = "https://signer-a:2379, https://signer-b:2379, https://witness:2379"
 _CONFIG = f"""
 policy:
@@ -349,6 +351,16 @@ class DocumentsTests(SynchronousTestCase):
                     name = str(led_to.relative_to(ROOT)) if led_to.is_relative_to(ROOT) else ""
                 if anchor and name.endswith(".md"):
                     self.assertIn(anchor, anchors(texts[name]), f"{document}: {link}")
+
+    def test_named_modules_exist(self) -> None:
+        """A module that is named by its path, of the package or of the checkout, is there."""
+        named = 0
+        for document, text in documents().items():
+            for path in _MODULE.findall(text):
+                named += 1
+                places = [target(document, f"{ROOT}/{front}{path}") for front in _FRONTS]
+                self.assertTrue(any(place.exists() for place in places), f"{document}: {path}")
+        self.assertGreater(named, 10)
 
     def test_named_tests_exist(self) -> None:
         """A test that is named behind a link to its file is in that file."""
