@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import tezio_signer
 from tests.support.pages import CAMPAIGN, ROOT, anchors, documents, links, target
 
-_NAMED_TESTS = re.compile(r"\]\((\S*tests/\S+\.py)\):? ((?:`test_\w+`(?:,? )?)+)")
+_NAMED_TESTS = re.compile(r"\]\((\S*tests/\S+\.py)\):?\s+((?:`test_\w+`(?:,?\s*))+)")
 _MODULE = re.compile(r"`([\w/]+\.py)`")
 _FRONTS = ("", "tezio_signer/", "tezio_signer/watermarks/sqlite/")
 
