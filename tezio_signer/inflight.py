@@ -1,37 +1,39 @@
 """Signatures in flight: one exchange for each payload, whoever waits for it.
 
-An entry stands for one key and payload from when its signature is first asked for until it
-has ended. Requests that come meanwhile join it, for a device would refuse the second exchange.
-Each of them waits for its own deadline, and may leave. When the last one has left, the exchange
-is withdrawn: one that no board has begun is dropped with its entry, one that has begun goes on
-to its end, and its signature is stored for the next request.
+An entry stands for one key and payload, from when its signature is first asked for until it
+has ended. Its state is that of its exchange (`hsm/signing.py`). Requests that come meanwhile
+join it, for a device would refuse a second exchange. Each of them waits until its own deadline,
+and may leave. When the last one has left, the exchange is withdrawn: one that no board has begun
+is dropped with its entry, one that has begun goes on to its end, and its signature is stored
+for the next request.
 
-What holds, and has a test each:
+What holds, and has a test each (`tests/test_signer*.py`):
 
-1. Of one key and payload one exchange at most is in flight, and everybody gets its result.
-2. Nothing leaves before the claim is durable, the signature is stored with it, and the
-   signature that leaves verifies against the payload.
-3. A signature that comes too late is stored with its claim, unless another payload has the
-   position; it leaves only when it is asked for again.
-4. An entry that has ended is forgotten before anybody is told, so that who asks again within
-   the same call begins anew.
+1. Of one key and payload one exchange at most is in flight (`test_share_one_exchange`), and
+   everybody gets its result (`test_share_a_refusal`).
+2. Nothing leaves before the claim is durable (`test_waits_for_the_disk`), the signature is
+   stored with it (`test_signature_not_stored`), and what leaves verifies against the payload
+   (`test_pool_is_not_believed`, `test_stored_signature_is_verified`).
+3. A signature that comes too late is stored with its claim (`test_disk_then_late_signature`),
+   unless another payload has the position; it leaves only when it is asked for again.
+4. An entry that has ended is forgotten before anybody is told, so that whoever asks again
+   within the same call begins anew (`test_asked_within_the_call`).
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
-from tezio_signer.hsm.device import Priority
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.signing import Signing
+from tezio_signer.hsm.signing import Priority, Signing, State
 from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Generic, Operation, Payload
@@ -46,6 +48,10 @@ _PRIORITIES = {
 }
 _Asked = tuple[PublicKeyHash, bytes, bool]
 """Key, payload, and whether its signature is known and has to be stored only."""
+
+
+_Outcome = list[tuple[bool, Any]]
+"""Whether the HSM has signed, and the signature or the Failure, as the only element."""
 
 
 class Claim(Protocol):
@@ -81,7 +87,7 @@ class _Entry:
         """Say what has taken too long; raises Unavailable."""
         # One that waited for the HSM has been withdrawn by now, and so has its result.
         signing = self.signing
-        at_hsm = signing is not None and (signing.withdrawn or not signing.result.called)
+        at_hsm = signing is not None and not (signing.wanted and signing.state is State.DONE)
         who = "the HSM has not signed" if at_hsm else "the watermark store has not written"
         raise Unavailable(f"{who} within {seconds:g} s")
 
@@ -170,30 +176,37 @@ class InFlight:
             if claim is not None:  # a repeated request will get it
                 claim.complete(signature).addErrback(lambda failure: failure.trap(Refused))
 
+        def keep(outcome: _Outcome) -> None:
+            ((made, result),) = outcome
+            if made:
+                late(result)
+
         signing = self._hsms.sign(key, data, _PRIORITIES[payload.operation], late)
         entry.signing = signing
-        if claim is None:
-            signature = await _result(signing, payload)
-            await self._verify(key, data, signature)
-            return signature
+        # It may fail before it is waited for, and when nobody does any more.
+        outcome: Deferred[_Outcome] = DeferredList([signing.result], consumeErrors=True)
         try:
-            await claim.durable
+            if claim is not None:
+                await claim.durable
         except Exception as error:
             # It is said at once. An HSM that is at it goes on, and may refuse to do so again;
             # but where another payload stands nobody may have this signature.
             signing.withdraw()
-            away = isinstance(error, Unavailable)
-            signing.result.addCallbacks(late if away else do_nothing, do_nothing)
+            if isinstance(error, Unavailable):
+                outcome.addCallback(keep)
             raise
-        try:
-            signature = await _result(signing, payload)
-        except Exception:
+        ((made, result),) = await outcome
+        if not made:
             # A late answer to an earlier request for it may have come meanwhile.
-            found = claim.found()
-            if found is None:
-                raise
-            signature = found
+            result = (claim.found() if claim is not None else None) or result
+        if isinstance(result, Failure):
+            if isinstance(result.value, StatusReply):
+                raise _refusal(result.value, payload, signing.asked_before) from result.value
+            result.raiseException()
+        signature: Signature = result
         await self._verify(key, data, signature)
+        if claim is None:
+            return signature
         stands = await claim.complete(signature)
         if stands != signature:
             await self._verify(key, data, stands)
@@ -211,14 +224,6 @@ class InFlight:
         if not public_key.verifies(data, signature):
             self._log.critical("a signature for {key} does not verify", key=key)
             raise Unavailable("the signature does not verify and is not released")
-
-
-async def _result(signing: Signing, payload: Payload) -> Signature:
-    """What the HSM has signed; raises a `Refused`."""
-    try:
-        return await signing.result
-    except StatusReply as status:
-        raise _refusal(status, payload, signing.asked_before) from status
 
 
 def _refusal(reply: StatusReply, payload: Payload, asked_before: bool) -> Refused:

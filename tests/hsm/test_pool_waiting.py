@@ -9,9 +9,9 @@ from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.device import Priority
+from tezio_signer.hsm.exchange import NoAnswer
 from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
-from tezio_signer.serialhsm import NoAnswer
+from tezio_signer.hsm.signing import Priority
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check

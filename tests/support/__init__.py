@@ -28,7 +28,7 @@ Watermarks:
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
-- `documents`: configurations, good and wrong; `certificates`: authorities and what they certify.
+- `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
 - `pages`: the documents of this project, their commands and links; `shellsession`: a shell in
   which their commands are run.

@@ -1,4 +1,4 @@
-"""Stores by their address: for the daemon, and for the operator's commands."""
+"""Opens stores by their address: for the daemon, and for the operator's commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ _CONNECT_TIMEOUT = 1.0
 def open_store(
     address: StoreAddress | None, reactor: Reactor, config: str | None = None
 ) -> WatermarkStore:
-    """The store of a daemon; None for one in memory.
+    """Open the store of a daemon; the address None means one in memory.
 
     :param config: the configuration file as it was named, for the commands in sentences.
     :raises StoreError: if it cannot be opened; whoever is to run a command is told the whole.
@@ -43,7 +43,7 @@ def open_store(
 
 
 def etcd_store(address: EtcdAddress, reactor: Reactor) -> EtcdStore:
-    """A store in etcd; raises StoreError if a file that it needs cannot be used."""
+    """Make a store in etcd; raises StoreError if a file that it needs cannot be used."""
     pool = HTTPConnectionPool(reactor)
     pool._factory = _QuietFactory
     pool.retryAutomatically = False  # the gateway asks another member instead
@@ -63,26 +63,26 @@ class _QuietFactory(_HTTP11ClientFactory):
 
 
 class OperatedStore(Protocol):
-    """A store in the hands of its operator. Everything fails with StoreError."""
+    """What an operator does to a store. Everything fails with StoreError."""
 
     def create(self) -> Deferred[None]:
         """Make it, empty; fails if it exists."""
 
     def read(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks, also while a daemon uses the store."""
+        """Return all marks, also while a daemon uses the store."""
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks, with the intention to replace some; comes before `replace`."""
+        """Return all marks, with the intention to replace some; comes before `replace`."""
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
         """Put these in the place of what stands; lowers marks too."""
 
     def close(self) -> Deferred[None]:
-        """Give it free."""
+        """Release it."""
 
 
 class SqliteFile:
-    """An `OperatedStore` in an SQLite file; nothing is waited for. Not beside a daemon."""
+    """An `OperatedStore` in an SQLite file. It blocks, so no daemon may use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,11 +93,11 @@ class SqliteFile:
         return execute(sqlite.create, self._path)
 
     def read(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; takes no lock."""
+        """Return all marks; takes no lock."""
         return execute(reading.read, self._path)
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; locks the store until it is closed."""
+        """Return all marks; locks the store until it is closed."""
         return execute(lambda: self._opened().load())
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:

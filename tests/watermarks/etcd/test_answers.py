@@ -215,7 +215,7 @@ class StrangeAnswersTests(SynchronousTestCase):
                 continue
             self.way.change = lambda answer: answer
             clock.advance(10)
-            self.assertIsNone(watermarks._missing, changed)
+            self.assertIsNone(watermarks._reading.missing, changed)
             self.assertEqual(ended, [])
             watermarks._reading.stop()
 

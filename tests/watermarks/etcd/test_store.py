@@ -10,12 +10,12 @@ from tests.support.fakeetcd import FakeEtcd, FakeGateway
 from tests.support.storeconformance import ATTESTATION, BLOCK, MARK, OTHER, SIGNED
 from tests.support.vectors import TZ2
 from tezio_signer.tezos.keys import Curve, Signature
-from tezio_signer.tezos.payload import Operation
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 from tezio_signer.watermarks.claims import MAX_CHAINS
 from tezio_signer.watermarks.etcd import member
 from tezio_signer.watermarks.etcd import store as etcd
 from tezio_signer.watermarks.etcd.gateway import PATIENCE
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreAwayError
 
 

@@ -1,4 +1,4 @@
-"""Whether two endpoints are one place to listen at, of which the system lets one have it."""
+"""Tells whether two endpoints overlap, so that the system lets only one of them be opened."""
 
 import os
 from ipaddress import IPv4Address, IPv6Address, ip_address

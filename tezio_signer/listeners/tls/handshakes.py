@@ -1,4 +1,4 @@
-"""TLS of listeners: its certificates are looked at for each handshake; those that fail are logged.
+"""Puts TLS around connections, with the newest certificates, and logs handshakes that fail.
 
 What a failed handshake means is said in words of the person who reads the log: most often, a
 client that speaks plain HTTP, shows no certificate, or does not know who has signed ours.
@@ -14,16 +14,16 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from tezio_signer.listeners.certificates import ServedCertificates, reason
 from tezio_signer.listeners.limits import host_of
+from tezio_signer.listeners.tls.certificates import ServedCertificates, reason
 from tezio_signer.sparinglog import SparingLog
 
 _HTTP = re.compile(b"[A-Z]{3,7} ")
 _PLAIN_HTTP = "it speaks plain HTTP: its URL has to begin with https://"
 _MEANINGS = {
-    "wrong version number": "what it sends is no TLS",
+    "wrong version number": "what it sends is not TLS",
     "peer did not return a certificate": "it shows no certificate, but client_ca asks for one",
-    "certificate verify failed": "its certificate is not of an authority of client_ca, or expired",
+    "certificate verify failed": "its certificate is expired, or not of an authority in client_ca",
     "unsupported protocol": "it speaks nothing newer than TLS 1.1",
     "unknown ca": "it does not know the authority that has signed the certificate here",
     "certificate unknown": "it does not accept the certificate here",
@@ -61,14 +61,16 @@ class TlsFactory(TLSMemoryBIOFactory):
         self, certificates: ServedCertificates, wrapped: IProtocolFactory, clock: IReactorTime
     ) -> None:
         super().__init__(cast(Any, certificates), False, wrapped, clock)
-        self._strangers = SparingLog(self._log, clock)
+        self._sparing_log = SparingLog(self._log, clock)
 
     def failed(self, peer: str, first: bytes, error: object) -> None:
-        """A line for a handshake that has failed, unless there were too many.
+        """Log a handshake that has failed, unless there were too many.
 
         :param first: the first bytes that the client has sent.
         """
-        self._strangers.warn("no TLS with {peer}: {why}", peer=peer, why=_why(first, error))
+        self._sparing_log.warn(
+            "the TLS handshake with {peer} failed: {why}", peer=peer, why=_why(first, error)
+        )
 
 
 def _why(first: bytes, error: object) -> str:

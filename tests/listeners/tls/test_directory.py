@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from tests.support.tlscase import TlsTestCase
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import SourceDirectory
+from tezio_signer.listeners.tls.certificates import SourceDirectory
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 

@@ -1,6 +1,6 @@
-"""What Twisted logs of TLS by itself, such as names that clients ask for in vain of `tls:`.
+"""Limits what Twisted logs of TLS by itself, such as names that clients ask for in vain.
 
-Strangers cause it, so not all of it is said.
+Any client can cause it, so not all of it is said.
 """
 
 from typing import cast
@@ -17,20 +17,20 @@ from tezio_signer.sparinglog import SparingLog
 
 @implementer(ILogObserver)
 class _Sparing:
-    """Has a logger of Twisted's say not all that strangers cause, and no tracebacks of it."""
+    """An observer that logs not all that clients cause, and no tracebacks of it."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._strangers = SparingLog(Logger(), clock)
+        self._sparing_log = SparingLog(Logger(), clock)
 
     def __call__(self, event: LogEvent) -> None:
         what, failure = formatEvent(event), event.get("log_failure")
         if failure is not None:
             what += f": {cast(Failure, failure).getErrorMessage()}"
-        self._strangers.warn("TLS: {what}", what=what)
+        self._sparing_log.warn("TLS: {what}", what=what)
 
 
 def speak_sparingly(clock: IReactorTime) -> None:
-    """From now on, have 30 lines a minute about the names that clients ask for."""
+    """From now on, log 30 lines a minute about the names that clients ask for."""
     sparing = _Sparing(clock)
     for log in (_sni.log, _sslverify._log):
         log.observer = sparing

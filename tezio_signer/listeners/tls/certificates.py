@@ -1,4 +1,4 @@
-"""Certificates of TLS endpoints: read, checked, and read again when their files have changed.
+"""Reads and checks the certificates of TLS endpoints, and again when their files have changed.
 
 Nothing here opens anything or needs a reactor. Files are looked at when a client begins a
 handshake, every few seconds at most. What cannot be used, as in the middle of a renewal, is
@@ -23,6 +23,7 @@ from twisted.protocols import _sni
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.hints import encrypted
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
@@ -38,7 +39,7 @@ Signature = tuple[tuple[object, ...], ...]
 
 @frozen
 class Dated:
-    """A certificate whose end may come.
+    """A certificate that may expire.
 
     :ivar path: the file that it is in.
     """
@@ -47,14 +48,17 @@ class Dated:
     certificate: x509.Certificate
 
     def warning(self, now: datetime) -> str | None:
-        """What to say of it, if its end is near, or it is not valid at all."""
+        """Return what to say of it, if it expires soon, or is not valid at all."""
         begins = self.certificate.not_valid_before_utc
         ends = self.certificate.not_valid_after_utc
         whose = f"the certificate in {self.path} ({_name(self.certificate)})"
         if now >= ends:
             return f"{whose} has expired on {ends:%Y-%m-%d}: clients refuse it; {_RENEW}"
         if now < begins:
-            return f"{whose} is valid from {begins:%Y-%m-%d %H:%M} UTC only: is the clock right?"
+            return (
+                f"{whose} is not valid before {begins:%Y-%m-%d %H:%M} UTC: check the clock of this "
+                "machine"
+            )
         if now >= ends - WARN_BEFORE:
             days = (ends - now).days
             return f"{whose} expires on {ends:%Y-%m-%d}, in {days} days; {_RENEW}"
@@ -78,7 +82,7 @@ def _name(certificate: x509.Certificate) -> str:
 
 @frozen
 class Loaded:
-    """What was read.
+    """What was read of the files of an endpoint.
 
     :ivar context: for a client that has named nothing yet.
     :ivar dated: the certificates that may expire.
@@ -93,14 +97,14 @@ class Loaded:
 
 
 class Source(Protocol):
-    """Where the certificates of an endpoint are."""
+    """Knows where the certificates of an endpoint are."""
 
     @property
     def endpoint(self) -> str:
         """As it was given."""
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
 
     def load(self) -> Loaded:
         """Read them all; raises StartupError."""
@@ -124,7 +128,7 @@ class CertificateFiles:
     client_ca: ClientCa | None = None
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
         authorities = self.client_ca and self.client_ca.path
         files = (self.key, self.certificate, self.chain, self.parameters, authorities)
         return tuple(_stamp(path) for path in files if path)
@@ -137,7 +141,10 @@ class CertificateFiles:
         authorities = self._authorities()
         try:
             if key.public_key() != certificates[0].public_key():
-                raise self._bad(f"the key in {self.key} is not that of {self.certificate}")
+                raise self._bad(
+                    f"the key in {self.key} does not belong to the certificate in "
+                    f"{self.certificate}"
+                )
             options = ssl.CertificateOptions(
                 privateKey=crypto.PKey.from_cryptography_key(key),
                 certificate=crypto.X509.from_cryptography(certificates[0]),
@@ -187,7 +194,7 @@ class CertificateFiles:
             raise self._bad(f"{path} cannot be read: {error.strerror}") from error
 
     def _bad(self, why: str) -> StartupError:
-        return StartupError(f"{self.endpoint!r} is no endpoint to listen on: {why}")
+        return StartupError(f"{self.endpoint!r} is not an endpoint to listen on: {why}")
 
 
 @frozen
@@ -198,7 +205,7 @@ class SourceDirectory:
     path: Path
 
     def signature(self) -> Signature:
-        """What changes with the files."""
+        """Return what changes when the files do."""
         return tuple(map(_stamp, self._files()))
 
     def load(self) -> Loaded:
@@ -215,7 +222,7 @@ class SourceDirectory:
             ]
         except (crypto.Error, SSL.Error, ValueError, TypeError, OSError, UnsupportedAlgorithm) as e:
             raise StartupError(
-                f"{self.endpoint!r} is no endpoint to listen on: {self.path}: {reason(e)}"
+                f"{self.endpoint!r} is not an endpoint to listen on: {self.path}: {reason(e)}"
             ) from e
         if not contexts:
             raise StartupError(
@@ -235,9 +242,9 @@ class SourceDirectory:
 def certificate_warnings(
     sources: Iterable[Source | None], now: datetime | None = None
 ) -> tuple[str, ...]:
-    """What to say of certificates that have expired or soon will; raises StartupError.
+    """Return what to say of certificates that have expired or soon will; raises StartupError.
 
-    :param sources: of all endpoints, `Endpoint.parse(text).certificates(client_ca)`.
+    :param sources: of all endpoints, as `certificates_of` gives them.
     :param now: with a time zone.
     """
     at = datetime.now(UTC) if now is None else now
@@ -266,7 +273,7 @@ class ServedCertificates:
         self._looked_at = clock.seconds()
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """A connection that presents the certificate."""
+        """Return a connection that presents the certificate."""
         if self._clock.seconds() - self._looked_at >= LOOK_SECONDS:
             self._look()
         return SSL.Connection(self._loaded.context)
@@ -284,7 +291,8 @@ class ServedCertificates:
                 raise StartupError(f"the key for {', '.join(sorted(halved))} is missing")
         except (StartupError, OSError) as error:
             self._log.warn(
-                "the new certificate of {endpoint} is not served, but the one before: {why}",
+                "the new certificate of {endpoint} cannot be used, "
+                "the one before is still served: {why}",
                 endpoint=self._source.endpoint,
                 why=str(error),
             )
@@ -299,7 +307,7 @@ class ServedCertificates:
 
 
 def harden(context: SSL.Context, authorities: Sequence[x509.Certificate] = ()) -> None:
-    """Have TLS 1.2 or 1.3 spoken, with clients that show a certificate of these authorities."""
+    """Let TLS 1.2 and 1.3 be spoken only, with clients that show a certificate of an authority."""
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     store = context.get_cert_store()
     assert store is not None
@@ -314,7 +322,7 @@ def harden(context: SSL.Context, authorities: Sequence[x509.Certificate] = ()) -
 
 
 def reason(error: Exception) -> str:
-    """OpenSSL's own words, without the list of tuples around them."""
+    """Return OpenSSL's own words, without the list of tuples around them."""
     reasons = error.args[0] if error.args else None
     if isinstance(reasons, list):
         return "; ".join(str(each[-1]) for each in reasons if each) or "not understood"
@@ -329,3 +337,22 @@ def _stamp(path: Path) -> tuple[object, ...]:
     except OSError as error:
         return (str(path), error.errno)
     return (str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+
+
+def certificates_of(endpoint: Endpoint, client_ca: ClientCa | None = None) -> Source | None:
+    """Where the certificates of an endpoint are; None for an endpoint without TLS."""
+    arguments = endpoint.arguments
+    if endpoint.kind == "tls":
+        return SourceDirectory(endpoint.text, Path(arguments.get("path", "")))
+    files = endpoint.certificate_files
+    if files is None:
+        return None
+    chain, parameters = (arguments.get(name) for name in ("extraCertChain", "dhParameters"))
+    return CertificateFiles(
+        endpoint.text,
+        *files,
+        Path(chain) if chain else None,
+        Path(parameters) if parameters else None,
+        arguments.get("sslmethod"),
+        client_ca,
+    )

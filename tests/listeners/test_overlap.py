@@ -8,7 +8,7 @@ from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.support.daemonprocess import reserve_port
-from tezio_signer.listeners.sameplace import same_address, same_path
+from tezio_signer.listeners.overlap import same_address, same_path
 
 V4 = ("", "0.0.0.0", "127.0.0.1", "127.0.0.2", "localhost")  # noqa: S104
 V6 = ("::", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0")

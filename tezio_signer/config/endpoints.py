@@ -1,4 +1,8 @@
-"""Endpoint strings, as Twisted reads them."""
+"""Endpoint strings, read as Twisted reads them, but without Twisted.
+
+Whoever reads an endpoint otherwise than Twisted may be deceived about what is listened on:
+a test holds `parse` and `quote` to Twisted's own functions.
+"""
 
 import os
 import re
@@ -6,14 +10,8 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from attrs import frozen
-from twisted.internet.endpoints import (
-    _parse,  # what reads it otherwise may be deceived
-    quoteStringArgument,
-)
 
-from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import CertificateFiles, Source, SourceDirectory
 
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""
@@ -46,7 +44,7 @@ _INTERFACE = re.compile(r"interface=(\[[^\]]*\]|[0-9A-Fa-f:.%\w-]*)")
 
 @frozen
 class Endpoint:
-    """Where to listen.
+    """An endpoint says where to listen, and how.
 
     :ivar text: as it was given.
     :ivar description: what Twisted is to listen on.
@@ -70,16 +68,16 @@ class Endpoint:
         """
         description = _with_escaped_address(text)
         try:
-            given, named = _parse(description)
-        except RuntimeError as error:
-            raise StartupError(f"{text!r} is no endpoint: it ends in a backslash") from error
+            given, named = parse(description)
+        except ValueError as error:
+            raise StartupError(f"{text!r} is not an endpoint: it ends in a backslash") from error
         proxied = given[:1] != [] and given[0].lower() == PROXY
         if proxied:
             description = description.partition(":")[2]
             given = given[1:] or [""]
         kind = given[0].lower() if given else ""
         if kind == PROXY:
-            raise StartupError(f"{text!r} names {PROXY} twice")
+            raise StartupError(f"{text!r} names {PROXY} twice; leave one of them out")
         if description.lower().startswith(kind):  # which Twisted wants in small letters
             description = kind + description[len(kind) :]
         names = ARGUMENTS.get(kind, ())
@@ -136,28 +134,56 @@ class Endpoint:
         port = self.arguments.get("port", "443")
         return int(port), self.arguments.get("interface", by_default)
 
-    def certificates(self, client_ca: ClientCa | None = None) -> Source | None:
-        """Where its certificates are; None for an endpoint without TLS."""
-        arguments = self.arguments
-        if self.kind == "tls":
-            return SourceDirectory(self.text, Path(arguments.get("path", "")))
+    @property
+    def certificate_files(self) -> tuple[Path, Path] | None:
+        """The private key and the certificate of an `ssl:` endpoint; None for other kinds."""
         if self.kind != "ssl":
             return None
-        key = arguments.get("privateKey", "server.pem")
-        chain, parameters = (arguments.get(name) for name in ("extraCertChain", "dhParameters"))
-        return CertificateFiles(
-            self.text,
-            Path(key),
-            Path(arguments.get("certKey", key)),
-            Path(chain) if chain else None,
-            Path(parameters) if parameters else None,
-            arguments.get("sslmethod"),
-            client_ca,
-        )
+        key = self.arguments.get("privateKey", "server.pem")
+        return Path(key), Path(self.arguments.get("certKey", key))
+
+
+def parse(description: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments of an endpoint string without a name, and those with one.
+
+    A backslash takes away the meaning of what is behind it; raises ValueError if that is nothing.
+    """
+    given: list[str] = []
+    named: dict[str, str] = {}
+    name: str | None = None
+    value = ""
+    characters = iter(description)
+    for character in characters:
+        if character == "\\":
+            try:
+                value += next(characters)
+            except StopIteration:
+                raise ValueError("nothing is behind the last backslash") from None
+        elif character == "=" and name is None:
+            name, value = value, ""
+        elif character == ":":
+            _add(given, named, name, value)
+            name, value = None, ""
+        else:
+            value += character
+    _add(given, named, name, value)
+    return given, named
+
+
+def _add(given: list[str], named: dict[str, str], name: str | None, value: str) -> None:
+    if name is None:
+        given.append(value)
+    else:
+        named[name] = value
+
+
+def quote(argument: str) -> str:
+    """An argument in an endpoint string, with its backslashes and colons escaped."""
+    return argument.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def resolved(text: str, directory: Path) -> str:
-    """An endpoint string whose paths are absolute; raises StartupError.
+    """Return an endpoint string whose paths are absolute; raises StartupError.
 
     :param directory: what its paths are relative to: that of the configuration, or for one of the
         command line the one where the command was given.
@@ -170,7 +196,7 @@ def resolved(text: str, directory: Path) -> str:
 
 
 def _resolve(kind: str, arguments: dict[str, str], directory: Path) -> bool:
-    """Make paths absolute; whether there was one that was not."""
+    """Make paths absolute; return whether there was one that was not."""
     changed = False
     for name in PATHS if kind in ARGUMENTS else ():
         path = arguments.get(name)
@@ -189,8 +215,7 @@ def _described(kind: str, arguments: dict[str, str]) -> str:
         [
             kind,
             *(
-                ("" if name == first and "=" not in value else f"{name}=")
-                + quoteStringArgument(value)
+                ("" if name == first and "=" not in value else f"{name}=") + quote(value)
                 for name, value in sorted(arguments.items(), key=lambda given: given[0] != first)
             ),
         ]
@@ -198,7 +223,7 @@ def _described(kind: str, arguments: dict[str, str]) -> str:
 
 
 def _with_escaped_address(text: str) -> str:
-    """An endpoint string with the colons of an IPv6 address escaped, as Twisted wants them.
+    """Return an endpoint string with the colons of an IPv6 address escaped, as Twisted wants.
 
     Both `interface=[::1]` and `interface=::1` mean what they say; an address with escaped
     colons stays as it is.
@@ -212,13 +237,13 @@ def _with_escaped_address(text: str) -> str:
             address, rest = _longest_address(value)
         if not is_ipv6(address):
             return match[0]
-        return f"interface={quoteStringArgument(address)}{rest}"
+        return f"interface={quote(address)}{rest}"
 
     return _INTERFACE.sub(escaped, text)
 
 
 def _longest_address(value: str) -> tuple[str, str]:
-    """The IPv6 address that a value begins with, and what is behind it."""
+    """Split a value into the IPv6 address that it begins with, and what is behind it."""
     parts = value.split(":")
     for count in range(len(parts), 1, -1):
         address = ":".join(parts[:count])

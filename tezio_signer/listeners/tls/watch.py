@@ -8,7 +8,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners.certificates import Source, certificate_warnings
+from tezio_signer.listeners.tls.certificates import Source, certificate_warnings
 
 _DAY = 86400.0
 

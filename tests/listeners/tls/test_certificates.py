@@ -22,8 +22,8 @@ from tests.support.certificates import Authority, Certified
 from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
-from tezio_signer.listeners import certificates
-from tezio_signer.listeners.certificates import (
+from tezio_signer.listeners.tls import certificates
+from tezio_signer.listeners.tls.certificates import (
     LOOK_SECONDS,
     CertificateFiles,
     Dated,
@@ -31,7 +31,7 @@ from tezio_signer.listeners.certificates import (
     SourceDirectory,
     certificate_warnings,
 )
-from tezio_signer.listeners.certificatewatch import CertificateWatch
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 SECP112R1 = """\
@@ -69,7 +69,7 @@ class WarningTests(SynchronousTestCase):
             (9, None),
             (11, "in 28 days"),
             (41, "has expired"),
-            (-4, "is the clock right"),
+            (-4, "check the clock"),
         ):
             now = datetime.now(UTC) + timedelta(days=days)
             said = certificate_warnings([self.source(certified), None], now)
@@ -158,8 +158,8 @@ class RenewalTests(TlsTestCase):
         renewed = self.authority.certify("renewed", days=90, server=True)
         os.replace(renewed.certificate, self.server.certificate)
         (said,) = self.look(served)
-        self.assertIn("is not served, but the one before: ", said)
-        self.assertIn("is not that of", said)
+        self.assertIn("cannot be used, the one before is still served: ", said)
+        self.assertIn("does not belong to", said)
         self.assertEqual(self.look(served), [])  # once is enough
         self.assertIs(presented(served), old)
         os.replace(renewed.key, self.server.key)
@@ -199,7 +199,7 @@ class RenewalTests(TlsTestCase):
             renewed.certificate.read_bytes() + renewed.key.read_bytes()[:-80]
         )
         (said,) = self.look(served)
-        self.assertIn("but the one before", said)
+        self.assertIn("the one before is still served", said)
         (site / "two.pem").write_bytes(renewed.certificate.read_bytes() + renewed.key.read_bytes())
         (said,) = self.look(served)
         self.assertIn("serves the new certificate", said)
@@ -265,7 +265,9 @@ class FailedHandshakeTests(TlsTestCase):
                 else:
                     await self.harness.raw(asking)
         lines = [formatEvent(event) for event in events]
-        return [line for line in lines if line.startswith("no TLS with 127.0.0.1: ")]
+        return [
+            line for line in lines if line.startswith("the TLS handshake with 127.0.0.1 failed: ")
+        ]
 
     async def test_plain_http(self) -> None:
         """Plain HTTP has its line, which says what to change."""
