@@ -111,13 +111,14 @@ class BackInTimeTests(EtcdTestCase):
         self.assertIn("gone back in time", self.critical(self.load)[0])
 
     def test_not_in_the_backup(self) -> None:
-        """A mark that is not in the backup is not given any more, and it is said."""
+        """A mark that is not in the backup is not given any more, and it is said once."""
         backup = self.etcd.snapshot()
         self.keep(MARK)
         self.load()
         self.etcd.restore(backup)
         said = self.critical(lambda: self.assertEqual(self.load(), {}))
         self.assertEqual(["or is gone" in sentence for sentence in said], [False, True])
+        self.assertEqual(self.critical(self.load), [])
 
     def test_newer_revision(self) -> None:
         """A backup whose revision does not go back is noticed by the next reading too."""
