@@ -142,10 +142,10 @@ class DaemonTests(SynchronousTestCase):
         """A port that cannot be had ends start-up with a sentence; a fault stays as it is."""
 
         def fail(error: Exception) -> Callable[[], None]:
-            def open_door() -> None:
+            def open_listener() -> None:
                 raise error
 
-            return open_door
+            return open_listener
 
         for error, words in [
             (CannotListenError("127.0.0.1", 6732, OSError("in use")), "127.0.0.1:6732: in use"),

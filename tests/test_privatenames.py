@@ -34,12 +34,10 @@ USED = {
     "twisted.protocols.tls.TLSMemoryBIOProtocol._reason": "tls.handshakes: why it failed, for the log",
     "twisted.web.client._HTTP11ClientFactory": "watermarks.opening: logs each connection to etcd without a way to keep it from that",
     "twisted.web.http.HTTPChannel._dataBuffer": "httpsite: whether requests are sent behind one another",
-    "twisted.web.http.HTTPChannel._log": "httpsite: the same name, below",
     "twisted.web.http.HTTPChannel._respondToBadRequestAndDisconnect": "httpsite: a request that cannot be read gets a 400",
     "twisted.web.http.HTTPChannel._waitingForTransport": "httpsite: whether the client reads its answers",
     "twisted.web.http.Request._respondToBadRequestAndDisconnect": "httpsite: as that of the channel",
     "twisted.web.http._MalformedChunkedDataError": "httpsite: too many chunks are answered as chunks that cannot be read",
-    "twisted.web.server.Request._log": "httpsite: what clients cause is said by it, sparingly",
 }
 """What may change with any version of Twisted, where it is used, and why."""
 

@@ -46,8 +46,8 @@ class Rig:
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self.signer = Signer(settings, self.pool, watermarks, reactor)
-        self._connections = Connections(settings.limits, reactor)
-        self._doors: list[IService] = []
+        self._connections = Connections(settings.limits, reactor, self.signer.admit)
+        self._listeners: list[IService] = []
 
     def _boards(self) -> list[Board]:
         return [board for hsm in self.hsms for board in hsm.boards()]
@@ -63,7 +63,7 @@ class Rig:
         return Client(int(port))
 
     def open(self, path: str | None = None) -> str:
-        """Open a socket door on a free port, or on a Unix socket; the endpoint of its clients."""
+        """Open a listener of the socket protocol; the endpoint of its clients."""
         sockets = OctezSocketFactory(self.signer, reactor)
         if path:
             self._open(f"unix:{path}", sockets)
@@ -71,8 +71,8 @@ class Rig:
         return f"tcp:127.0.0.1:{self._open('tcp:0:interface=127.0.0.1', sockets)}"
 
     def _open(self, endpoint: str, factory: IProtocolFactory) -> str:
-        self._doors.append(listener(endpoint, factory, reactor, self._connections))
-        return opened(self._doors[-1])
+        self._listeners.append(listener(endpoint, factory, reactor, self._connections))
+        return opened(self._listeners[-1])
 
     async def all_ready(self, seconds: float = 5.0) -> bool:
         """Wait until all HSMs are in use; False if they are not in this time."""
@@ -88,8 +88,8 @@ class Rig:
     async def stop(self) -> None:
         """Stop everything."""
         self._connections.stopService()
-        for opened_door in self._doors:
-            await maybeDeferred(opened_door.stopService)
+        for opened_listener in self._listeners:
+            await maybeDeferred(opened_listener.stopService)
         for service in reversed(self._services):
             service.stopService()
 

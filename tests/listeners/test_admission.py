@@ -22,6 +22,7 @@ from tezio_signer.listeners.peers import UnsaidAddress, admitted_at
 from tezio_signer.listeners.proxyprotocol import ProxiedFactory
 from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
+from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.request import Admitted, Credentials, Listener, Peer
 
 HTTP = octezclient.get("h", "/authorized_keys")
@@ -72,6 +73,7 @@ class AdmissionTests(SynchronousTestCase):
     def use(self, settings: Settings) -> None:
         """Have another configuration."""
         self.harness = Harness(settings, site_clock=self.clock)
+        self.harness.sockets = OctezSocketFactory(self.harness.signer, self.clock)
         self.policy = self.harness.signer._policy
         self.patch(self.harness.signer, "admit", self.admit)
         self.harness.signer.decisions.add(self)

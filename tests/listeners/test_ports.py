@@ -72,7 +72,7 @@ class ClientPathTests(TestCase):
         directory = Path(os.path.relpath(self.mktemp()))
         directory.mkdir()
         path = directory / "door"
-        harness.open_door(self, f"unix:{path}", harness.sockets)
+        harness.open_listener(self, f"unix:{path}", harness.sockets)
 
         def ask(name: str) -> bytes:
             with socket(AF_UNIX) as asking:

@@ -119,7 +119,7 @@ class ProxyTests(ListenersTestCase):
         """A listener for a proxy; the endpoint for the proxy."""
         inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
         factory = self.harness.site if http else self.harness.sockets
-        at = self.harness.open_door(self, f"haproxy:{inner}", factory)
+        at = self.harness.open_listener(self, f"haproxy:{inner}", factory)
         return inner if path else f"tcp:127.0.0.1:{at}"
 
     async def ask(self, header: bytes, path: str | None, request: bytes) -> str:

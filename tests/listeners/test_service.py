@@ -122,7 +122,9 @@ class ClientCertificateTests(TlsTestCase):
         """It is asked for by the socket protocol too, where that is inside TLS."""
         ours = Authority(self.directory, "ours")
         await self.listen(self.endpoint)
-        at = self.harness.open_door(self, self.endpoint, self.harness.sockets, ClientCa(ours.path))
+        at = self.harness.open_listener(
+            self, self.endpoint, self.harness.sockets, ClientCa(ours.path)
+        )
         self.port = int(at)
         asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
         for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):

@@ -28,7 +28,7 @@ class UnknownClientTests(TlsTestCase):
         self.harness = Harness(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
         await self.harness.start(self)
         factory = self.harness.sockets if sockets else self.harness.site
-        at = self.harness.open_door(self, endpoint, factory)
+        at = self.harness.open_listener(self, endpoint, factory)
         if at.isdecimal():
             self.port = int(at)
             self.harness.port, self.harness.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"

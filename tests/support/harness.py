@@ -156,7 +156,7 @@ class Client:
 
 
 def opened(service: IService) -> str:
-    """Open a door; where it listens, as it says in the log."""
+    """Open a listener; where it listens, as it says in the log."""
     with capturedLogs() as events:
         service.privilegedStartService()
     (at,) = re.findall(" starting on (.*)", "\n".join(map(formatEvent, events)))
@@ -224,20 +224,20 @@ class Harness(Client):
         return LimitedFactory(factory, self.connections, refusing)
 
     async def open(self, test: TestCase, factory: IProtocolFactory, path: str | None = None) -> str:
-        """Open a door on a free port, or on a Unix socket; the endpoint for a client of it."""
+        """Open a listener on a free port, or on a Unix socket; the endpoint for a client of it."""
         description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
         port = await serverFromString(reactor, description).listen(self._limited(factory))
         test.addCleanup(port.stopListening)
         return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"
 
-    def open_door(
+    def open_listener(
         self,
         test: TestCase,
         endpoint: str,
         factory: IProtocolFactory,
         client_ca: ClientCa | None = None,
     ) -> str:
-        """Open a door as the daemon does; where it listens, as it says in the log."""
+        """Open a listener as the daemon does; where it listens, as it says in the log."""
         service = listener(endpoint, factory, reactor, self.connections, client_ca)
         at = opened(service)
         test.addCleanup(service.stopService)
