@@ -15,6 +15,7 @@ from tests.support.vectors import SHIPPED
 
 PURE = (
     "tezio_signer.tezos.base58check",
+    "tezio_signer.tezos.binary",
     "tezio_signer.tezos.keys",
     "tezio_signer.tezos.payload",
     "tezio_signer.octez.json",
@@ -26,6 +27,8 @@ PURE = (
 WITHOUT_REACTOR = (
     "tezio_signer.config.locate",
     "tezio_signer.listeners.limits",
+    "tezio_signer.request",
+    "tezio_signer.policy",
     "tezio_signer.startup.warnings",
     "tezio_signer.cli.main",
     "tezio_signer.cli.watermarks",

@@ -1,6 +1,6 @@
 """The Octez HTTP signer API: bytes to values and back, no decision.
 
-Routes and bodies are those of Octez (`src/lib_signer_services/signer_services.ml`),
+Routes and bodies are those of Octez (`docs/protocols/octez-remote-signer.md`),
 with status codes that say more than its 500.
 """
 

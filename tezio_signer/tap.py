@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import cast
 
 from attrs import evolve
+from twisted.application.service import IService
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -133,34 +135,37 @@ def makeService(options: Options) -> Daemon:
     signer = Signer(settings, hsms, watermarks, reactor)
     for warning in warnings_of(settings):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
-    connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
-    check_open_files(settings.limits)
-    routes = SignerResource(signer, settings.request_token).app.resource()
-    site = SignerSite(routes, settings.limits, reactor, signer.decisions)
-    sockets = OctezSocketFactory(signer, reactor)
-    doors = [
-        connections,
-        CertificateWatch(
-            [certificates_of(Endpoint.parse(at), settings.client_ca) for at in settings.endpoints],
-            reactor,
-        ),
-        *(listener(at, site, reactor, connections, settings.client_ca) for at in settings.http),
-        *(
-            listener(at, sockets, reactor, connections, settings.client_ca)
-            for at in settings.octez_socket
-        ),
-    ]
     daemon = Daemon(
         reactor,
         signer,
         [*([simulator] if simulator else []), watermarks, hsms],
-        doors,
+        _listening(settings, signer, reactor),
         banner(settings, source_of(options["config"], options["simulate"])),
         standard_log(settings.verbose),
     )
     if options.parent is not None:
         undertwistd.attach(daemon, options.parent, reactor)
     return daemon
+
+
+def _listening(settings: Settings, signer: Signer, reactor: Reactor) -> list[IService]:
+    """What accepts connections, with their limits in front; raises StartupError."""
+    check_open_files(settings.limits)
+    connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
+    sources = [certificates_of(Endpoint.parse(at), settings.client_ca) for at in settings.endpoints]
+    routes = SignerResource(signer, settings.request_token).app.resource()
+    site = SignerSite(routes, settings.limits, reactor, signer.decisions)
+    sockets = OctezSocketFactory(signer, reactor)
+
+    def listen(at: str, factory: IProtocolFactory) -> IService:
+        return listener(at, factory, reactor, connections, settings.client_ca)
+
+    return [
+        connections,
+        CertificateWatch(sources, reactor),
+        *(listen(at, site) for at in settings.http),
+        *(listen(at, sockets) for at in settings.octez_socket),
+    ]
 
 
 def _settings(options: Options) -> Settings:

@@ -195,7 +195,7 @@ class Door:
         watermarks = watermarks_on()
         watermarks.startService()
         signer = Signer(_SETTINGS, self._hsms, watermarks, self._clock)
-        connections = Connections(_LIMITS, self._clock)
+        connections = Connections(_LIMITS, self._clock, signer.admit, signer.decisions)
         self._factory = LimitedFactory(self._make_factory(signer, self._clock), connections)
 
     def connect(self, data: bytes, client: Manner | None = None) -> Connection:

@@ -46,7 +46,7 @@ class Rig:
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self.signer = Signer(settings, self.pool, watermarks, reactor)
-        self._connections = Connections(settings.limits, reactor)
+        self._connections = Connections(settings.limits, reactor, self.signer.admit)
         self._listeners: list[IService] = []
 
     def _boards(self) -> list[Board]:

@@ -370,7 +370,9 @@ class LimitTests(ProcessTestCase):
         daemon.send("TERM")
         self.assertEqual(await daemon.exits(), 1)
         self.assertLess(reactor.seconds() - began, STOP_SECONDS)
-        self.assertIn("critical the daemon does not stop in 1.0 s, and is ended\n", daemon.log)
+        self.assertIn(
+            "critical the daemon did not stop within 1.0 s, and is ended by force\n", daemon.log
+        )
 
 
 class ResolverTests(ProcessTestCase):

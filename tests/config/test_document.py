@@ -322,7 +322,10 @@ WRONG_DOCUMENTS = [
     ("\nverbose: True", "config.yaml:2: policy is missing"),
     ("verbose: True\npolicy:", "config.yaml:2: policy: a mapping"),
     (f"policy:\n    auth_key: {{pkh: {AUTH}}}", "config.yaml:1: policy: signing_keys is missing"),
-    ("policy:\n    signing_keys: {}", "config.yaml:2: policy.signing_keys: no signing key"),
+    (
+        "policy:\n    signing_keys: {}",
+        "config.yaml:2: policy.signing_keys: no signing key is named",
+    ),
     ("policy: {signing_keys: []}", "config.yaml:1: policy.signing_keys: a mapping"),
 ]
 

@@ -102,7 +102,7 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         f"{OTHER}\n{KEY}allowed_ops:\n{KEY}- generic\n{KEY}- blok",
         9,
         f"{TZ1_PATH}.allowed_ops[1]",
-        ("blok is no operation", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
+        ("blok is not an operation", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
     ),
     (
         f"{OTHER}{{allowed_ops: [0x14]}}",
@@ -226,7 +226,12 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     (f"{KEY}max_level_jump: 1.5e+3", 6, f"{KEY_PATH}.max_level_jump", ("1.5e+3 is 1500.0",)),
     (f"{KEY}curve_alias: 03", 6, f"{KEY_PATH}.curve_alias", ("03 is 3 for YAML",)),
     (f"{OTHER}{{allowed_ops: [021]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("021 is 17",)),
-    (f"{OTHER}{{allowed_ops: [0:17]}}", 6, f"{TZ1_PATH}.allowed_ops[0]", ("0:17 is no operation",)),
+    (
+        f"{OTHER}{{allowed_ops: [0:17]}}",
+        6,
+        f"{TZ1_PATH}.allowed_ops[0]",
+        ("0:17 is not an operation",),
+    ),
     ("hsm_wait_seconds: 0:30", 6, "hsm_wait_seconds", ("a number", "not 0:30")),
     ("hsm_wait_seconds: .5", 6, "hsm_wait_seconds", (".5 is 0.5 for YAML",)),
     ("hsms: [{serial_number: 0123}]", 6, "hsms[0].serial_number", ("text in quotes", "not 0123")),

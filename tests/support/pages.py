@@ -11,6 +11,8 @@ import tezio_signer
 
 ROOT = Path(__file__).parents[2]
 """The checkout, or the copy of it that `make test` runs in: it has no sources."""
+CAMPAIGN = re.compile(r"\S*python -m (tests\.campaigns\.\w+)(.*)")
+"""A command that is a campaign, which takes too long for the suite: its module and options."""
 _SOURCES = Path(tezio_signer.__file__).parent
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.S | re.M)
 _HEADING = re.compile(r"^#+ (.*)\n", re.M)

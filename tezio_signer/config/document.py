@@ -114,7 +114,7 @@ def _signing_keys(field: Field) -> dict[PublicKeyHash, SigningKey]:
         key = hash_named(name, entry)
         keys[key] = _signing_key(key, entry)
     if not keys:
-        raise field.error("no signing key")
+        raise field.error("no signing key is named; at least one is needed")
     return keys
 
 

@@ -34,7 +34,7 @@ def request_token_from(field: Field, directory: Path) -> RequestToken:
     header = entries["header"].text().lower()
     if not _HEADER.fullmatch(header):
         raise entries["header"].error(
-            f"{header!r:.60} is no header that octez-client sends (TEZOS_SIGNER_HTTP_HEADERS): "
+            f"{header!r:.60} is not a header that octez-client sends (TEZOS_SIGNER_HTTP_HEADERS): "
             "its name has to begin with x-, followed by letters, digits and hyphens"
         )
     at = entries["file"]
@@ -42,11 +42,12 @@ def request_token_from(field: Field, directory: Path) -> RequestToken:
     secret = _read(at, path, path.read_bytes).rstrip(b"\r\n")
     if len(secret) < SHORTEST_TOKEN:
         raise at.error(
-            f"{path} holds {len(secret)} bytes; a request token has {SHORTEST_TOKEN} at least"
+            f"{path} holds {len(secret)} bytes; a request token needs {SHORTEST_TOKEN} at least: "
+            "openssl rand -hex 32"
         )
     if not _SECRET.fullmatch(secret):
         raise at.error(
-            f"{path} holds something else than one line of printable ASCII without blanks"
+            f"{path} holds something else than a token: one line of printable ASCII without blanks"
         )
     return RequestToken(header, secret, path)
 
@@ -69,7 +70,10 @@ def client_ca_from(field: Field, directory: Path) -> ClientCa:
     try:
         load_pem_x509_certificates(_read(field, path, path.read_bytes))
     except ValueError as error:
-        raise field.error(f"{path} holds no certificates in PEM") from error
+        raise field.error(
+            f"{path} holds no certificates in PEM; name the file of the authorities that sign "
+            "client certificates"
+        ) from error
     return ClientCa(path)
 
 

@@ -7,7 +7,6 @@ write: the key in the file, what is accepted, the default, what `check` prints a
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
@@ -81,7 +80,7 @@ def settings_of(kind: type) -> tuple[Known, ...]:
 
 def _known(attribute: Any) -> Known:
     kind, setting = get_args(attribute.type)
-    if get_origin(kind) is UnionType:
+    if type(None) in get_args(kind):
         kind = next(each for each in get_args(kind) if each is not type(None))
     return Known(attribute.name, setting.key or attribute.name, kind, attribute.default, setting)
 
@@ -89,7 +88,7 @@ def _known(attribute: Any) -> Known:
 def read_section(
     kind: type,
     field: Field,
-    readers: Mapping[str, Reader] = {},  # is never changed
+    readers: Mapping[str, Reader] = {},
     checked: Mapping[str, Reader] = {},
 ) -> dict[str, Any]:
     """The attributes that a mapping of the file says, with their values; raises ConfigError.

@@ -29,15 +29,17 @@ def store_address(field: Field, directory: Path) -> StoreAddress:
     url = store.text()
     if url.startswith(_SQLITE) and url.strip() != _SQLITE:
         for name, entry in entries.items():
-            raise entry.error(f"{name} is for a store in etcd")
+            raise entry.error(
+                f"{name} is for a store in etcd, and this one is an SQLite file: leave it out"
+            )
         return directory / url.removeprefix(_SQLITE)
     if not url.startswith(_ETCD):
         raise store.error(
-            f"{url} is no store; allowed: sqlite:PATH, etcd:https://HOST:2379,https://HOST:2379,…"
+            f"{url} is not a store; allowed: sqlite:PATH, etcd:https://HOST:2379,https://HOST:2379,…"
         )
     for one, other in (("certificate", "private_key"), ("user", "password_file")):
         if (one in entries) != (other in entries):
-            raise field.error(f"{one} and {other} belong together")
+            raise field.error(f"{one} and {other} belong together: give both of them, or neither")
     access = {
         name: entry.text() if name == "user" else directory / entry.text()
         for name, entry in entries.items()
@@ -63,11 +65,11 @@ def _members(field: Field, urls: str) -> tuple[str, ...]:
             or url != f"{parts.scheme}://{parts.netloc}"
         ):
             raise field.error(
-                f"{url or 'nothing'} is no member of etcd; allowed: https://HOST:PORT or "
+                f"{url or 'nothing'} is not a member of etcd; allowed: https://HOST:PORT or "
                 "http://HOST:PORT, several with commas between them"
             )
         if members.count(url) > 1:
-            raise field.error(f"{url} is named twice: each member once")
+            raise field.error(f"{url} is named twice: name each member once")
     return members
 
 

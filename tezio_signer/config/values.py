@@ -52,7 +52,7 @@ def _operation(field: Field) -> Operation:
     for operation in Operation:
         if type(value) in (int, str) and value in (operation.value, str(operation)):
             return operation
-    raise field.error(f"{field.written} is no operation here; allowed: {_listed(Operation)}")
+    raise field.error(f"{field.written} is not an operation; allowed: {_listed(Operation)}")
 
 
 def floors(field: Field) -> dict[Operation, tuple[int, int]]:
@@ -70,7 +70,7 @@ def _numbers(field: Field) -> dict[Operation, int]:
     for name, value in field.entries().items():
         operation = _operation_named(name, value)
         if operation in numbers:
-            raise value.error(f"{operation} stands here twice")
+            raise value.error(f"{operation} is here twice; leave one of them out")
         numbers[operation] = _natural(value)
     return numbers
 

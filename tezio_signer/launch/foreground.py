@@ -49,7 +49,9 @@ def run(make: Callable[[], Daemon]) -> NoReturn:
         _log.error("tezio-signer: {sentence}", sentence=error)
         _end(daemon, FAILED)
     except Exception:
-        _log.failure("the daemon does not start, which is a fault of its own")
+        _log.failure(
+            "the daemon could not start; this is a fault of its own: report it with this traceback"
+        )
         _end(daemon, FAILED)
     obey_one_signal(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", _limit_stop, daemon)
@@ -75,7 +77,9 @@ def _limit_stop(daemon: Daemon) -> None:
     """End the process if the stop takes too long, even one in which the reactor itself hangs."""
 
     def end() -> None:
-        _log.critical("the daemon does not stop in {seconds} s, and is ended", seconds=STOP_LIMIT)
+        _log.critical(
+            "the daemon did not stop within {seconds} s, and is ended by force", seconds=STOP_LIMIT
+        )
         daemon.finish_log()
         os._exit(FAILED)  # with no pause: supervisord waits for it already
 

@@ -1,6 +1,6 @@
 """The messages of the Octez socket protocol: bytes to values and back; no I/O.
 
-Layouts: Octez `src/lib_signer_services/signer_messages.ml` and `src/lib_base/unix/socket.ml`.
+`docs/protocols/octez-remote-signer.md` describes the layouts.
 Integers are big-endian, but little-endian inside BSON. A request has to be exactly
 well-formed: what is cut off, too long or of an unknown kind is an `Undecodable`.
 """

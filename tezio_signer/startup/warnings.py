@@ -91,7 +91,7 @@ def open_to_many(settings: Settings) -> list[str]:
         endpoint = Endpoint.parse(text)
         with_token = is_http and settings.request_token is not None
         with_certificate = endpoint.is_tls and settings.client_ca is not None
-        who = _strangers(settings, endpoint)
+        who = _who_connects(settings, endpoint)
         if who is None or with_token or with_certificate:
             continue
         warnings += [
@@ -103,7 +103,7 @@ def open_to_many(settings: Settings) -> list[str]:
     return warnings
 
 
-def _strangers(settings: Settings, endpoint: Endpoint) -> str | None:
+def _who_connects(settings: Settings, endpoint: Endpoint) -> str | None:
     """Those who may ask at an endpoint and are more than single machines; None without them."""
     if endpoint.kind == "unix":
         mode = endpoint.arguments.get("mode", UNIX_MODE)

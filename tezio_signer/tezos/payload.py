@@ -1,6 +1,7 @@
 """What a client asks to have signed, decoded completely by its magic byte.
 
-Layouts: Octez `src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`.
+`docs/protocols/octez-remote-signer.md` describes the layouts, which are those of Octez
+(`src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`).
 All integers are big-endian. A payload that is too short, too long or contradicts
 itself is a ValueError: nothing half read may reach the HSM.
 """

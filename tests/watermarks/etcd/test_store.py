@@ -70,6 +70,8 @@ class LoadTests(EtcdTestCase):
         gateway, store = self.daemon()
         self.assertEqual(len(self.load(store)), etcd.MOST_MARKS)
         (question,) = gateway.asked
+        asked = question["success"][1]["request_range"]
+        self.assertEqual(asked["limit"], str(etcd.MOST_MARKS + 1))
         answer = json.dumps(self.etcd.answer("/v3/kv/txn", question))
         self.assertLess(len(answer), 750 * etcd.MOST_MARKS)
         self.assertLess(750 * etcd.MOST_MARKS, member.MAX_ANSWER)
@@ -267,6 +269,15 @@ class RaceTests(EtcdTestCase):
         self.assertNoResult(second)
         self.clock.advance(PATIENCE / 2)
         self.failureResultOf(second, StoreAwayError)
+
+    def test_signature_has_half_the_time(self) -> None:
+        """Who waits for a signature to be stored has waited for its claim already."""
+        self.gateway.silent = True
+        signature = self.store.keep(BLOCK, SIGNED)
+        self.clock.advance(PATIENCE / 2 - 0.01)
+        self.assertNoResult(signature)
+        self.clock.advance(0.01)
+        self.failureResultOf(signature, StoreAwayError)
 
     def test_goes_on_after_a_failure(self) -> None:
         """A claim that waited behind a failed one is kept if etcd is back."""

@@ -75,14 +75,14 @@ _AT_ONCE = 100
 class _Seen:
     """What stood under the key of a mark.
 
-    :ivar value: the text of the mark, None if there was none.
     :ivar read_at: etcd's revision at that time; 0 if any answer is newer.
+    :ivar value: the text of the mark, None if there was none.
     """
 
     mark_id: MarkId
+    read_at: int
     mark: Mark | None = None
     value: str | None = None
-    read_at: int = 0
 
 
 class EtcdStore:
@@ -149,8 +149,7 @@ class EtcdStore:
 
         :raises StoreError: if it is no mark; what was seen before is then still remembered.
         """
-        # A key of which nothing is remembered was not there when all marks were read.
-        before = self._seen.get(key) or _Seen(_mark_id(key), read_at=self._read_at)
+        before = self._known(key)
         if read_at < before.read_at:
             return
         mark = before.mark
@@ -163,7 +162,12 @@ class EtcdStore:
                     operation=before.mark_id.operation,
                     chain=before.mark_id.chain_id,
                 )
-        self._seen[key] = _Seen(before.mark_id, mark, value, read_at)
+        self._seen[key] = _Seen(before.mark_id, read_at, mark, value)
+
+    def _known(self, key: str) -> _Seen:
+        """What is remembered; raises StoreError if the key is none of a mark."""
+        # A key of which nothing is remembered was not there when all marks were read.
+        return self._seen.get(key) or _Seen(_mark_id(key), self._read_at)
 
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
         """Swap the mark, if it is no step back.
@@ -184,7 +188,7 @@ class EtcdStore:
             raise StoreAwayError("etcd is still busy with an earlier claim") from None
         try:
             while True:
-                seen = self._seen.get(key, _Seen(mark_id))
+                seen = self._known(key)
                 now = settle(seen.mark, mark)
                 if now == seen.mark:
                     return Kept(now, now)
