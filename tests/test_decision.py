@@ -16,7 +16,15 @@ from tests.support.octezclient import good
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.decision import Decision, DecisionLog, Decisions, Outcome, Stage
-from tezio_signer.errors import FAULT, Conflict, Forbidden, NotAdmitted, TooMany, Unavailable
+from tezio_signer.errors import (
+    FAULT,
+    Conflict,
+    Forbidden,
+    Malformed,
+    NotAdmitted,
+    TooMany,
+    Unavailable,
+)
 from tezio_signer.request import Admitted, Listener, Peer, Submission
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 from tezio_signer.tezos.payload import Operation
@@ -120,6 +128,11 @@ class LogTests(SynchronousTestCase):
                 f"client 127.0.0.1 went away after 3 ms: {generic}",
             ),
             (ASKED.refused(Forbidden("no")), "warn", f"refused GET /nowhere {says}: 403 no"),
+            (
+                ASKED.unanswered(Malformed("cut off")),
+                "warn",
+                "closed the connection of 127.0.0.1, whose request cannot be read: cut off",
+            ),
             (
                 asked.failed(Failure(ZeroDivisionError())),
                 "critical",

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -36,7 +36,7 @@ from tests.support.vectors import (
 )
 from tezio_signer import octezsocket
 from tezio_signer.config.settings import Limits
-from tezio_signer.decision import Decision, Outcome
+from tezio_signer.decision import Decision, Outcome, Stage
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
@@ -403,19 +403,18 @@ class ConversationTests(TransportTestCase):
         self.assertLess(taken - answered, 200)
 
     def test_undecodable(self) -> None:
-        """What is no request ends the connection without an answer, and is logged with its peer."""
+        """What is no request ends the connection without an answer, and is recorded."""
         for payload, why in ((b"", "cut off"), (b"\x08", "no kind of request")):
             self.setUp()
-            with capturedLogs() as events:
-                self.receive(framed(payload) + PROBE)
-                self.clock.advance(0)
-                self.receive(PROBE)
+            self.receive(framed(payload) + PROBE)
+            self.clock.advance(0)
+            self.receive(PROBE)
             self.assert_answers()
             self.assert_closed()
-            (event,) = events
-            self.assertEqual(event["log_level"], LogLevel.warn)
-            self.assertIn("127.0.0.1", formatEvent(event))
-            self.assertIn(why, formatEvent(event))
+            (decision,) = self.signer.recorded
+            self.assertEqual((decision.outcome, decision.status), (Outcome.REFUSED, None))
+            self.assertEqual((decision.stage, decision.peer), (Stage.READING, "127.0.0.1"))
+            self.assertIn(why, decision.sentence)
 
     def test_fault(self) -> None:
         """A fault of ours is recorded with its traceback, and the client told that it is one."""

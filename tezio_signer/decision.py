@@ -19,6 +19,7 @@ from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Generic, Operation, Payload
 
 _OK = 200
+_UNREADABLE = "closed the connection of {peer}, whose request cannot be read: {sentence}"
 
 
 class Outcome(Enum):
@@ -92,6 +93,10 @@ class Decision:
             sentence=str(refused),
         )
 
+    def unanswered(self, refused: Refused) -> "Decision":
+        """The same request, which cannot be read, and whose connection is closed for that."""
+        return evolve(self.refused(refused, Stage.READING), status=None)
+
     def failed(self, failure: Failure) -> "Decision":
         """The same request, in which there was a fault of ours."""
         return evolve(
@@ -148,9 +153,9 @@ class DecisionLog:
             case Outcome.SIGNED:
                 self._log.info("signed {what} from {peer}" + timed, **facts)
             case Outcome.REFUSED:
-                log = self._sparing.get(decision.stage, self._log)
-                log.warn(
-                    "refused {what} from {peer}" + timed + ": {status} {sentence}",
+                answered = "refused {what} from {peer}" + timed + ": {status} {sentence}"
+                self._sparing.get(decision.stage, self._log).warn(
+                    _UNREADABLE if decision.status is None else answered,
                     status=decision.status,
                     sentence=decision.sentence,
                     reason=decision.reason,

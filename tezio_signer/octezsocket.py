@@ -46,7 +46,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer.decision import Decision
-from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
+from tezio_signer.errors import FAULT, Forbidden, Malformed, NotAdmitted, Refused
 from tezio_signer.listeners.peers import NO_PROOF, admitted_at, named
 from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez import messages as octezmessages
@@ -177,11 +177,8 @@ class OctezSocket(Protocol):
             request = octezmessages.decode(payload)
         except Undecodable as error:
             # As Octez' own signer does: nobody knows what an answer would be taken for.
-            self._sparing_log.warn(
-                "closed the connection of {peer}, whose request cannot be read: {error}",
-                peer=named(self.transport),
-                error=error,
-            )
+            asked = Decision("a request", named(self.transport), Listener.OCTEZ_SOCKET)
+            self._signer.decisions.record(asked.unanswered(Malformed(str(error))))
             self._close()
             return
         self._state = State.SERVING
