@@ -284,7 +284,7 @@ class ShapeTests(SynchronousTestCase):
 
     def test_more(self) -> None:
         """There are more than are shown only where a limit was reached."""
-        b = {"key": text("b")}
+        b: Answer = {"key": text("b")}
         self.assertEqual(self.read({"kvs": [b], "more": True}, limit="1").value(0), "")
         strange: tuple[Answer, ...] = ({"more": True}, {"kvs": [b], "more": True})
         for found in strange:
