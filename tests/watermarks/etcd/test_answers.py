@@ -259,13 +259,13 @@ class StrangeAnswersTests(SynchronousTestCase):
 class ShapeTests(SynchronousTestCase):
     """One thing that is wrong, in an answer that is right otherwise."""
 
-    def read(self, found: Answer, key: str = "b", revision: object = "7", **more: str) -> Any:
+    def read(self, found: Answer, key: str = "b", revision: object = "7", **more: Any) -> Any:
         """What a range request of this key shows."""
         asked = {"request_range": {"key": text(key), **more}}
         answer = {"header": {"revision": revision}, "succeeded": True}
         return read_answer({**answer, "responses": [{"response_range": found}]}, [], [asked], [])
 
-    def assert_wrong(self, why: str, *arguments: Any, **more: str) -> None:
+    def assert_wrong(self, why: str, *arguments: Any, **more: Any) -> None:
         """Check that this is no answer."""
         with self.assertRaises(StoreAwayError) as raised:
             self.read(*arguments, **more)
