@@ -9,7 +9,6 @@ from typing import cast
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -124,9 +123,11 @@ async def _unplug(harness: FailingHarness) -> None:
 
 async def _keep_busy(harness: FailingHarness) -> None:
     """One command is with the device, and one waits."""
-    (device,) = harness.hsms.devices.values()
-    assert device.connection is not None
-    device.connection.exchange = lambda *_: Deferred()  # type: ignore[method-assign]
+
+    def lost(data: bytes) -> None:
+        """Nothing arrives at the device."""
+
+    harness.simulator._line.received = lost  # type: ignore[method-assign]
     for number in range(2):
         harness.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
 
