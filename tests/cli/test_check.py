@@ -56,7 +56,7 @@ class CheckTestCase(CommandTestCase):
         self.problems: tuple[str, ...] = ()
 
         async def look(_: object, *about: Any) -> BoardCheck:
-            _, signing_keys, auth_key, _ = about
+            _, _, signing_keys, auth_key = about
             keys = [*signing_keys, *([auth_key] if auth_key else [])]
             found = tuple(
                 KeyFound(key, (), "no board holds it")

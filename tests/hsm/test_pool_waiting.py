@@ -114,6 +114,23 @@ class WaitingTests(BoardsTestCase):
         board.serve()
         self.signed(request, transfer(1))
 
+    def test_public_key(self) -> None:
+        """So is a public key waited for, while other boards come and go."""
+        self.run_pool([])
+        waiting = Deferred.fromCoroutine(self.pool.public_key(TZ3))
+        self.clock.advance(PATIENCE - 0.75)
+        other = self.plug_in("other")
+        other.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
+        self.tell()
+        self.looked(0.25)
+        other.serve()
+        self.assertNoResult(waiting)
+        board = self.plug_in("one")
+        self.tell()
+        self.looked(0.25)
+        board.serve()
+        self.assertEqual(self.successResultOf(waiting).hash, TZ3)
+
     def test_withdrawn_while_it_waits(self) -> None:
         """One that nobody wants any more is not sent when its board is back."""
         (board,) = self.start("one")

@@ -7,7 +7,6 @@ from ipaddress import ip_network
 from typing import cast
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.support import octezsocketclient as octezsocket
@@ -115,9 +114,11 @@ async def _unplug(harness: FailingHarness) -> None:
 
 async def _keep_busy(harness: FailingHarness) -> None:
     """One command is with the device, and one waits."""
-    (device,) = harness.hsms.devices.values()
-    assert device.connection is not None
-    device.connection.exchange = lambda *_: Deferred()  # type: ignore[method-assign]
+
+    def lost(data: bytes) -> None:
+        """Nothing arrives at the device."""
+
+    harness.simulator._line.received = lost  # type: ignore[method-assign]
     for number in range(2):
         harness.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
 

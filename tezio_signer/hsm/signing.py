@@ -97,14 +97,14 @@ class Signing:
     message: bytes
     priority: Priority = Priority.OTHER
     late: Callable[[Signature], object] = do_nothing
-    payload: Payload = field(init=False)
-    result: Deferred[Signature] = field(init=False, factory=Deferred)
-    state: State = field(init=False, default=State.WAITING)
-    wanted: bool = field(init=False, default=True)
-    asked_before: bool = field(init=False, default=False)
-    failure: Exception | None = field(init=False, default=None)
-    patience: IDelayedCall | None = field(init=False, default=None)
-    _asks: Counter[Conversation] = field(init=False, factory=Counter)
+    payload: Payload = field()
+    result: Deferred[Signature] = field(factory=Deferred)
+    state: State = State.WAITING
+    wanted: bool = True
+    asked_before: bool = False
+    failure: Exception | None = None
+    patience: IDelayedCall | None = None
+    _asks: Counter[Conversation] = field(factory=Counter)
 
     @payload.default
     def _told(self) -> Payload:

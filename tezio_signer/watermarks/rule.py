@@ -104,11 +104,10 @@ def _check_jump(
     max_level_jump: int | None,
 ) -> None:
     its_name, before = named
-    mark = (0, 0) if before is None else before.position
-    name, (level, round_) = max(
-        (its_name, mark), ("configured floor", floor), key=lambda candidate: candidate[1]
-    )
-    if before is None and level == 0:
+    name, (level, round_) = "configured floor", floor
+    if before is not None and before.position >= floor:
+        name, (level, round_) = its_name, before.position
+    elif before is None and level == 0:
         return
     if max_level_jump is not None and asked.level - level > max_level_jump:
         raise Conflict(

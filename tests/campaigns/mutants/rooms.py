@@ -129,6 +129,7 @@ ROOMS = {
         ),
         (
             "hsm.test_signing",
+            "hsm.test_nonces",
             "hsm.test_pool_queue",
             "hsm.test_pool_boards",
             "hsm.test_pool_looking",

@@ -44,7 +44,7 @@ class MarkerTests(EtcdTestCase):
 
     def test_damaged(self) -> None:
         """What is no marker is not taken for one."""
-        for value in (b"", b"\xff", "[]", "1", "{}", "[" * 100_000):
+        for value in (b"", b"\xff", "[]", "1", "{}", '{"format": true}', "[" * 100_000):
             self.put_marker(value)
             self.assertIn("is not the marker", self.refused(self.daemon()[1].load()))
 
@@ -98,7 +98,8 @@ class DamageTests(EtcdTestCase):
                 MARKER: self.etcd.kvs[MARKER],
                 key: Kv(b"{}", self.etcd.revision, self.etcd.revision),
             }
-            self.assert_damaged(key.decode(errors="backslashreplace"))
+            name = key.decode(errors="backslashreplace")
+            self.assert_damaged(f"{name} in etcd is no key of a watermark")
 
     def test_keep(self) -> None:
         """What is damaged is not written over."""

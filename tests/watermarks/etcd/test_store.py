@@ -279,6 +279,21 @@ class RaceTests(EtcdTestCase):
         self.clock.advance(0.01)
         self.failureResultOf(signature, StoreAwayError)
 
+    def test_busy_with_an_earlier_claim(self) -> None:
+        """Who has waited in vain behind another claim asks nothing, nor lets others pass it."""
+        self.gateway.silent = True
+        self.gateway.asked.clear()
+        first, second = self.store.keep(BLOCK, MARK), self.store.keep(BLOCK, SIGNED)
+        self.clock.advance(PATIENCE / 2)
+        error = self.failureResultOf(second, StoreAwayError)
+        self.assertIn("busy with an earlier claim", str(error.value))
+        third = self.store.keep(BLOCK, HIGHER)
+        self.assertEqual(len(self.gateway.asked), 1)
+        self.gateway.silent = False
+        self.clock.advance(PATIENCE / 2)
+        self.failureResultOf(first, StoreAwayError)
+        self.assertEqual(self.successResultOf(third), Kept(None, HIGHER))
+
     def test_goes_on_after_a_failure(self) -> None:
         """A claim that waited behind a failed one is kept if etcd is back."""
         self.gateway.silent = True
