@@ -66,8 +66,8 @@ class WatchedStore:
 
         def failed(failure: Failure) -> Failure:
             # What has stood there once is certain, although it is written once more.
-            self._failed.add(mark_id)
             if self.shared and mark.position > self._stood.get(mark_id, (-1, -1)):
+                self._failed.add(mark_id)
                 self.doubtful.add(mark_id)
             return failure
 
