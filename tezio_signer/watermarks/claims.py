@@ -150,7 +150,9 @@ class Watermarks(Service):
         """Marks that were in the store, and are there no more, or lower: a backup was restored."""
         for mark_id, mark in list(self._stored.items()):
             if settle(marks.get(mark_id), mark) != marks.get(mark_id):
-                self._lost[mark_id] = self._stored.pop(mark_id)
+                # What is lost twice is the higher one, which may not be back yet.
+                mark = self._lost[mark_id] = settle(self._lost.get(mark_id), mark)
+                del self._stored[mark_id]
                 self._log.critical(
                     "the mark of {key} for {operation} on {chain} is written back to the "
                     "watermark store: level {mark.level} round {mark.round}",
