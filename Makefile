@@ -1,7 +1,8 @@
 # make run          a signer on a simulated HSM, http://127.0.0.1:6732; CONFIG= names another configuration
 # make test         the tests, against the built wheel
 # make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
-# make lint         mypy and ruff
+# make lint         ruff, mypy and the floors (import-linter)
+# make page         docs/configuration.md anew, when a setting has changed
 # make mutants      the tests, against changed code; CHANGED=main: only lines changed since that
 # make clean        remove what the others made
 
@@ -18,7 +19,8 @@ SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) set
 WHEEL := $(BUILD)/wheel.stamp
 INSTALLED := $(VENV)/installed.stamp
 # What the tests read, and those of them that `make test-lowest` runs.
-TEST_FILES := Makefile tests tools deploy README.md setup.cfg
+DOCUMENTS := $(wildcard *.md) docs LICENSE config.yaml pyproject.toml .pre-commit-config.yaml .ci
+TEST_FILES := Makefile tests tools deploy setup.cfg $(DOCUMENTS)
 QUICK_TESTS = $(basename $(subst /,.,$(filter-out tests/interop/% tests/campaigns/%,$(shell find tests -name 'test_*.py'))))
 
 # A virtual environment has absolute paths in it, and a link to its Python: when the
@@ -28,7 +30,7 @@ ifneq ($(shell cat $(VENV)/made-for 2> /dev/null),$(MADE_FOR))
 $(VENV)/made-for: FORCE
 endif
 
-.PHONY: run test test-lowest coverage-report lint format mutants clean FORCE
+.PHONY: run test test-lowest coverage-report lint format page mutants clean FORCE
 
 run: $(INSTALLED)
 	exec $(VENV)/bin/tezio-signer run --simulate --config $(CONFIG)
@@ -59,11 +61,15 @@ lint: $(INSTALLED) $(VENV)/test.stamp $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
+	$(VENV)/bin/lint-imports
 	cmp config.yaml tests/data/config.yaml # the sample, and what is tested of it
 
 format: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+page: $(INSTALLED)
+	$(VENV)/bin/python -m tezio_signer.config.page > docs/configuration.md
 
 # Changes single places of the sources in the checkout, and runs the tests on them.
 mutants: $(VENV)/test.stamp $(VENV)/mutation.stamp

@@ -142,10 +142,10 @@ class DaemonTests(SynchronousTestCase):
         """A port that cannot be had ends start-up with a sentence; a fault stays as it is."""
 
         def fail(error: Exception) -> Callable[[], None]:
-            def open_door() -> None:
+            def open_listener() -> None:
                 raise error
 
-            return open_door
+            return open_listener
 
         for error, words in [
             (CannotListenError("127.0.0.1", 6732, OSError("in use")), "127.0.0.1:6732: in use"),
@@ -308,8 +308,8 @@ class MistakeTests(ProcessTestCase):
         mistakes = {
             ("--http", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
             ("--octez-socket", f"tcp:{port}:interface=127.0.0.1"): (f"127.0.0.1:{port}", "in use"),
-            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is no endpoint", "tpc"),
-            ("--http", "tpc:6732"): ("'tpc:6732' is no endpoint", "tpc"),
+            ("--octez-socket", "tpc:7732"): ("'tpc:7732' is not an endpoint", "tpc"),
+            ("--http", "tpc:6732"): ("'tpc:6732' is not an endpoint", "tpc"),
             ("--http", "tcp:99999"): ("port is a number from 0 to 65535",),
             ("--http", "unix:/nonexistent/socket"): ("there is no directory /nonexistent",),
             ("--config", "ca.yaml"): ("client_ca protects nothing", "ssl:6732"),

@@ -17,10 +17,9 @@ import tezio_signer
 # ruff: noqa: E501 # a line for each
 USED = {
     "twisted.internet._posixserialport.SerialPort._serial": "serialhsm: pyserial's port, to know whether all has been sent",
-    "twisted.internet._sslverify": "tlsdirectory: its logger, see below",
-    "twisted.internet._sslverify._log": "tlsdirectory: says a line for each failed handshake, which strangers cause",
+    "twisted.internet._sslverify": "tls.directory: its logger, see below",
+    "twisted.internet._sslverify._log": "tls.directory: says a line for each failed handshake, which any client can cause",
     "twisted.internet.abstract.FileDescriptor._tempDataBuffer": "serialhsm: bytes that wait to be sent",
-    "twisted.internet.endpoints._parse": "endpoints: whoever reads an endpoint otherwise than Twisted may be deceived",
     "twisted.internet.tcp.Port._getLogPrefix": "ports: for the line that Twisted logs when it listens",
     "twisted.internet.tcp.Port._preexistingSocket": "ports: a socket that was handed over, as adoptStreamPort has it",
     "twisted.internet.tcp.Port._shouldShutdown": "ports: what was handed over is listened on after us",
@@ -28,19 +27,17 @@ USED = {
     "twisted.internet.unix.Port._bindPath": "ports: the path, for the log",
     "twisted.internet.unix.Port._getLogPrefix": "ports: as that of tcp.Port",
     "twisted.internet.unix.Port._preexistingSocket": "ports: as that of tcp.Port",
-    "twisted.protocols._sni": "tlsdirectory: what tls: endpoints find in a directory, and their logger",
-    "twisted.protocols._sni._getSubjectAltNames": "certificates: the names for which tls: endpoints serve a certificate",
-    "twisted.protocols.tls.TLSMemoryBIOProtocol._aborted": "handshakes: whether we have ended it ourselves",
-    "twisted.protocols.tls.TLSMemoryBIOProtocol._handshakeDone": "handshakes: whether it failed before",
-    "twisted.protocols.tls.TLSMemoryBIOProtocol._reason": "handshakes: why it failed, for the log",
+    "twisted.protocols._sni": "tls.directory: what tls: endpoints find in a directory, and their logger",
+    "twisted.protocols._sni._getSubjectAltNames": "tls.certificates: the names for which tls: endpoints serve a certificate",
+    "twisted.protocols.tls.TLSMemoryBIOProtocol._aborted": "tls.handshakes: whether we have ended it ourselves",
+    "twisted.protocols.tls.TLSMemoryBIOProtocol._handshakeDone": "tls.handshakes: whether it failed before",
+    "twisted.protocols.tls.TLSMemoryBIOProtocol._reason": "tls.handshakes: why it failed, for the log",
     "twisted.web.client._HTTP11ClientFactory": "watermarks.opening: logs each connection to etcd without a way to keep it from that",
     "twisted.web.http.HTTPChannel._dataBuffer": "httpsite: whether requests are sent behind one another",
-    "twisted.web.http.HTTPChannel._log": "httpsite: the same name, below",
     "twisted.web.http.HTTPChannel._respondToBadRequestAndDisconnect": "httpsite: a request that cannot be read gets a 400",
     "twisted.web.http.HTTPChannel._waitingForTransport": "httpsite: whether the client reads its answers",
     "twisted.web.http.Request._respondToBadRequestAndDisconnect": "httpsite: as that of the channel",
     "twisted.web.http._MalformedChunkedDataError": "httpsite: too many chunks are answered as chunks that cannot be read",
-    "twisted.web.server.Request._log": "httpsite: what strangers cause is said by it, sparingly",
 }
 """What may change with any version of Twisted, where it is used, and why."""
 

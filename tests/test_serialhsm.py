@@ -7,16 +7,14 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakePort, read_key
+from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakePort
 from tests.support.hsmdevice import KEYS
 from tests.support.vectors import EXCHANGES
 from tezio_signer.hsm import framing
+from tezio_signer.hsm.exchange import Command, NoAnswer, WrongAnswer
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
-from tezio_signer.serialhsm import (
-    HsmProtocol,
-    NoAnswer,
-    WrongAnswer,
-)
+from tezio_signer.noop import do_nothing
+from tezio_signer.serialhsm import HsmProtocol
 
 _RECORDED = {e["what"]: (e["request_hex"], e["reply_hex"]) for e in EXCHANGES}
 KEY_FRAME, KEY_REPLY = map(bytes.fromhex, _RECORDED["get_pk key 3 (tz3) mode 2"])
@@ -41,9 +39,9 @@ class ProtocolTests(SynchronousTestCase):
         """Count how often the port was lost."""
         self.lost += 1
 
-    def ask(self, read: Callable[[bytes], bytes] = read_key) -> Deferred[bytes]:
+    def ask(self, read: Callable[[bytes], bytes] = ASK_KEY.read) -> Deferred[bytes]:
         """Ask for a key."""
-        return self.protocol.exchange(ASK_KEY, read, self.late.append)
+        return self.protocol.exchange(Command(ASK_KEY.request, read, self.late.append))
 
     def exchange_works(self) -> Deferred[bytes]:
         """An exchange without trouble."""
@@ -163,7 +161,7 @@ class ProtocolTests(SynchronousTestCase):
             first = self.ask()
             self.clock.advance(ANSWER)
             self.failed(first)
-            second = self.protocol.exchange(ASK_SIGNATURE, read)
+            second = self.protocol.exchange(Command(ASK_SIGNATURE, read))
             self.protocol.dataReceived(KEY_REPLY)
             self.assertNoResult(second)
             self.assertEqual(self.late, [KEYS[Slot.TZ3].data])
@@ -181,7 +179,7 @@ class ProtocolTests(SynchronousTestCase):
         asked.cancel()
         self.protocol.dataReceived(KEY_REPLY)
         self.assertTrue(self.protocol.in_step)
-        following = self.protocol.exchange(ASK_SIGNATURE, framing.signature_from)
+        following = self.protocol.exchange(Command(ASK_SIGNATURE, framing.signature_from))
         self.assertNoResult(following)
         self.protocol.dataReceived(SIGN_REPLY)
         self.assertEqual(self.successResultOf(following), SIGN_REPLY[2:-2])
@@ -255,7 +253,8 @@ class ProtocolTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.exchange_works()
             self.assertEqual(events, [])
-            protocol.exchange(ASK_SIGNATURE, framing.signature_from).addErrback(lambda _: None)
+            asked = protocol.exchange(Command(ASK_SIGNATURE, framing.signature_from))
+            asked.addErrback(do_nothing)
         self.assertEqual([event["log_level"] for event in events], [LogLevel.debug])
         self.assertEqual(formatEvent(events[0]), "HSM board: 85 bytes, opcode 21, slot 1")
         protocol.connectionLost()
@@ -266,7 +265,7 @@ class LateSignatureTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.protocol = HsmProtocol(self.clock, bool, "board")
+        self.protocol = HsmProtocol(self.clock, do_nothing, "board")
         FakePort(self.protocol)
         self.late: list[tuple[str, bytes]] = []
 
@@ -279,7 +278,9 @@ class LateSignatureTests(SynchronousTestCase):
             return body
 
         late = self.late.append
-        return self.protocol.exchange(ASK_SIGNATURE, read, lambda body: late(("late", body)))
+        return self.protocol.exchange(
+            Command(ASK_SIGNATURE, read, lambda body: late(("late", body)))
+        )
 
     def answer(self, body: bytes) -> None:
         """A reply comes."""

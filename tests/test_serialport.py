@@ -10,10 +10,11 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ASK_KEY, read_key
+from tests.support.fakeboard import ASK_KEY
 from tests.support.harness import reactor
 from tezio_signer import serialhsm
-from tezio_signer.serialhsm import HsmProtocol, NoAnswer, open_port
+from tezio_signer.hsm.exchange import NoAnswer
+from tezio_signer.serialhsm import HsmProtocol, open_port
 
 
 class PortTestCase(SynchronousTestCase):
@@ -83,7 +84,7 @@ class OpeningTests(PortTestCase):
         self.assertEqual(self.lost, 1)
         (descriptor,) = asked
         self.assertRaises(OSError, os.fstat, descriptor)
-        self.failureResultOf(self.protocol.exchange(ASK_KEY, read_key), NoAnswer)
+        self.failureResultOf(self.protocol.exchange(ASK_KEY), NoAnswer)
 
 
 class LeavingTests(PortTestCase):
@@ -105,7 +106,7 @@ class LeavingTests(PortTestCase):
         """A command that is under way fails, and its port is closed and left by the reactor."""
         port = open_port(reactor, self.protocol, self.name)
         descriptor = port.fileno()
-        asked = self.protocol.exchange(ASK_KEY, read_key)
+        asked = self.protocol.exchange(ASK_KEY)
         port.abort()
         self.failureResultOf(asked, NoAnswer)
         self.assertRaises(OSError, os.fstat, descriptor)
@@ -143,8 +144,8 @@ class InputTests(PortTestCase):
         port = open_port(reactor, self.protocol, self.name)
         self.addCleanup(port.abort)
         os.write(self.master, b"from before")
-        self.protocol.exchange(ASK_KEY, read_key).addErrback(lambda _: None)
-        self.assertEqual(self.arrived(), ASK_KEY.frame())
+        self.protocol.exchange(ASK_KEY).addErrback(lambda _: None)
+        self.assertEqual(self.arrived(), ASK_KEY.request.frame())
         self.assertEqual(port._serial.in_waiting, 0)
 
     def test_unsent(self) -> None:

@@ -24,10 +24,10 @@ from tests.support.harness import (
 from tests.support.octezclient import HSM_AUTH_KEY, good, text_in
 from tests.support.stores import FailingStore, HeldWriter, watermarks_on
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
-from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
-from tezio_signer.policy import Peer, SigningRequest
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.errors import Conflict, Refused, Unavailable
+from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.claims import Claim
 
 NOOP = PAYLOADS["noop"]
 TRANSFER = PAYLOADS["transfer"]
@@ -386,7 +386,7 @@ class LogTests(TestCase):
                 True,
                 400,
                 f"refused a request for {TZ1} from HERE in MS: 400 "
-                "the generic operation is cut off in its branch",
+                "the generic operation is cut off in its branch: 0 of 32 bytes, at byte 1",
             ),
             (
                 stranger,
@@ -472,33 +472,19 @@ class LogTests(TestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
 
-class AdmissionTests(TestCase):
-    """What the doors ask besides signatures."""
-
-    async def test_peer_is_asked_about_first(self) -> None:
-        """A peer that may ask nothing does not even get his request read."""
-        harness = Harness(settings_with())
-        await harness.start(self)
-
-        def unread() -> SigningRequest:
-            self.fail("the request was read")
-
-        peer = Peer.at("192.0.2.1")
-        refused = await failure_of(harness.signer.submit(Submission(peer, str(TZ3), unread)))
-        self.assertIsInstance(refused, Forbidden)
-        self.assertEqual(str(refused), "address 192.0.2.1 is not among allowed_ips")
-        self.assertRaises(Forbidden, harness.signer.admit, peer)
-        harness.signer.admit(Peer())
+class FaultTests(TestCase):
+    """What goes wrong in the signer itself."""
 
     async def test_every_failure_is_a_refusal(self) -> None:
-        """The doors see nothing else than refusals, even of what fails to be read."""
+        """The listeners see nothing else than refusals, even of what fails in a rule."""
         harness = Harness(settings_with())
         await harness.start(self)
 
-        def broken() -> SigningRequest:
+        def broken(*_: object) -> Claim:
             raise KeyError("a detail from inside")
 
-        fault = await failure_of(harness.signer.submit(Submission(Peer(), str(TZ3), broken)))
+        self.patch(harness.watermarks, "claim", broken)
+        fault = await failure_of(harness.signer.submit(submission(block(7, 0))))
         self.assertIs(type(fault), Refused)
         self.assertEqual(str(fault), FAULT)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)

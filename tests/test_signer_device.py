@@ -21,6 +21,7 @@ from tests.support.stores import FailingStore
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.framing import Opcode, Slot
+from tezio_signer.hsm.pool import HsmOptions
 from tezio_signer.simulator.firmware import SKETCH_POLICY, Firmware
 from tezio_signer.simulator.keys import SoftKey
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
@@ -178,7 +179,7 @@ class ConflictTests(TestCase):
 
 def _be_impatient(test: TestCase, harness: Harness) -> None:
     """Have requests not wait for an HSM to be plugged in again, which takes real time."""
-    test.patch(harness.hsms, "_patience", 0.0)
+    test.patch(harness.hsms, "_options", HsmOptions(patience=0.0))
 
 
 class DeviceTests(TestCase):

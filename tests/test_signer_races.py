@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
+from tests.support.changedclaim import changed_claim
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.harness import settings_with, submission
 from tests.support.octezclient import good
 from tests.support.stores import FailingStore, HeldWriter, watermarks_on
@@ -19,7 +20,7 @@ from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.request import Credentials, Peer
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature
 from tezio_signer.watermarks.claims import Claim, Watermarks
@@ -42,8 +43,11 @@ class RaceTestCase(SynchronousTestCase):
         self.plugged = {f"port{number}": FakeBoard() for number in range(self.boards)}
         self.pool = HsmPool(
             self.clock,
-            lambda: [Board(port, f"serial of {port}") for port in self.plugged],
-            lambda protocol, port: self.plugged[port].open(protocol, port),
+            FakePorts(
+                self.clock,
+                lambda: [Board(port, f"serial of {port}") for port in self.plugged],
+                lambda protocol, port: self.plugged[port].open(protocol, port),
+            ),
         )
         self.pool.startService()
         self.addCleanup(self.pool.stopService)
@@ -97,7 +101,9 @@ class _Overruled:
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
-        return evolve(claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands)
+        return changed_claim(
+            claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands
+        )
 
 
 class OtherSignatureTests(RaceTestCase):
@@ -234,7 +240,15 @@ class LateTests(RaceTestCase):
 
 
 class WantedAgainTests(RaceTestCase):
-    """Somebody asks for what a client has left behind at the HSM."""
+    """Somebody asks for what has just been signed, or for what a client has left behind."""
+
+    def test_asked_within_the_call(self) -> None:
+        """Whoever asks for the same in the moment of the answer begins anew, and is served."""
+        again: list[Deferred[Signature]] = []
+        request = self.submit(NOOP)
+        request.addCallback(lambda _: again.append(self.submit(NOOP)))
+        self.assertEqual(len(self.board.serve()), 2)
+        self.signed(again[0], NOOP)
 
     def test_lost(self) -> None:
         """When its answer is lost, the HSM is asked once more: somebody wants it."""
@@ -268,7 +282,7 @@ class DrainingTests(RaceTestCase):
 
     def test_waits_in_the_rules(self) -> None:
         """A request that has not got as far as the HSM is waited for, too."""
-        pool = HsmPool(self.clock, list, lambda *_: self.fail("there is no port"))
+        pool = HsmPool(self.clock, FakePorts(self.clock, list))
         pool.startService()
         self.addCleanup(pool.stopService)
         settings = settings_with(auth_req=True, auth_key=AUTH)
@@ -277,9 +291,9 @@ class DrainingTests(RaceTestCase):
             "edsigtkpiSSschcaCt9pUVrpNPf7TTcgvgDEDD6NCEHMy8NNQJCGnMfLZzYoQj74yLjo9wx6MPVV29CvVzgi7qEcEUok3k7AuMg"
         )
         asked = submission(NOOP)
-        request = signer.submit(
-            evolve(asked, read=lambda: evolve(asked.read(), authentication=signature))
-        )
+        assert asked.request is not None
+        authenticated = evolve(asked.request, authentication=signature)
+        request = signer.submit(evolve(asked, asked=authenticated))
         drained = signer.drained()
         self.assertNoResult(drained)
         self.clock.advance(DEADLINE)
@@ -338,11 +352,7 @@ class LineTests(RaceTestCase):
 
     def test_long_key(self) -> None:
         """Of what stands in the place of a key, the first sixty characters are shown."""
-
-        def unread() -> Any:
-            raise Conflict("no")
-
-        asked = evolve(submission(NOOP), key="k" * 61, read=unread)
+        asked = evolve(submission(NOOP), key="k" * 61, asked=Conflict("no"))
         with capturedLogs() as events:
             self.told(self.signer.submit(asked), Conflict)
         self.assertIn(f"refused a request for {'k' * 60} from", formatEvent(events[-1]))

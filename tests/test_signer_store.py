@@ -1,6 +1,7 @@
 """The path of a request when the watermark store fails, is slow or knows better."""
 
-from attrs import evolve
+from typing import cast
+
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
@@ -11,7 +12,9 @@ from tests.support.stores import FailingStore, HeldWriter, watermarks_on
 from tests.support.vectors import PAYLOADS, TZ2, TZ3, block
 from tezio_signer.errors import Unavailable
 from tezio_signer.signer import Signer
-from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.keys import Curve, Signature, digest
+from tezio_signer.tezos.payload import Baking, decode
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 
 NOOP = PAYLOADS["noop"]
@@ -105,13 +108,11 @@ class StoreTests(TestCase):
 
     async def test_stored_signature_is_verified(self) -> None:
         """A stored signature that does not verify, as of a damaged import, is not released."""
+        data = block(7, 0)
+        mark_id = MarkId.of(TZ3, cast(Baking, decode(data)))
+        self.store.keep([(mark_id, Mark(7, 0, digest(data), Signature(Curve.P256, bytes(64))))])
         await self.harness.start(self)
-        await self.harness.sign(TZ3, block(7, 0))
-        watermarks = self.harness.watermarks
-        for marks in (watermarks._marks, watermarks._stored):
-            for mark_id, mark in marks.items():
-                marks[mark_id] = evolve(mark, signature=Signature(Curve.P256, bytes(64)))
-        answer = await self.harness.sign(TZ3, block(7, 0))
+        answer = await self.harness.sign(TZ3, data)
         self.assertEqual(answer.status, 502)
         self.assertIn("does not verify", message_in(answer.body))
 

@@ -26,12 +26,13 @@ from tests.support.harness import Client
 from tests.support.owndirectory import own_directory
 from tests.support.vectors import PAYLOADS, TZ3
 from tezio_signer import tap
+from tezio_signer.config.endpoints import resolved
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.listeners.certificatewatch import CertificateWatch
-from tezio_signer.listeners.endpoints import resolved
 from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.tls.watch import CertificateWatch
+from tezio_signer.request import Peer
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.sqlite import reading
@@ -144,8 +145,8 @@ class MakeServiceTests(TapTestCase):
         (connections,) = [s for s in services if isinstance(s, Connections)]
 
         for host, may_ask in (("192.0.2.1", False), ("10.0.0.1", True)):
-            refused = connections.refusal(IPv4Address("TCP", host, 1025))
-            self.assertEqual(refused is None, may_ask)
+            admission = connections.admission(IPv4Address("TCP", host, 1025))
+            self.assertEqual(isinstance(admission, Peer), may_ask)
 
     def test_removed_directory(self) -> None:
         """Where it was started need not exist any more, unless something is relative to it."""
@@ -159,13 +160,13 @@ class MakeServiceTests(TapTestCase):
         self.assertIn("the directory in which this was started was removed", str(error))
 
     def test_wrong_endpoints(self) -> None:
-        """What is no endpoint is named, with the reason."""
+        """What is not an endpoint is named, with the reason."""
         for endpoint in ("", "tcp", "tpc:1", "tcp:abc", "tcp:1:interfce=x", "ssl:1:privateKey=/no"):
             for option in ("--http", "--octez-socket"):
                 error = self.assertRaises(
                     StartupError, tap.makeService, parsed("--simulate", option, endpoint)
                 )
-                self.assertIn(f"{endpoint!r} is no endpoint to listen on: ", str(error))
+                self.assertIn(f"{endpoint!r} is not an endpoint to listen on: ", str(error))
 
     def test_warnings(self) -> None:
         """What is dangerous is logged when it starts."""
@@ -208,7 +209,7 @@ class MakeServiceTests(TapTestCase):
             "listen: {http: ['haproxy:tcp:1'], octez_socket: ['tcp:2', 'haproxy:tcp:3']}"
         )
         tokenless = "request_token protects HTTP only: who can connect to {} needs none"
-        proxy = "whoever can connect to {} chooses the address"
+        proxy = "whoever can connect to {} can claim any client address"
         for arguments, expected in (
             (
                 (),
@@ -239,7 +240,7 @@ class MakeServiceTests(TapTestCase):
         self.assertEqual(self.warnings("--http", https, "--octez-socket", https), [])
         for http, socket in ((https, "tcp:2"), ("tcp:2", https)):
             (warning,) = self.warnings("--http", http, "--octez-socket", socket)
-            self.assertIn("tcp:2 asks for no client certificate", warning)
+            self.assertIn("tcp:2 does not ask for a client certificate", warning)
         for http, socket, words in (
             ("tcp:1", "tcp:2", "client_ca protects nothing"),
             (https, "tls:/certs:port=0", "use ssl: instead"),

@@ -11,14 +11,10 @@ FAULT = "internal error of the signer, see its log"
 
 
 class Refused(Exception):
-    """A request that is not served; `str()` is one sentence for the client.
-
-    :ivar logged: whether it is in the log already, from where it was decided.
-    """
+    """A request that is not served; `str()` is one sentence for the client."""
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "refused"
-    logged = False
 
 
 class Malformed(Refused):
@@ -81,8 +77,12 @@ class Unavailable(Refused):
     reason = "unavailable"
 
 
-class StartupError(Exception):
-    """The daemon cannot start; `str()` is one line for the operator."""
+class OperatorError(Exception):
+    """Something that the operator can put right; `str()` is one line that says how."""
+
+
+class StartupError(OperatorError):
+    """The daemon cannot start."""
 
 
 class InUseError(StartupError):

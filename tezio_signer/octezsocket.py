@@ -3,7 +3,33 @@
 A connection carries any number of requests, each answered before the next one is read
 (Octez `src/bin_signer/socket_daemon.ml`). Clients of Octez ask for the authorized keys and
 for the signature on the same connection, wait 8 s for each answer, and then ask again.
+
+States of a connection, and their transitions; from each, it is CLOSED when it is lost:
+
+- WAITING: for the client, to send the rest of a request or to read its answers. To SERVING when a
+  request is whole and the client reads; to CLOSED when no more is to come, or takes too long.
+- SERVING: a request is worked on. To WAITING or, if more has come, to QUEUED with its answer; to
+  CLOSED if it cannot be read.
+- QUEUED: what has come meanwhile waits for the next turn of the reactor. To WAITING in it.
+- CLOSED: the client may still read what is written, for `LINGER` seconds. The end.
+
+Two facts about the client come in any state. `_clogged`: it does not read its answers, until it
+does. `_finishing`: no more will come from it, or is wanted; what has come is still served.
+
+Invariants (each with its test in `tests/test_octezsocket.py`):
+
+1. One request at a time is worked on, in the order in which they came (`test_in_turn`).
+2. A connection holds one request and what one more reading of the socket brings: it is read from
+   while it is WAITING, and else until something comes (`test_bounded_memory`).
+3. A client that does not read its answers gets no more of them (`test_unread_answers`).
+4. Every state but SERVING ends in time, and nothing is timed after the connection is lost
+   (`test_idle`, `test_unread_answers`, `test_lost_while_signing`).
+5. In CLOSED nothing is read, begun or written (`test_undecodable`).
+6. A request is cancelled when its connection is lost, and by nothing else
+   (`test_lost_while_signing`, `test_half_closed`).
 """
+
+from enum import Enum, auto
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
@@ -19,9 +45,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tezio_signer.errors import FAULT, Forbidden, NotAdmitted, Refused
-from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
-from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.decision import Decision
+from tezio_signer.errors import FAULT, Forbidden, Malformed, NotAdmitted, Refused
+from tezio_signer.listeners.peers import NO_PROOF, admitted_at, named
+from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez import messages as octezmessages
 from tezio_signer.octez.messages import (
     FRAME_HEADER,
@@ -34,15 +61,15 @@ from tezio_signer.octez.messages import (
     SupportsDeterministicNonces,
     Undecodable,
 )
-from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Alarm
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.request import Admitted, Listener, SigningRequest, Submission
+from tezio_signer.signer import Signer
 from tezio_signer.sparinglog import SparingLog
 
 IDLE_TIMEOUT = 8.0
 """Seconds without a byte of a client whose turn it is; those of Octez' own signer."""
 LINGER = 2.0
-"""Seconds in which a client that is hung up on may still read its answers."""
+"""Seconds in which a client may still read its answers after its connection was closed."""
 _NO_NONCES = "A Tezio HSM makes no deterministic nonces."
 
 
@@ -50,49 +77,54 @@ class _Stream(ITCPTransport, IConsumer, IPushProducer):
     """What every stream transport of Twisted provides."""
 
 
+class State(Enum):
+    """What a connection does; see the top of this module."""
+
+    WAITING = auto()
+    SERVING = auto()
+    QUEUED = auto()
+    CLOSED = auto()
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class OctezSocket(Protocol):
-    """One connection. It holds one request, and what one more reading of the socket brings."""
+    """One connection; its factory has to be limited."""
 
     _log = Logger()
     transport: _Stream
+    _slot: Slot
+    _state = State.WAITING
+    _clogged = False
+    _finishing = False
+    _serving: Deferred[bytes] | None = None
 
-    def __init__(self, signer: Signer, clock: IReactorTime, strangers: SparingLog) -> None:
+    def __init__(self, signer: Signer, clock: IReactorTime, sparing_log: SparingLog) -> None:
         self._signer = signer
-        self._strangers = strangers
+        self._sparing_log = sparing_log
         self._received = bytearray()
-        self._serving: Deferred[bytes] | None = None
         self._alarm = Alarm(clock)
-        self._paused = False  # we do not read
-        self._clogged = False  # the client does not read
-        self._finishing = False  # no more will come, or is wanted
-        self._hung_up = False
-        self._place: Place | None = None
 
     def connectionMade(self) -> None:
-        self._place = place_of(self.transport)
-        if self._place is not None:
-            self._place.close = self.finish
+        self._slot = slot_of(self.transport)
         self.transport.registerProducer(self, True)
-        self._next()
+        self._wait()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._hung_up = True
+        self._state = State.CLOSED
         self._alarm.end()
         if self._serving is not None:
             self._serving.cancel()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._hung_up:
+        if self._state is State.CLOSED:
             return
         self._received += data
-        if self._place is not None:
-            self._place.receiving()
-        if self._serving is None and not self._clogged:
+        self._slot.receiving()
+        if self._state is State.WAITING and not self._clogged:
             self._next()
         else:
             # Until then reading goes on, because it shows when the client goes away.
-            self._pause()
+            self.transport.pauseProducing()
 
     def readConnectionLost(self) -> None:
         # A client that has closed its side only still reads its answer. One that closed all
@@ -105,21 +137,17 @@ class OctezSocket(Protocol):
     def finish(self) -> None:
         """Serve what has come, and close."""
         self._finishing = True
-        if self._serving is None and not self._clogged and not self._hung_up:
+        if self._state is State.WAITING and not self._clogged:
             self._next()
 
-    def abort(self) -> None:
-        """Close at once."""
-        self.transport.abortConnection()
-
     def pauseProducing(self) -> None:
-        """The client does not read its answers: it gets no more of them."""
+        """Note that the client does not read its answers."""
         self._clogged = True
 
     def resumeProducing(self) -> None:
-        """The client has read what it was sent."""
+        """Note that the client has read what it was sent."""
         self._clogged = False
-        if self._serving is None and not self._hung_up:
+        if self._state is State.WAITING:
             self._next()
 
     def stopProducing(self) -> None:
@@ -127,17 +155,14 @@ class OctezSocket(Protocol):
 
     def _next(self) -> None:
         """Serve a request if one is there completely; else it is the client's turn."""
-        payload = self._take_frame()
+        payload = None if self._clogged else self._take_frame()
         if payload is not None:
             self._alarm.put_off()
             self._serve(payload)
-        elif self._finishing:
-            self._hang_up()
+        elif self._finishing and not self._clogged:
+            self._close()
         else:
-            if self._paused:
-                self._paused = False
-                self.transport.resumeProducing()
-            self._wait_for_client()
+            self._wait()
 
     def _take_frame(self) -> bytes | None:
         end = FRAME_HEADER + int.from_bytes(self._received[:FRAME_HEADER], "big")
@@ -152,74 +177,74 @@ class OctezSocket(Protocol):
             request = octezmessages.decode(payload)
         except Undecodable as error:
             # As Octez' own signer does: nobody knows what an answer would be taken for.
-            self._strangers.warn(
-                "closed the connection of {peer}, whose request cannot be read: {error}",
-                peer=named(self.transport),
-                error=error,
-            )
-            self._hang_up()
+            asked = Decision("a request", named(self.transport), Listener.OCTEZ_SOCKET)
+            self._signer.decisions.record(asked.unanswered(Malformed(str(error))))
+            self._close()
             return
-        if self._place is not None:
-            self._place.serving()
-        serving = self._serving = Deferred.fromCoroutine(self._answer(request))
-        serving.addCallbacks(self._answered, self._left).addErrback(self._failed)
+        self._state = State.SERVING
+        self._slot.serving()
+        self._serving = Deferred.fromCoroutine(self._answer(request))
+        self._serving.addCallbacks(self._answered, self._left).addErrback(self._failed)
 
     def _answered(self, answer: bytes) -> None:
-        self._serving = None
+        if self._state is State.CLOSED:
+            return
         self.transport.write(octezmessages.frame(answer))
-        if self._place is not None and not self._place.answered():
+        if not self._slot.answered():
             self._finishing = True
-        if self._clogged:
-            self._wait_for_client()
-        elif self._received:
+        if self._received and not self._clogged:
             # Other connections have their turn before the next request of this one, and more
             # of them than are served in a turn must not gather here.
-            self._pause()
+            self._state = State.QUEUED
+            self.transport.pauseProducing()
             self._alarm.set(0, self._next)
         else:
             self._next()
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self.transport.pauseProducing()
 
     def _left(self, failure: Failure) -> None:
         failure.trap(CancelledError)
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("fault while answering over a socket", failure)
-        self._hang_up()
+        self._close()
 
-    def _wait_for_client(self) -> None:
-        # How long a request may take in all, however steadily it drips, is for connections.py.
-        if self._received and self._place is not None:
-            self._place.receiving()
+    def _wait(self) -> None:
+        """Wait for the client, to send or to read."""
+        self._state = State.WAITING
+        # How long a request may take in all, however steadily it drips, is for its slot.
+        if self._received:
+            self._slot.receiving()
+        if not self._clogged:
+            self.transport.resumeProducing()
         self._alarm.set(IDLE_TIMEOUT, self._too_slow)
 
     def _too_slow(self) -> None:
         if self._received or self._clogged:
-            self._strangers.warn(
+            self._sparing_log.warn(
                 "closed the connection of {peer}, which {what}",
                 peer=named(self.transport),
                 what="does not read" if self._clogged else "stopped in the middle of a request",
             )
-        self._hang_up()
+        self._close()
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         """Close when the answers are written, or by force if they are not read."""
-        if self._hung_up:
-            return
-        self._hung_up = True
-        self.transport.unregisterProducer()
-        self._alarm.set(LINGER, self.abort)
-        self.transport.loseConnection()
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self.transport.unregisterProducer()
+            self._alarm.set(LINGER, self.transport.abortConnection)
+            self.transport.loseConnection()
 
     async def _answer(self, request: Request) -> bytes:
+        """The answer to a request, when the decision on it is recorded."""
+        decisions = self._signer.decisions
         try:
-            return await self._result(request)
+            peer = admitted_at(self.transport, self._signer.admit)
+            if isinstance(request, Sign):
+                return await self._sign(request, peer)
+            answer = await self._result(request)
         except Refused as refused:
-            self._signer.log_refusal(_described(request), named(self.transport), refused)
+            decisions.record(self._decision(request).refused(refused))
             if isinstance(refused, NotAdmitted):
                 self._finishing = True
                 self._received.clear()
@@ -227,19 +252,25 @@ class OctezSocket(Protocol):
         except CancelledError:
             raise
         except Exception:
-            self._log.failure(
-                "fault while answering {what} from {peer}",
-                what=_described(request),
-                peer=named(self.transport),
-            )
+            decisions.record(self._decision(request).failed(Failure()))
             return octezmessages.error_answer(FAULT)
+        decisions.record(self._decision(request))
+        return answer
+
+    def _decision(self, request: Request) -> Decision:
+        """The decision to give what is asked for."""
+        words = type(request).__name__, str(getattr(request, "key", ""))
+        return Decision(" ".join(words).rstrip(), named(self.transport), Listener.OCTEZ_SOCKET)
+
+    async def _sign(self, request: Sign, peer: Admitted) -> bytes:
+        try:
+            signature = await self._signer.submit(_submission(request, peer))
+        except Refused as refused:  # which the signer has recorded
+            return octezmessages.error_answer(str(refused))
+        return octezmessages.signature_answer(signature)
 
     async def _result(self, request: Request) -> bytes:
-        peer = peer_of(self.transport)
-        if isinstance(request, Sign):
-            signature = await self._signer.submit(_submission(request, peer))
-            return octezmessages.signature_answer(signature)
-        self._signer.admit(peer)
+        """The answer to what is no request to sign; raises Refused."""
         match request:
             case GetPublicKey(key):
                 # An unknown key is an error trace, which clients print; Octez' own signer
@@ -257,31 +288,29 @@ class OctezSocket(Protocol):
                 raise Forbidden(_NO_NONCES)
 
 
-def _submission(request: Sign, peer: Peer) -> Submission:
-    def read() -> SigningRequest:
-        return SigningRequest.read(request.key, request.data, peer, request.authentication)
-
-    return Submission(peer, str(request.key), read)
-
-
-def _described(request: Request) -> str:
-    key = getattr(request, "key", None)
-    return f"{type(request).__name__} {key}" if key else type(request).__name__
+def _submission(request: Sign, peer: Admitted) -> Submission:
+    asked: SigningRequest | Refused
+    try:
+        asked = SigningRequest.read(request.key, request.data, peer, request.authentication)
+    except Refused as refused:
+        asked = refused
+    return Submission(peer, Listener.OCTEZ_SOCKET, str(request.key), asked)
 
 
 class OctezSocketFactory(Factory):
-    """Connections that are served by one signer."""
+    """Makes connections that are served by one signer."""
 
     noisy = False
+    listener = Listener.OCTEZ_SOCKET
 
     def __init__(self, signer: Signer, clock: IReactorTime) -> None:
         self._signer = signer
         self._clock = clock
-        self._strangers = SparingLog(OctezSocket._log, clock)
+        self._sparing_log = SparingLog(OctezSocket._log, clock)
 
     def refusal(self, refused: Refused) -> bytes:
-        """What a client is told who may ask nothing, whatever he was about to ask."""
+        """The answer to a client that may ask nothing, whatever it was about to ask."""
         return octezmessages.frame(octezmessages.error_answer(str(refused)))
 
     def buildProtocol(self, addr: IAddress | None) -> OctezSocket:
-        return OctezSocket(self._signer, self._clock, self._strangers)
+        return OctezSocket(self._signer, self._clock, self._sparing_log)

@@ -1,6 +1,6 @@
 """The Octez HTTP signer API: bytes to values and back, no decision.
 
-Routes and bodies are those of Octez (`src/lib_signer_services/signer_services.ml`),
+Routes and bodies are those of Octez (`docs/protocols/octez-remote-signer.md`),
 with status codes that say more than its 500.
 """
 
@@ -8,13 +8,14 @@ import json
 import re
 from hmac import compare_digest
 
+from attrs import evolve
 from klein import Klein
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
 from tezio_signer.config.settings import RequestToken
+from tezio_signer.decision import Decision, Stage
 from tezio_signer.errors import (
     FAULT,
     Forbidden,
@@ -24,10 +25,10 @@ from tezio_signer.errors import (
     Unauthenticated,
 )
 from tezio_signer.listeners.httpsite import SignerRequest
-from tezio_signer.listeners.peers import NO_PROOF, named, peer_of
+from tezio_signer.listeners.peers import NO_PROOF, admitted_at, named
 from tezio_signer.octez.json import Json, encode, error_list
-from tezio_signer.policy import SigningRequest
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.request import Admitted, Listener, SigningRequest, Submission
+from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 _VERSIONS = (b"0", b"1", b"2", b"3")
@@ -35,6 +36,7 @@ _ROUTES = (
     "no such route; there are GET /authorized_keys, GET /known_keys, GET /keys/<address>, "
     "POST /keys/<address> and GET /bls_prove_possession/<address>"
 )
+_NO_ROUTE = "no_route"
 _JSON_BLANKS = b" \t\r\n"
 _LONGEST_NAMED = 120
 """Letters of a method and a path in the log."""
@@ -47,7 +49,6 @@ class SignerResource:
     """The routes of the signer."""
 
     app = Klein()
-    _log = Logger()
 
     def __init__(self, signer: Signer, token: RequestToken | None = None) -> None:
         self._signer = signer
@@ -56,53 +57,68 @@ class SignerResource:
     @app.route("/", methods=["GET"])
     def greeting(self, request: SignerRequest) -> bytes:
         """Name and version, for a person with a browser."""
-        self._signer.admit(peer_of(request.transport))
-        return _respond(request, f"Tezio Signer {__version__}\n".encode("ascii"), b"text/plain")
+        self._admit(request)
+        greeting = f"Tezio Signer {__version__}\n".encode("ascii")
+        return self._answer(request, greeting, b"text/plain")
 
     @app.route("/authorized_keys", methods=["GET"])
     def authorized_keys(self, request: SignerRequest) -> bytes:
         """Whose authentication is accepted; exactly `{}` when none is needed."""
-        self._admit(request)
+        self._admit_with_token(request)
         keys = self._signer.authorized_keys()
-        return _answer(request, {} if keys is None else {"authorized_keys": list(map(str, keys))})
+        answer: Json = {} if keys is None else {"authorized_keys": list(map(str, keys))}
+        return self._answer(request, encode(answer))
 
     @app.route("/known_keys", methods=["GET"])
     def known_keys(self, request: SignerRequest) -> bytes:
         """All signing keys, if the configuration lists them."""
-        self._admit(request)
-        return _answer(request, {"known_keys": list(map(str, self._signer.known_keys()))})
+        self._admit_with_token(request)
+        keys = self._signer.known_keys()
+        return self._answer(request, encode({"known_keys": list(map(str, keys))}))
 
     @app.route("/keys/<key>", methods=["GET"])
     async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
-        self._admit(request)
-        return _answer(request, {"public_key": str(await self._signer.public_key(_hash(key)))})
+        self._admit_with_token(request)
+        public_key = await self._signer.public_key(_hash(key))
+        return self._answer(request, encode({"public_key": str(public_key)}))
 
     @app.route("/keys/<key>", methods=["POST"])
     async def sign(self, request: SignerRequest, key: str) -> bytes:
         """Sign the hexadecimal bytes in the body, a JSON string."""
-        peer = peer_of(request.transport)
-
-        def read() -> SigningRequest:
-            self._check_token(request)
-            key_hash = _hash(key)
-            authentication = _authentication(request)
-            _check_version(request)
-            return SigningRequest.read(key_hash, _payload(request), peer, authentication)
-
-        signature = await self._signer.submit(Submission(peer, key, read))
-        return _answer(request, {"signature": str(signature)})
+        peer = self._admit(request)
+        asked: SigningRequest | Refused
+        try:
+            asked = self._read(request, key, peer)
+        except Refused as refused:
+            asked = refused
+        try:
+            signature = await self._signer.submit(Submission(peer, Listener.HTTP, key, asked))
+        except Refused as refused:  # which the signer has recorded
+            return _refusal(request, refused)
+        return _respond(request, encode({"signature": str(signature)}))
 
     @app.route("/bls_prove_possession/<key>", methods=["GET"])
     def bls_prove_possession(self, request: SignerRequest, key: str) -> bytes:
         """Refused: a Tezio HSM holds no BLS key."""
-        self._admit(request)
+        self._admit_with_token(request)
         _hash(key)
         raise Forbidden(NO_PROOF)
 
-    def _admit(self, request: SignerRequest) -> None:
-        self._signer.admit(peer_of(request.transport))
+    def _admit(self, request: SignerRequest) -> Admitted:
+        return admitted_at(request.transport, self._signer.admit)
+
+    def _admit_with_token(self, request: SignerRequest) -> None:
+        self._admit(request)
         self._check_token(request)
+
+    def _read(self, request: SignerRequest, key: str, peer: Admitted) -> SigningRequest:
+        """What is to be signed; raises Refused."""
+        self._check_token(request)
+        key_hash = _hash(key)
+        authentication = _authentication(request)
+        _check_version(request)
+        return SigningRequest.read(key_hash, _payload(request), peer, authentication)
 
     def _check_token(self, request: SignerRequest) -> None:
         """Wanted on every route but `/`: octez-client sends its headers with all requests."""
@@ -123,49 +139,55 @@ class SignerResource:
         return self._refuse(request, failure.value)
 
     def _refuse(self, request: SignerRequest, refused: Refused) -> bytes:
-        self._signer.log_refusal(_asked(request), named(request.transport), refused)
-        if isinstance(refused, NotAdmitted):
-            request.end_connection()
-        request.setResponseCode(refused.status)
-        return _respond(request, error_list(refused))
+        self._signer.decisions.record(_decision(request).refused(refused))
+        return _refusal(request, refused)
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def no_route(self, request: SignerRequest, failure: Failure) -> bytes:
         """No such path, or not with this method."""
         try:
-            self._signer.admit(peer_of(request.transport))
+            self._admit(request)
         except NotAdmitted as refused:
             return self._refuse(request, refused)
         error = failure.value
         assert isinstance(error, HTTPException)
-        if isinstance(error, MethodNotAllowed) and error.valid_methods:
-            request.setHeader(b"Allow", ", ".join(error.valid_methods).encode("ascii"))
-        status = error.code or Malformed.status
-        request.setResponseCode(status)
         sentence = _ROUTES
         if isinstance(error, MethodNotAllowed):
-            methods = " or ".join(sorted(error.valid_methods or ()))
-            sentence = f"this path takes {methods} only"
-        request.channel.site.strangers.warn(
-            "refused {what} from {peer}: {status} {sentence}",
-            what=_asked(request)[:_LONGEST_NAMED],
-            peer=named(request.transport),
-            status=status,
-            sentence=sentence,
-        )
+            methods = sorted(error.valid_methods or ())
+            request.setHeader(b"Allow", ", ".join(methods).encode("ascii"))
+            sentence = f"this path takes {' or '.join(methods)} only"
+        status = error.code or Malformed.status
+        request.setResponseCode(status)
+        decision = _decision(request).refused(Refused(sentence), Stage.READING)
+        self._signer.decisions.record(evolve(decision, status=status, reason=_NO_ROUTE))
         return _respond(request, error_list(Refused(sentence)))
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def fault(self, request: SignerRequest, failure: Failure) -> bytes:
         """A fault of ours: the traceback is for the log."""
-        self._log.failure("fault in a route", failure)
+        self._signer.decisions.record(_decision(request).failed(failure))
         request.setResponseCode(Refused.status)
         return _respond(request, error_list(Refused(FAULT)))
 
+    def _answer(
+        self, request: SignerRequest, body: bytes, content_type: bytes = b"application/json"
+    ) -> bytes:
+        """The answer to what is no request to sign."""
+        self._signer.decisions.record(_decision(request))
+        return _respond(request, body, content_type)
 
-def _asked(request: SignerRequest) -> str:
-    """The method and the path, for the log."""
-    return f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
+
+def _decision(request: SignerRequest) -> Decision:
+    """The decision to give what is asked for."""
+    asked = f"{request.method.decode('ascii')} {request.path.decode('ascii')}"
+    return Decision(asked[:_LONGEST_NAMED], named(request.transport), Listener.HTTP)
+
+
+def _refusal(request: SignerRequest, refused: Refused) -> bytes:
+    if isinstance(refused, NotAdmitted):
+        request.end_connection()
+    request.setResponseCode(refused.status)
+    return _respond(request, error_list(refused))
 
 
 def _respond(
@@ -174,10 +196,6 @@ def _respond(
     request.setHeader(b"Content-Type", content_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
-
-
-def _answer(request: SignerRequest, value: Json) -> bytes:
-    return _respond(request, encode(value))
 
 
 def _hash(key: str) -> PublicKeyHash:

@@ -12,60 +12,37 @@ import termios
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import frozen
 from serial import Serial
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.serialport import SerialPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
-from tezio_signer.hsm.framing import FramingError, Status, StatusReply
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.exchange import (
+    DEFAULT_TIMING,
+    FRAME_REFUSALS,
+    Answer,
+    Command,
+    NoAnswer,
+    Timing,
+    WrongAnswer,
+)
+from tezio_signer.hsm.framing import FramingError, StatusReply
+from tezio_signer.noop import do_nothing
 from tezio_signer.reactors import cancel
 
 BAUD_RATE = 57600
 """Of the sketch. Never 1200: that makes an Arduino enter its boot loader."""
 _REMEMBERED = 8  # earlier commands, by which a late answer is recognised
-FRAME_REFUSALS = frozenset({Status.FRAME_TOO_SHORT, Status.WRONG_CRC, Status.WRONG_LENGTH})
-"""What the device says of a frame that came to harm on the way: it has done nothing."""
 _PSEUDO_TERMINALS = "/dev/pts/"
-
-_Answer = TypeVar("_Answer")
-
-
-@frozen
-class Timing:
-    """Seconds that a device is given.
-
-    :ivar answer: for the answer to a command; the slowest operations take some hundred ms.
-    :ivar quiet: without a byte, after which it is taken to have said all.
-    :ivar noise: after which one that does not become quiet is given up.
-    :ivar first_rest: until one that was given up is tried again, doubled each time.
-    :ivar last_rest: until it is tried again at the most.
-    """
-
-    answer: float = 3.0
-    quiet: float = 0.2
-    noise: float = 2.0
-    first_rest: float = 1.0
-    last_rest: float = 30.0
-
-
-DEFAULT_TIMING = Timing()
-
-
-class NoAnswer(Unavailable):
-    """A command was sent, and whether it took effect is not known."""
-
-
-class WrongAnswer(NoAnswer):
-    """A reply of the right shape that is not the answer: a signature that does not verify."""
 
 
 class ExclusiveSerialPort(SerialPort):
@@ -101,7 +78,7 @@ class ExclusiveSerialPort(SerialPort):
             self.connectionLost(Failure(ConnectionAborted()))
 
 
-def open_port(reactor: IReactorTime, protocol: "HsmProtocol", port: str) -> ExclusiveSerialPort:
+def open_port(reactor: IReactorFDSet, protocol: "HsmProtocol", port: str) -> ExclusiveSerialPort:
     """Open a port for a protocol; raises SerialException, OSError or termios.error."""
     opened = ExclusiveSerialPort(protocol, port, reactor, baudrate=BAUD_RATE)
     if not os.path.realpath(port).startswith(_PSEUDO_TERMINALS):
@@ -115,21 +92,11 @@ def open_port(reactor: IReactorTime, protocol: "HsmProtocol", port: str) -> Excl
     return opened
 
 
-@define(eq=False)
-class _Exchange:
-    """A command that was sent, how to read its reply, and who takes one that comes too late."""
-
-    read: Callable[[bytes], object]
-    late: Callable[[Any], object]
-    result: Deferred[Any] = field(factory=Deferred)
-
-
 class HsmProtocol(Protocol):
-    """One command at a time to one device.
+    """One command at a time to one device (`hsm.exchange.Conversation`).
 
-    :ivar in_step: whether the next reply is sure to answer the next command. When it is
-        not, `quiet` has to be awaited, and the device asked something harmless.
     :param lost: called once when the port is gone.
+    :ivar in_step: whether the next reply is sure to answer the next command.
     """
 
     _log = Logger()
@@ -148,48 +115,54 @@ class HsmProtocol(Protocol):
         self._lost = lost
         self._name = name
         self._verbose = verbose
-        self._current: _Exchange | None = None
-        self._earlier: deque[_Exchange] = deque(maxlen=_REMEMBERED)
+        self._current: tuple[Command[Any], Deferred[Any]] | None = None
+        self._earlier: deque[Command[Any]] = deque(maxlen=_REMEMBERED)
         self._received = b""
-        self._timeout: IDelayedCall | None = None
         self._quiet: Deferred[None] | None = None
-        self._quiet_timer: IDelayedCall | None = None
-        self._noise_since = 0.0
+        self._noise_until = 0.0
+        self._timer: IDelayedCall | None = None
         self.in_step = True
         self.gone = False
 
-    def exchange(
-        self,
-        request: framing.Request,
-        read: Callable[[bytes], _Answer],
-        late: Callable[[_Answer], object] = bool,
-    ) -> Deferred[_Answer]:
-        """Send a command and read the body of its reply; the last one has to be over.
+    @property
+    def busy(self) -> bool:
+        """Whether a command is in flight."""
+        return self._current is not None
 
-        :param read: raises StatusReply, WrongAnswer or FramingError if it is no answer.
-        :param late: called with an answer that comes when the Deferred has failed.
+    @property
+    def unsent(self) -> bool:
+        """Whether the device does not take what was written."""
+        return not self.gone and self.transport.unsent
+
+    def close(self) -> None:
+        """Leave the port at once."""
+        self.transport.abort()
+
+    def exchange(self, command: Command[Answer]) -> Deferred[Answer]:
+        """Send a command and read its answer; the last one has to be over.
 
         The Deferred fails with StatusReply, WrongAnswer or NoAnswer.
         """
         assert self._current is None
-        exchange = self._current = _Exchange(read, late)
+        result: Deferred[Answer] = Deferred()
+        self._current = command, result
         if self.gone:
             self._finish(Failure(NoAnswer(f"the HSM {self._name} is unplugged")))
-            return exchange.result
+            return result
         self._received = b""
         self.transport.forget_input()  # what came since the last reply belongs to nobody
-        frame = request.frame()
+        frame = command.request.frame()
         self.transport.write(frame)
-        self._timeout = self._clock.callLater(self._timing.answer, self._timed_out)
+        self._timer = self._clock.callLater(self._timing.answer, self._timed_out)
         if self._verbose:
             self._log.debug(
                 "HSM {name}: {count} bytes, opcode {opcode:02X}, slot {slot}",
                 name=self._name,
                 count=len(frame),
-                opcode=request.opcode,
-                slot=request.param1,
+                opcode=command.request.opcode,
+                slot=command.request.param1,
             )
-        return exchange.result
+        return result
 
     def dataReceived(self, data: bytes) -> None:
         self._received += data
@@ -217,7 +190,7 @@ class HsmProtocol(Protocol):
             self._out_of_step("a reply that nobody waits for")
             return
         try:
-            answer: object = self._current.read(body)
+            answer: object = self._current[0].read(body)
         except StatusReply as status:
             if status.status in FRAME_REFUSALS:
                 self._out_of_step(str(status))
@@ -237,13 +210,13 @@ class HsmProtocol(Protocol):
 
     def _is_late(self, body: bytes) -> bool:
         """Whether a reply proves to answer an earlier command; whoever asked may still want it."""
-        for exchange in self._earlier:
+        for command in self._earlier:
             try:
-                answer = exchange.read(body)
+                answer = command.read(body)
             except (StatusReply, WrongAnswer, FramingError):
                 continue
-            self._earlier.remove(exchange)
-            exchange.late(answer)
+            self._earlier.remove(command)
+            command.late(answer)
             self._log.warn("HSM {name}: a late answer came, and is kept apart", name=self._name)
             return True
         return False
@@ -262,47 +235,74 @@ class HsmProtocol(Protocol):
             self.in_step = False
             self._log.error("HSM {name} out of step: {what}", name=self._name, what=what)
 
-    def _finish(self, result: object) -> None:
-        exchange, self._current = self._current, None
-        assert exchange is not None
-        cancel(self._timeout)
-        self._earlier.append(exchange)
-        exchange.result.callback(result)
+    def _finish(self, answer: object) -> None:
+        assert self._current is not None
+        (command, result), self._current = self._current, None
+        cancel(self._timer)
+        self._earlier.append(command)
+        result.callback(answer)
 
     def quiet(self) -> Deferred[None]:
-        """Fires when the device has said nothing for a while; fails with NoAnswer.
+        """Fires when the device has said nothing for a while, in step; fails with NoAnswer.
 
         Nothing may be sent meanwhile: a cut-off frame in the device would swallow it.
         """
         self._quiet = Deferred()
-        self._quiet_timer = self._clock.callLater(self._timing.quiet, self._became_quiet)
-        self._noise_since = self._clock.seconds()
+        self._timer = self._clock.callLater(self._timing.quiet, self._became_quiet)
+        self._noise_until = self._clock.seconds() + self._timing.noise
         return self._quiet
 
     def _still_noisy(self) -> None:
-        assert self._quiet is not None
-        assert self._quiet_timer is not None
-        if self._clock.seconds() - self._noise_since < self._timing.noise:
-            self._quiet_timer.reset(self._timing.quiet)
-            return
-        self._quiet_timer.cancel()
-        quiet, self._quiet = self._quiet, None
-        quiet.errback(NoAnswer(f"the HSM {self._name} does not become quiet"))
+        assert self._timer is not None
+        if self._clock.seconds() < self._noise_until:
+            self._timer.reset(self._timing.quiet)
+        else:
+            self._timer.cancel()
+            self._end_quiet(Failure(NoAnswer(f"the HSM {self._name} does not become quiet")))
 
     def _became_quiet(self) -> None:
-        assert self._quiet is not None
-        quiet, self._quiet = self._quiet, None
         self._received = b""
-        quiet.callback(None)
+        self.in_step = True
+        self._end_quiet(None)
+
+    def _end_quiet(self, result: Failure | None) -> None:
+        quiet, self._quiet = self._quiet, None
+        if quiet is not None:
+            quiet.callback(result)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.gone = True
-        cancel(self._timeout)
-        cancel(self._quiet_timer)
-        gone = NoAnswer(f"the HSM {self._name} was unplugged")
+        cancel(self._timer)
+        gone = Failure(NoAnswer(f"the HSM {self._name} was unplugged"))
         self._lost()
-        quiet, self._quiet = self._quiet, None
-        if quiet is not None:
-            quiet.errback(gone)
+        self._end_quiet(gone)
         if self._current is not None:
-            self._finish(Failure(gone))
+            self._finish(gone)
+
+
+def _never(changed: Callable[[], object]) -> Callable[[], object]:  # noqa: ARG001
+    """Nobody tells when something happens to the ports."""
+    return do_nothing
+
+
+@frozen
+class SerialPorts:
+    """The serial ports of this machine (`hsm.exchange.Ports`).
+
+    :ivar boards: what is plugged in.
+    :ivar watch: tells when that may have changed.
+    :ivar clock: times the conversations.
+    """
+
+    reactor: IReactorFDSet
+    clock: IReactorTime
+    boards: Callable[[], list[Board]]
+    watch: Callable[[Callable[[], object]], Callable[[], object]] = _never
+    timing: Timing = DEFAULT_TIMING
+    verbose: bool = False
+
+    def connect(self, board: Board, lost: Callable[[], object]) -> HsmProtocol:
+        """Open the port of a board; raises SerialException, OSError or termios.error."""
+        protocol = HsmProtocol(self.clock, lost, str(board), self.timing, self.verbose)
+        open_port(self.reactor, protocol, board.port)
+        return protocol

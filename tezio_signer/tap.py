@@ -6,32 +6,40 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from attrs import evolve
+from twisted.application.service import IService
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import __version__
+from tezio_signer.config.endpoints import Endpoint, resolved
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import SEARCHED, load_settings, named_config, source_of
+from tezio_signer.config.settings import Settings
 from tezio_signer.daemon import Daemon
 from tezio_signer.errors import StartupError
 from tezio_signer.hsm.boards import find_boards
+from tezio_signer.hsm.discovery import Expected
 from tezio_signer.hsm.hotplug import watch_ports
-from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.listeners.certificatewatch import CertificateWatch
-from tezio_signer.listeners.endpoints import Endpoint, resolved
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
+from tezio_signer.launch import undertwistd
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
-from tezio_signer.logs import undertwistd
+from tezio_signer.listeners.service import listener
+from tezio_signer.listeners.tls.certificates import certificates_of
+from tezio_signer.listeners.tls.watch import CertificateWatch
 from tezio_signer.logs.foreground import standard_log
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.reactors import Reactor, keep_time_steady, leave_threads_behind
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
+from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.startup.banner import banner
+from tezio_signer.startup.listening import check_open_files
 from tezio_signer.startup.warnings import warnings_of
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.opening import open_store
@@ -98,22 +106,17 @@ def makeService(options: Options) -> Daemon:
     reactor = cast(Reactor, installed)
     keep_time_steady(reactor)
     leave_threads_behind(reactor)
-    settings = load_settings(options["config"], options["simulate"])
+    settings = _settings(options)
     simulator = Simulator(reactor, Firmware()) if options["simulate"] else None
     find = simulator.boards if simulator else partial(find_boards, settings.hsms)
     if simulator:
         _log.warn("SIMULATED HSM: public test keys, throw-away watermarks. Never for funds.")
+    watch = partial(watch_ports, reactor, settings.hsms)
+    expected = Expected(settings.keys, settings.auth_key, () if simulator else settings.hsms)
     hsms = HsmPool(
         reactor,
-        find,
-        partial(open_port, reactor),
-        partial(watch_ports, reactor, settings.hsms),
-        settings.keys,
-        settings.hsm_wait_seconds,
-        verbose=settings.verbose,
-        most_waiting=settings.limits.requests_waiting,
-        selectors=() if simulator else settings.hsms,
-        auth_key=settings.auth_key,
+        SerialPorts(reactor, reactor, find, watch, verbose=settings.verbose),
+        HsmOptions(settings.hsm_wait_seconds, settings.limits.requests_waiting, expected),
     )
 
     named = named_config(options["config"])
@@ -130,30 +133,14 @@ def makeService(options: Options) -> Daemon:
         give_up,
     )
     signer = Signer(settings, hsms, watermarks, reactor)
-    http_at = _from_here(options["http"]) or settings.http
-    sockets_at = _from_here(options["octez-socket"]) or settings.octez_socket
-    for warning in warnings_of(settings, http_at, sockets_at):
+    for warning in warnings_of(settings):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
-    connections = Connections(settings.limits, reactor, signer.admit)
-    check_open_files(connections)
-    routes = SignerResource(signer, settings.request_token).app.resource()
-    site = SignerSite(routes, settings.limits, reactor)
-    sockets = OctezSocketFactory(signer, reactor)
-    doors = [
-        connections,
-        CertificateWatch(
-            [Endpoint.parse(at).certificates(settings.client_ca) for at in (*http_at, *sockets_at)],
-            reactor,
-        ),
-        *(door(at, site, reactor, connections, settings.client_ca) for at in http_at),
-        *(door(at, sockets, reactor, connections, settings.client_ca) for at in sockets_at),
-    ]
     daemon = Daemon(
         reactor,
         signer,
         [*([simulator] if simulator else []), watermarks, hsms],
-        doors,
-        banner(settings, source_of(options["config"], options["simulate"]), http_at, sockets_at),
+        _listening(settings, signer, reactor),
+        banner(settings, source_of(options["config"], options["simulate"])),
         standard_log(settings.verbose),
     )
     if options.parent is not None:
@@ -161,12 +148,44 @@ def makeService(options: Options) -> Daemon:
     return daemon
 
 
-def _from_here(endpoints: Sequence[str]) -> list[str]:
+def _listening(settings: Settings, signer: Signer, reactor: Reactor) -> list[IService]:
+    """What accepts connections, with their limits in front; raises StartupError."""
+    check_open_files(settings.limits)
+    connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
+    sources = [certificates_of(Endpoint.parse(at), settings.client_ca) for at in settings.endpoints]
+    routes = SignerResource(signer, settings.request_token).app.resource()
+    site = SignerSite(routes, settings.limits, reactor, signer.decisions)
+    sockets = OctezSocketFactory(signer, reactor)
+
+    def listen(at: str, factory: IProtocolFactory) -> IService:
+        return listener(at, factory, reactor, connections, settings.client_ca)
+
+    return [
+        connections,
+        CertificateWatch(sources, reactor),
+        *(listen(at, site) for at in settings.http),
+        *(listen(at, sockets) for at in settings.octez_socket),
+    ]
+
+
+def _settings(options: Options) -> Settings:
+    """The settings to run with; endpoints of the command line replace those of the file."""
+    settings = load_settings(options["config"], built_in_settings if options["simulate"] else None)
+    return evolve(
+        settings,
+        http=_from_here(options["http"]) or settings.http,
+        octez_socket=_from_here(options["octez-socket"]) or settings.octez_socket,
+    )
+
+
+def _from_here(endpoints: Sequence[str]) -> tuple[str, ...]:
     """Endpoints of the command line, whose paths start where the command was given."""
     if not endpoints:
-        return []
+        return ()
     try:
         here = Path.cwd()
     except OSError as error:
-        raise StartupError("the directory in which this was started was removed") from error
-    return [resolved(at, here) for at in endpoints]
+        raise StartupError(
+            "the directory in which this was started was removed; start it from another one"
+        ) from error
+    return tuple(resolved(at, here) for at in endpoints)

@@ -29,8 +29,8 @@ from tests.support.certificates import Authority
 from tests.support.commandtest import OwnReactor
 from tests.support.daemonprocess import COMMAND, reserve_port
 from tezio_signer import tap
-from tezio_signer.cli import common as commands
 from tezio_signer.cli import main as cli
+from tezio_signer.cli import reacting
 from tezio_signer.config.locate import CONFIG_VARIABLE
 from tezio_signer.errors import StartupError
 from tezio_signer.watermarks.sqlite import store as sqlite
@@ -172,8 +172,8 @@ async def check_here(without_root: bool) -> Refusal:
     """`check` in this process; nothing may have to be waited for."""
     code = 0
     out, err = StringIO(), StringIO()
-    reacting = patch.object(commands, "react", OwnReactor().react)
-    with reacting, redirect_stdout(out), redirect_stderr(err), _user(without_root):
+    acting = patch.object(reacting, "react", OwnReactor().react)
+    with acting, redirect_stdout(out), redirect_stderr(err), _user(without_root):
         try:
             cli.main(CHECK)
         except SystemExit as end:

@@ -12,10 +12,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import frozen
+
+from tests.support.pages import Step, section
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 MIRROR = "http://deb.debian.org/debian"
@@ -33,34 +35,12 @@ class Unlike(Exception):
     """Something is not as README says."""
 
 
-@frozen
-class Step:
-    """A command of README, and what README shows of its output."""
-
-    command: str
-    output: str
-
-
 def steps(text: str, heading: str) -> list[Step]:
-    """The commands in the `console` blocks of a section; here-documents belong to theirs."""
-    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", text, re.S | re.M)
-    if section is None:
-        raise Unlike(f"README has no section {heading!r}")
-    return [
-        step
-        for block in re.findall(r"^```console\n(.*?)^```", section[1], re.S | re.M)
-        for step in _steps_of(block)
-    ]
-
-
-def _steps_of(block: str) -> Iterator[Step]:
-    for part in re.split(r"^(?=[$#] )", block, flags=re.M)[1:]:
-        command, _, rest = part[2:].partition("\n")
-        document = re.search(r"<<-?\s*'?(\w+)'?", command)
-        if document:
-            body, end, rest = rest.partition(f"\n{document[1]}\n")
-            command += f"\n{body}{end.rstrip()}"
-        yield Step(command, rest)
+    """The commands in the `console` blocks of a section; raises Unlike."""
+    try:
+        return section(text, heading).steps()
+    except LookupError as error:
+        raise Unlike(f"README: {error}") from error
 
 
 @frozen

@@ -26,11 +26,14 @@ from tests.campaigns.rig import percentile, run
 from tests.support.daemonprocess import spawn_command
 from tests.support.harness import Client, reactor, settings_with
 from tests.support.vectors import TZ3, block
+from tezio_signer.config.settings import Limits
 from tezio_signer.hsm.boards import BoardSelector, find_boards
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
+from tezio_signer.listeners.limits import Connections
+from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation, decode
@@ -102,7 +105,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     hsm = spawn_command(directory, "simulate", *arguments)
     await hsm.says("simulated HSM at ")
     boards = partial(find_boards, (BoardSelector(port=str(link)),))
-    pool = HsmPool(reactor, boards, partial(open_port, reactor))
+    pool = HsmPool(reactor, SerialPorts(reactor, reactor, boards))
     watermarks = watermarks_at(directory / f"requests-{latency}.sqlite")
     on = settings_with()
     off = evolve(on, security=evolve(on.security, high_water_mark_check=False))
@@ -111,7 +114,8 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     for name, settings in {"on": on, "off": off}.items():
         signer = Signer(settings, pool, watermarks, reactor)
         site = SignerSite(SignerResource(signer).app.resource())
-        ports.append(reactor.listenTCP(0, site, interface="127.0.0.1"))  # type: ignore[attr-defined]
+        limited = LimitedFactory(site, Connections(Limits(), reactor))
+        ports.append(reactor.listenTCP(0, limited, interface="127.0.0.1"))  # type: ignore[attr-defined]
         clients[name] = Client(ports[-1].getHost().port)
     await pool.public_key(TZ3)
     levels = iter(range(1, 10**9))

@@ -21,8 +21,8 @@ from tests.support.harness import Client, reactor
 from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
 from tests.support.octezclient import verifies
 from tests.support.vectors import TZ1, TZ2, TZ3, block, consensus, transfer
-from tezio_signer.serialhsm import Timing
-from tezio_signer.signer import DEADLINE
+from tezio_signer.hsm.exchange import Timing
+from tezio_signer.inflight import DEADLINE
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import PublicKeyHash
 

@@ -4,6 +4,7 @@ Each disk is made and mounted for it: a small tmpfs, and ext4 in a file. A daemo
 then the disk goes bad under the running daemon, and later is well again, where that is possible.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -293,6 +294,9 @@ async def campaign() -> list[str]:
 
 def main() -> None:
     """Run it, and exit with 1 if something was wrong."""
+    argparse.ArgumentParser(
+        prog="python -m tests.campaigns.disks", description=__doc__
+    ).parse_args()
     if os.geteuid() != 0:
         sys.exit("this makes and mounts disks, and needs root")
     wrong = run(campaign)

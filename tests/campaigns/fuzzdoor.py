@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from random import Random
-from typing import NoReturn
 from zlib import crc32
 
 from attrs import evolve, frozen
@@ -25,19 +24,19 @@ from zope.interface import classImplements, implementer
 from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.mutation import mutated, pieces
 from tests.campaigns.wellformed import Ask
+from tests.support.fakeboard import FakePorts
 from tests.support.harness import settings_with
 from tests.support.stores import watermarks_on
 from tests.support.strategies import RECORDED
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.config.settings import Limits, Settings, SigningKey
 from tezio_signer.errors import Unavailable
-from tezio_signer.hsm import framing
-from tezio_signer.hsm.device import Job, Priority
-from tezio_signer.hsm.framing import Slot, Status, StatusReply
+from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.signing import Signing
+from tezio_signer.hsm.signing import Priority, Signing
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.wrapping import LimitedFactory
+from tezio_signer.noop import do_nothing
 from tezio_signer.signer import Signer
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, digest
@@ -96,7 +95,7 @@ class NotingHsms(HsmPool):
     """
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(clock, list, _no_port)
+        super().__init__(clock, FakePorts(clock, list))
         self.asked: list[Ask] = []
         self.made: set[object] = set()
         self.behaviour = 0
@@ -110,12 +109,11 @@ class NotingHsms(HsmPool):
         key: PublicKeyHash,
         message: bytes,
         priority: Priority = Priority.OTHER,
-        late: Callable[[Signature], object] = bool,
+        late: Callable[[Signature], object] = do_nothing,
     ) -> Signing:
         self.asked.append((str(key), message))
         signing = Signing(key, message, priority, late)
-        request = framing.get_public_key(Slot.AUTH)  # whatever it is, it is in flight
-        signing.job = Job(priority, request, framing.signature_from, sent=True)
+        signing.sent(asked_before=False)
         self._open.append(signing)
         if self.behaviour == 0:
             self.answer()
@@ -138,10 +136,6 @@ class NotingHsms(HsmPool):
         signature = Signature(key.curve, soft.sign(digest(signing.message)))
         self.made |= {str(signature), signature.data}
         return signature
-
-
-def _no_port(*_: object) -> NoReturn:
-    raise OSError("there is no port")
 
 
 @frozen
@@ -201,7 +195,7 @@ class Door:
         watermarks = watermarks_on()
         watermarks.startService()
         signer = Signer(_SETTINGS, self._hsms, watermarks, self._clock)
-        connections = Connections(_LIMITS, self._clock)
+        connections = Connections(_LIMITS, self._clock, signer.admit, signer.decisions)
         self._factory = LimitedFactory(self._make_factory(signer, self._clock), connections)
 
     def connect(self, data: bytes, client: Manner | None = None) -> Connection:

@@ -8,11 +8,13 @@ from typing import Protocol
 
 from tests.campaigns.mutation import mutated
 from tests.campaigns.wellformed import Fields, fields_of
-from tests.support.documents import BASE, UPSTREAM, WRONG
+from tests.support.configurations import BASE, UPSTREAM, WRONG
 from tests.support.strategies import RECORDED
 from tests.support.vectors import AUTH, OCTEZ, OPERATIONS, SHIPPED, TZ1, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config.fields import ConfigError
+from tezio_signer.config.setting import settings_of
+from tezio_signer.config.settings import Settings
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.payload import Block, Consensus, Payload
 
@@ -92,7 +94,7 @@ class ConfigTarget:
         *((BASE + row[0]).encode() for row in WRONG),
     ]
     tokens = [
-        *(name.encode() for name in config._TOP),
+        *(part.encode() for each in settings_of(Settings) for part in each.key.split(".")),
         *(str(key["pk"]).encode() for key in OCTEZ["keys"][:3]),
         *(str(key).encode() for key in (TZ1, TZ3, AUTH)),
         *b"signing_keys auth_key allowed_ops auth_req chains max_level_jump curve_alias".split(),

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from resource import getpagesize
 from tempfile import TemporaryDirectory
@@ -17,13 +16,14 @@ from tests.support.harness import Client, opened, reactor, settings_with
 from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.exchange import Timing
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
 from tezio_signer.octezsocket import OctezSocketFactory
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import Timing, open_port
+from tezio_signer.serialhsm import SerialPorts
 from tezio_signer.signer import Signer
 from tezio_signer.simulator.service import Simulator
 
@@ -39,17 +39,15 @@ class Rig:
         self.hsms = hsms
         self.pool = HsmPool(
             reactor,
-            self._boards,
-            partial(open_port, reactor),
-            patience=patience,
-            timing=timing or Timing(),
+            SerialPorts(reactor, reactor, self._boards, timing=timing or Timing()),
+            HsmOptions(patience),
         )
         settings = settings_with()
         watermarks = watermarks_on(floors=settings.floors)
         self._services = [*hsms, watermarks, self.pool]
         self.signer = Signer(settings, self.pool, watermarks, reactor)
-        self._connections = Connections(settings.limits, reactor)
-        self._doors: list[IService] = []
+        self._connections = Connections(settings.limits, reactor, self.signer.admit)
+        self._listeners: list[IService] = []
 
     def _boards(self) -> list[Board]:
         return [board for hsm in self.hsms for board in hsm.boards()]
@@ -65,7 +63,7 @@ class Rig:
         return Client(int(port))
 
     def open(self, path: str | None = None) -> str:
-        """Open a socket door on a free port, or on a Unix socket; the endpoint of its clients."""
+        """Open a listener of the socket protocol; the endpoint of its clients."""
         sockets = OctezSocketFactory(self.signer, reactor)
         if path:
             self._open(f"unix:{path}", sockets)
@@ -73,8 +71,8 @@ class Rig:
         return f"tcp:127.0.0.1:{self._open('tcp:0:interface=127.0.0.1', sockets)}"
 
     def _open(self, endpoint: str, factory: IProtocolFactory) -> str:
-        self._doors.append(door(endpoint, factory, reactor, self._connections))
-        return opened(self._doors[-1])
+        self._listeners.append(listener(endpoint, factory, reactor, self._connections))
+        return opened(self._listeners[-1])
 
     async def all_ready(self, seconds: float = 5.0) -> bool:
         """Wait until all HSMs are in use; False if they are not in this time."""
@@ -90,8 +88,8 @@ class Rig:
     async def stop(self) -> None:
         """Stop everything."""
         self._connections.stopService()
-        for opened_door in self._doors:
-            await maybeDeferred(opened_door.stopService)
+        for opened_listener in self._listeners:
+            await maybeDeferred(opened_listener.stopService)
         for service in reversed(self._services):
             service.stopService()
 

@@ -2,7 +2,8 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.campaigns.baredebian import CHECKOUT, Step, Unlike, steps
+from tests.campaigns.baredebian import CHECKOUT, Unlike, steps
+from tests.support.pages import Step
 
 TEXT = """\
 ## Try it
@@ -45,7 +46,7 @@ class StepsTests(SynchronousTestCase):
         self.assertEqual(
             steps(TEXT, "Try it"),
             [
-                Step("apt-get install make", ""),
+                Step("apt-get install make", "", as_root=True),
                 Step("make run", ""),
                 Step('python - <<END\nprint("a")\nEND', "a\n"),
                 Step("true", ""),

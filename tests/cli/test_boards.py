@@ -1,12 +1,13 @@
 """What is found when boards are looked for without a daemon."""
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.support.fakeboard import FakeBoard
+from tests.support.fakeboard import FakeBoard, FakePorts, OpenFake, no_board
 from tests.support.harness import reactor
 from tests.support.hsmdevice import KEYS
 from tests.support.usbports import MKR, NANO, OTHERS
@@ -14,7 +15,8 @@ from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.cli.boards import BoardCheck, check_boards
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board, BoardSelector
-from tezio_signer.serialhsm import HsmProtocol, open_port
+from tezio_signer.noop import do_nothing
+from tezio_signer.serialhsm import HsmProtocol, SerialPorts, open_port
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -35,7 +37,8 @@ class BoardsOfTests(TestCase):
     async def check(self, *selectors: BoardSelector, **changes: Any) -> BoardCheck:
         """Look for the keys of a configuration."""
         arguments = {"signing_keys": (TZ3, TZ1), "auth_key": AUTH, **changes}
-        return await check_boards(reactor, selectors, find=lambda _: self.hsm.boards(), **arguments)
+        ports = SerialPorts(reactor, reactor, self.hsm.boards)
+        return await check_boards(reactor, ports, selectors, **arguments)
 
     async def test_held(self) -> None:
         """Each key of the configuration is found with its board, and its port is free then."""
@@ -66,7 +69,7 @@ class BoardsOfTests(TestCase):
 
     async def test_another_has_it(self) -> None:
         """A board that a daemon has is said to be another program's, which one, and left alone."""
-        port = open_port(reactor, HsmProtocol(reactor, bool, "daemon"), str(self.hsm.port))
+        port = open_port(reactor, HsmProtocol(reactor, do_nothing, "daemon"), str(self.hsm.port))
         self.addCleanup(port.abort)
         self.hsm.observer = lambda data: self.fail(data.hex())
         found = await self.check(BoardSelector())
@@ -81,9 +84,8 @@ class BoardsOfTests(TestCase):
     async def test_two_at_once(self) -> None:
         """A port that is missing hides nothing of another board."""
         missing = Board("/dev/none")
-        found = await check_boards(
-            reactor, (), (TZ3,), find=lambda _: [missing, *self.hsm.boards()]
-        )
+        ports = SerialPorts(reactor, reactor, lambda: [missing, *self.hsm.boards()])
+        found = await check_boards(reactor, ports, (), (TZ3,))
         self.assertEqual([len(each.keys) for each in found.boards], [0, 4])
         self.assertIn("there is no such port", found.problems[0])
         self.assertEqual(len(found.keys[0].held_by), 1)
@@ -95,17 +97,21 @@ class AbsentTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
 
-    def checked(self, *selectors: BoardSelector, **changes: Any) -> Deferred[BoardCheck]:
+    def checked(
+        self,
+        *selectors: BoardSelector,
+        find: Callable[[], list[Board]] = list,
+        open_port: OpenFake = no_board,
+    ) -> Deferred[BoardCheck]:
         """Look, in the time of the test."""
-        return Deferred.fromCoroutine(
-            check_boards(self.clock, selectors, (TZ3,), **changes)  # type: ignore[arg-type]
-        )
+        ports = FakePorts(self.clock, find, open_port)
+        return Deferred.fromCoroutine(check_boards(self.clock, ports, selectors, (TZ3,)))
 
     def test_mistyped(self) -> None:
         """A serial number that no board says is named, with all that is plugged in."""
         self.patch(boards, "comports", lambda: [NANO, MKR, *OTHERS])
         wrong = BoardSelector(serial_number="A2")
-        found = self.successResultOf(self.checked(wrong, find=lambda _: []))
+        found = self.successResultOf(self.checked(wrong))
         (problem,) = found.problems
         self.assertEqual(
             problem,
@@ -121,7 +127,7 @@ class AbsentTests(SynchronousTestCase):
     def test_nothing(self) -> None:
         """Without any board this is the problem."""
         self.patch(boards, "comports", list)
-        found = self.successResultOf(self.checked(BoardSelector(), find=lambda _: []))
+        found = self.successResultOf(self.checked(BoardSelector()))
         self.assertEqual(
             found.problems, ("no Tezio board is plugged in; plugged in: no USB serial port",)
         )
@@ -129,7 +135,7 @@ class AbsentTests(SynchronousTestCase):
     def test_cannot_look(self) -> None:
         """When the ports cannot be listed this is said, too."""
 
-        def find(_: object) -> list[Board]:
+        def find() -> list[Board]:
             raise OSError(5, "Input/output error")
 
         found = self.successResultOf(self.checked(find=find))
@@ -140,7 +146,7 @@ class AbsentTests(SynchronousTestCase):
         """A board that does not answer is said to be silent; one that vanishes meanwhile, gone."""
         for vanishes in (False, True):
             board = FakeBoard()
-            checked = self.checked(find=lambda _: [Board("port", "A1")], open_port=board.open)
+            checked = self.checked(find=lambda: [Board("port", "A1")], open_port=board.open)
             if vanishes:
                 board.port.lose()
             self.clock.pump([0.1] * 70)

@@ -21,11 +21,12 @@ from tests.support.certificates import Authority
 from tests.support.commandtest import CommandTestCase
 from tests.support.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tezio_signer.cli import asking
 from tezio_signer.cli import check as checkcli
 from tezio_signer.cli.boards import BoardCheck, BoardFound, KeyFound
 from tezio_signer.hsm.boards import Board
 from tezio_signer.listeners import portcheck as listening
-from tezio_signer.listeners import service as doors
+from tezio_signer.startup import listening as trying
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.store import StoreAwayError
@@ -55,7 +56,7 @@ class CheckTestCase(CommandTestCase):
         self.problems: tuple[str, ...] = ()
 
         async def look(_: object, *about: Any) -> BoardCheck:
-            _, signing_keys, auth_key, _ = about
+            _, _, signing_keys, auth_key = about
             keys = [*signing_keys, *([auth_key] if auth_key else [])]
             found = tuple(
                 KeyFound(key, (), "no board holds it")
@@ -66,9 +67,9 @@ class CheckTestCase(CommandTestCase):
             board = BoardFound(Board("/dev/ttyACM0", "0123ABCD"))
             return BoardCheck((board,), found, self.problems)
 
-        self.patch(checkcli, "check_boards", look)
+        self.patch(asking, "check_boards", look)
         # Who listens on this machine, and on what this user may, is for the tests that ask for it.
-        self.patch(doors, "try_tcp", lambda *_: None)
+        self.patch(trying, "try_tcp", lambda *_: None)
         self.assertEqual(self.run_command("watermarks", "init").code, 0)
 
     def write(self, text: str) -> None:
@@ -124,6 +125,8 @@ Octez socket at   nowhere
 request token     none
 client certs      not asked for
 GET /known_keys   answered
+verbose           False
+hsms              every board
 limits            connections 512, connections_per_peer 128, request_seconds 10, idle_seconds 60, body_bytes 131072, header_bytes 16384, headers 100, requests_waiting 64, hsm_wait_seconds 2
 
 {TZ1}
@@ -245,6 +248,8 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                 "request_token": None,
                 "client_ca": None,
                 "list_known_keys": True,
+                "verbose": False,
+                "hsms": ["every board"],
                 "hsm_wait_seconds": 2.0,
                 "limits": {
                     "connections": 512,
@@ -513,7 +518,7 @@ class PlaceTests(CheckTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(doors, "try_tcp", listening.try_tcp)
+        self.patch(trying, "try_tcp", listening.try_tcp)
         self.taken = create_server(("127.0.0.1", 0))
         self.addCleanup(self.taken.close)
         endpoint = f"tcp:{self.taken.getsockname()[1]}:interface=127.0.0.1"

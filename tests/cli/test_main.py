@@ -13,7 +13,7 @@ from tests.support.daemonprocess import start_command
 from tests.support.harness import reactor
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer import __version__
-from tezio_signer.cli import common as commands
+from tezio_signer.cli import keys, reacting
 from tezio_signer.cli import main as cli
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import Board
@@ -83,7 +83,7 @@ class InProcessTests(CommandTestCase):
 
     def test_no_board(self) -> None:
         """Without any board `keys` says so."""
-        self.patch(cli, "find_boards", lambda _: [])
+        self.patch(keys, "find_boards", lambda _: [])
         self.patch(boards, "comports", list)
         outcome = self.run_command("keys")
         self.assertEqual((outcome.code, outcome.out), (1, ""))
@@ -113,7 +113,7 @@ class InProcessTests(CommandTestCase):
         def fail(_: object) -> None:
             raise ZeroDivisionError
 
-        self.patch(cli, "find_boards", fail)
+        self.patch(keys, "find_boards", fail)
         outcome = self.run_command("keys")
         self.assertEqual((outcome.code, outcome.err), (1, ""))
 
@@ -123,7 +123,7 @@ class InProcessTests(CommandTestCase):
         def interrupt(_: object) -> None:
             raise KeyboardInterrupt
 
-        self.patch(commands, "react", interrupt)
+        self.patch(reacting, "react", interrupt)
         self.assertEqual(self.run_command("keys"), Outcome(cli.INTERRUPTED, "", ""))
 
     def test_simulate(self) -> None:
@@ -211,11 +211,11 @@ class ReactorTests(TestCase):
         simulator.startService()
         self.addCleanup(simulator.stopService)
         found = [Board("/dev/none"), *simulator.boards()]
-        self.patch(cli, "find_boards", lambda _: found)
+        self.patch(keys, "find_boards", lambda _: found)
         out, err = StringIO(), StringIO()
         self.patch(sys, "stdout", out)
         self.patch(sys, "stderr", err)
-        await cli._list_keys(reactor, built_in_settings(), as_json=True)
+        await keys.list_keys(reactor, built_in_settings(), as_json=True)
         self.assertEqual(len(json.loads(out.getvalue())), 4)
         self.assertRegex(err.getvalue(), r"\Atezio-signer: HSM /dev/none: cannot be [^\n]+\n\Z")
 
@@ -223,7 +223,7 @@ class ReactorTests(TestCase):
         """The simulated HSM is gone when its keys are listed."""
         out = StringIO()
         self.patch(sys, "stdout", out)
-        await cli._list_keys(reactor, None, as_json=True)
+        await keys.list_keys(reactor, None, as_json=True)
         rows = json.loads(out.getvalue())
         self.assertEqual([row["key_hash"] for row in rows], [str(key) for _, key, _ in HELD])
         port = rows[0]["device"].removeprefix("simulated at ")

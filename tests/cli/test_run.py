@@ -312,9 +312,9 @@ reactor.callWhenRunning(lambda: reactor.callInThread(socket.getaddrinfo, "b.exam
 
 _HANGING_CLOSE = """
 import threading
-from tezio_signer.cli import run
+from tezio_signer.launch import foreground
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-run.STOP_LIMIT = 1.0
+foreground.STOP_LIMIT = 1.0
 SqliteStore.close = lambda _: threading.Event().wait()
 """
 
@@ -370,7 +370,9 @@ class LimitTests(ProcessTestCase):
         daemon.send("TERM")
         self.assertEqual(await daemon.exits(), 1)
         self.assertLess(reactor.seconds() - began, STOP_SECONDS)
-        self.assertIn("critical the daemon does not stop in 1.0 s, and is ended\n", daemon.log)
+        self.assertIn(
+            "critical the daemon did not stop within 1.0 s, and is ended by force\n", daemon.log
+        )
 
 
 class ResolverTests(ProcessTestCase):

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.documents import BASE, EDPK, KEY, KEYS, POLICY, UPSTREAM, WRONG
+from tests.support.configurations import BASE, EDPK, KEY, KEYS, POLICY, UPSTREAM, WRONG
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
 from tezio_signer.config import document as config
 from tezio_signer.config import fields as yamlfields
@@ -322,7 +322,10 @@ WRONG_DOCUMENTS = [
     ("\nverbose: True", "config.yaml:2: policy is missing"),
     ("verbose: True\npolicy:", "config.yaml:2: policy: a mapping"),
     (f"policy:\n    auth_key: {{pkh: {AUTH}}}", "config.yaml:1: policy: signing_keys is missing"),
-    ("policy:\n    signing_keys: {}", "config.yaml:2: policy.signing_keys: no signing key"),
+    (
+        "policy:\n    signing_keys: {}",
+        "config.yaml:2: policy.signing_keys: no signing key is named",
+    ),
     ("policy: {signing_keys: []}", "config.yaml:1: policy.signing_keys: a mapping"),
 ]
 

@@ -53,7 +53,9 @@ class DocumentTests(SynchronousTestCase):
     def test_empty(self) -> None:
         """A document without content is refused as empty."""
         for text in ("", "\n\n", "# only a comment\n"):
-            self.assertEqual(self.refused(text), "f.yaml:1: the file is empty")
+            self.assertEqual(
+                self.refused(text), "f.yaml:1: the file is empty; begin with the sample config.yaml"
+            )
 
 
 class FileTests(SynchronousTestCase):
@@ -271,9 +273,14 @@ class FieldTests(SynchronousTestCase):
             ("[c]: 1\n{d: 2}: 2", "2: ?"),
         ]:
             message = self.refused(parse(text, "f.yaml").entries)
-            self.assertEqual(message, f"f.yaml:{where}: this key stands here twice")
+            self.assertEqual(
+                message, f"f.yaml:{where}: this key is here twice; leave one of them out"
+            )
         nested = value_of("a:\n  b: 1\n  b: 1")
-        self.assertEqual(self.refused(nested.entries), "f.yaml:3: a.b: this key stands here twice")
+        self.assertEqual(
+            self.refused(nested.entries),
+            "f.yaml:3: a.b: this key is here twice; leave one of them out",
+        )
 
     def test_mapping(self) -> None:
         """Only known keys are taken; an unknown one is answered with the nearest and all."""

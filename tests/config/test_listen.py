@@ -125,7 +125,7 @@ class RequestTokenTests(DoorConfigTestCase):
     def test_secrets(self) -> None:
         """A file without a good secret is refused, without showing what it holds."""
         for content, says in (
-            (b"", "holds 0 bytes; a request token has 16 at least"),
+            (b"", "holds 0 bytes; a request token needs 16 at least: openssl rand -hex 32"),
             (b"\n\n", "holds 0 bytes"),
             (b"short-secret-15", "holds 15 bytes"),
             (b"two words, however long", "printable ASCII without blanks"),

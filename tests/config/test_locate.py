@@ -29,7 +29,8 @@ class LocateTests(SynchronousTestCase):
 
     def refused(self, chosen: str | None, simulate: bool = False) -> str:
         """Why there are no settings to run with."""
-        return str(self.assertRaises(StartupError, locate.load_settings, chosen, simulate))
+        built_in = built_in_settings if simulate else None
+        return str(self.assertRaises(StartupError, locate.load_settings, chosen, built_in))
 
     def test_which_file(self) -> None:
         """The option goes before the environment, that before this directory, that before /etc."""
@@ -38,7 +39,7 @@ class LocateTests(SynchronousTestCase):
         self.write("etc/config.yaml")
         self.assertEqual(locate.config_path(None), self.system)
         self.assertEqual(
-            locate.load_settings(None, simulate=False).store,
+            locate.load_settings(None).store,
             self.system.parent / "watermarks.sqlite",
         )
         self.write()
@@ -53,7 +54,7 @@ class LocateTests(SynchronousTestCase):
         """A configuration is read, and its store is used."""
         path = self.write()
         for chosen in (None, str(path), "config.yaml"):
-            settings = locate.load_settings(chosen, simulate=False)
+            settings = locate.load_settings(chosen)
             self.assertEqual(list(settings.signing_keys), [TZ3])
             self.assertEqual(settings.store, self.directory / "watermarks.sqlite")
 
@@ -88,9 +89,9 @@ class LocateTests(SynchronousTestCase):
         """Simulating needs no configuration, and takes one that is there without its store."""
         self.system.parent.mkdir()
         self.write("etc/config.yaml")  # is the service's, for boards
-        self.assertEqual(locate.load_settings(None, simulate=True), built_in_settings())
+        self.assertEqual(locate.load_settings(None, built_in_settings), built_in_settings())
         self.write()
-        settings = locate.load_settings(None, simulate=True)
+        settings = locate.load_settings(None, built_in_settings)
         self.assertEqual(list(settings.signing_keys), [TZ3])
         self.assertIsNone(settings.store)
 

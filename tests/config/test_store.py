@@ -83,7 +83,11 @@ class SqliteTests(StoreConfigTestCase):
         """What is for etcd has no place beside it."""
         for name in ("ca", "certificate", "private_key", "user", "password_file"):
             sentence = self.refused(f'watermarks: {{store: "sqlite:marks", {name}: x}}')
-            self.assertEqual(sentence, f"watermarks.{name}: {name} is for a store in etcd")
+            self.assertEqual(
+                sentence,
+                f"watermarks.{name}: {name} is for a store in etcd, and this one is an SQLite "
+                "file: leave it out",
+            )
 
 
 class SectionTests(StoreConfigTestCase):
@@ -111,7 +115,7 @@ class SectionTests(StoreConfigTestCase):
         for store in ("sqlite:", "sqlite:  ", "marks", "ETCD:https://a:1", "etcd", "", "redis://a"):
             self.assertEqual(
                 self.refused(f'watermarks: {{store: "{store}"}}'),
-                f"watermarks.store: {store} is no store; allowed: sqlite:PATH, "
+                f"watermarks.store: {store} is not a store; allowed: sqlite:PATH, "
                 "etcd:https://HOST:2379,https://HOST:2379,…",
             )
 
@@ -155,15 +159,15 @@ class MembersTests(StoreConfigTestCase):
             for urls in (url, f"https://b:1,{url}"):
                 self.assertEqual(
                     self.refused(f'watermarks: {{store: "etcd:{urls}"}}'),
-                    f"watermarks.store: {url} is no member of etcd; allowed: https://HOST:PORT or "
-                    "http://HOST:PORT, several with commas between them",
+                    f"watermarks.store: {url} is not a member of etcd; allowed: https://HOST:PORT "
+                    "or http://HOST:PORT, several with commas between them",
                 )
 
     def test_none(self) -> None:
         """A member that is not there is called nothing."""
         for urls in ("", " ", "https://a:1,", "https://a:1,,https://b:1"):
             sentence = self.refused(f'watermarks: {{store: "etcd:{urls}"}}')
-            self.assertIn("watermarks.store: nothing is no member of etcd; allowed: ", sentence)
+            self.assertIn("watermarks.store: nothing is not a member of etcd; allowed: ", sentence)
 
     def test_user_in_url(self) -> None:
         """A user in a URL is refused without showing the password that comes with him."""
@@ -186,7 +190,7 @@ class MembersTests(StoreConfigTestCase):
         """A member that is named twice is a slip of the pen, and one is missing."""
         self.assertEqual(
             self.refused('watermarks: {store: "etcd:https://a:1,https://b:1,https://a:1/"}'),
-            "watermarks.store: https://a:1 is named twice: each member once",
+            "watermarks.store: https://a:1 is named twice: name each member once",
         )
 
     def test_warnings(self) -> None:
@@ -197,7 +201,7 @@ class MembersTests(StoreConfigTestCase):
         self.assertEqual(
             self.warnings(f'watermarks: {{store: "{store}"}}'),
             [
-                f"watermarks.store: {url} is not encrypted: who is between can change a watermark"
+                f"watermarks.store: {url}: traffic is not encrypted and can be altered in transit"
                 for url in ("http://a:1", "http://192.0.2.1:1")
             ],
         )
@@ -247,7 +251,7 @@ class AccessTests(StoreConfigTestCase):
         ):
             self.assertEqual(
                 self.refused(f'watermarks: {{store: "{ETCD}", {given}: x}}'),
-                f"watermarks: {pair} belong together",
+                f"watermarks: {pair} belong together: give both of them, or neither",
             )
 
     def test_types(self) -> None:

@@ -1,31 +1,30 @@
-"""One HSM: its keys, its queue, and its way through unplugging and faults."""
+"""One HSM: its keys, its commands, and its way through unplugging and faults."""
 
 import termios
 from collections.abc import Sequence
 from itertools import pairwise
 
 from serial import SerialException
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.hsmdevice import KEYS, is_signature
-from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, transfer
-from tezio_signer.config.settings import DEFAULT_WAITING
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
+from tezio_signer.hsm.device import HsmDevice
+from tezio_signer.hsm.exchange import NoAnswer, WrongAnswer
 from tezio_signer.hsm.framing import FramingError, Opcode, Slot, StatusReply
-from tezio_signer.serialhsm import (
-    NoAnswer,
-    WrongAnswer,
-)
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import Curve, Signature
+
+KEY_FRAMES = [framing.get_public_key(slot).frame().hex() for slot in Slot]
 
 
 class DeviceTestCase(SynchronousTestCase):
@@ -39,7 +38,12 @@ class DeviceTestCase(SynchronousTestCase):
 
     def make(self) -> HsmDevice:
         """A device that nobody has plugged in yet."""
-        return HsmDevice(self.clock, Board("port", "board"), self.board.open, self.on_change)
+        return HsmDevice(
+            self.clock,
+            Board("port", "board"),
+            FakePorts(self.clock, list, self.board.open),
+            self.on_change,
+        )
 
     def on_change(self) -> None:
         """Count how often the device became ready or was lost."""
@@ -50,13 +54,13 @@ class DeviceTestCase(SynchronousTestCase):
         self.device.plugged_in(self.device.board)
         self.board.serve()
 
-    def sign(self, message: bytes, slot: Slot = Slot.TZ3, priority: int = 2) -> Job:
+    def sign(self, message: bytes, slot: Slot = Slot.TZ3) -> Deferred[Signature]:
         """Ask for a signature."""
-        return self.device.sign(slot, message, Priority(priority))
+        return self.device.sign(slot, message)
 
-    def signed(self, job: Job, message: bytes, slot: Slot = Slot.TZ3) -> None:
+    def signed(self, asked: Deferred[Signature], message: bytes, slot: Slot = Slot.TZ3) -> None:
         """Check that the signature of a message has come."""
-        signature = self.successResultOf(job.result)
+        signature = self.successResultOf(asked)
         self.assertTrue(is_signature(slot, 3, message, signature.data))
 
     def logged(self, events: Sequence[LogEvent], level: object = LogLevel.error) -> list[str]:
@@ -102,13 +106,12 @@ class ConnectingTests(DeviceTestCase):
         """A slot whose key is known is asked again when its chip fails, not forgotten."""
         self.plug_in()
         self.board.protocol.dataReceived(b"15\r\n")
-        job = self.sign(transfer(1))
+        self.assertFalse(self.device.usable())
         self.clock.advance(QUIET)
         for _ in range(2):  # the two readings that a board has before it is left alone
             for frame in self.board.asked():
                 self.board.protocol.dataReceived(framing.reply(b"\xb4"))
                 self.assertIn("0011", frame)
-        self.failureResultOf(job.result, NotSent)
         self.assertFalse(self.device.ready)
         self.clock.advance(1)
         self.plug_in()
@@ -284,110 +287,48 @@ class CommandTests(DeviceTestCase):
         self.assertRaises(FramingError, self.sign, PAYLOADS["transfer"], Slot.AUTH)
         self.assertEqual(self.board.asked(), [])
 
-    def test_verify(self) -> None:
-        """The device says whether a signature is good."""
-        job = self.sign(PAYLOADS["transfer"])
-        self.board.serve()
-        signature = self.successResultOf(job.result)
-        for message, verdict in [(PAYLOADS["transfer"], True), (PAYLOADS["noop"], False)]:
-            job = self.device.verify(Slot.TZ3, message, signature)
-            self.board.serve()
-            self.assertIs(self.successResultOf(job.result), verdict)
-
-    def test_one_at_a_time(self) -> None:
-        """There is one command in flight; others wait for its reply, in order."""
-        jobs = [self.sign(transfer(number)) for number in range(3)]
-        self.assertEqual(self.device.load, 3)
-        for number, job in enumerate(jobs):
-            (frame,) = self.board.asked()
-            self.assertEqual(frame, framing.sign(Slot.TZ3, transfer(number)).frame().hex())
-            self.clock.advance(1)
-            self.assertEqual(self.board.asked(), [])
-            self.assertNoResult(job.result)
-            self.board.answer(frame)
-            self.signed(job, transfer(number))
-        self.assertEqual(self.device.load, 0)
-
-    def test_urgent_first(self) -> None:
-        """Of those that wait, blocks go first, then attestations, then all others."""
-        messages = [transfer(0), transfer(1), consensus("att", 9, 0), block(9, 0), transfer(2)]
-        jobs = [self.sign(m, priority=p) for m, p in zip(messages, (2, 2, 1, 0, 2), strict=True)]
-        order = [messages[at] for at in (0, 3, 2, 1, 4)]
-        expected = [framing.sign(Slot.TZ3, message).frame().hex() for message in order]
-        self.assertEqual(self.board.serve(), expected)
-        for job, message in zip(jobs, messages, strict=True):
-            self.signed(job, message)
-
-    def test_withdrawn(self) -> None:
-        """A caller that waits is dropped; one whose command is in flight cannot take it back."""
-        first, second, third = (self.sign(transfer(number)) for number in range(3))
-        self.assertTrue(self.device.withdraw(second))
-        self.failureResultOf(second.result, NotSent)
-        self.assertFalse(self.device.withdraw(first))
-        self.assertFalse(self.device.withdraw(second))
-        frames = [framing.sign(Slot.TZ3, transfer(number)).frame().hex() for number in (0, 2)]
-        self.assertEqual(self.board.serve(), frames)
-        self.signed(first, transfer(0))
-        self.signed(third, transfer(2))
-
-    def test_too_many(self) -> None:
-        """Only so many commands of a kind wait; one more is refused at once, a block is not."""
-        jobs = [self.sign(transfer(number)) for number in range(DEFAULT_WAITING + 1)]
-        error = self.assertRaises(Unavailable, self.sign, transfer(DEFAULT_WAITING + 1))
-        self.assertIn("64 requests wait", str(error))
-        urgent = self.sign(block(9, 0), priority=0)
-        self.board.serve()
-        for number, job in enumerate(jobs):
-            self.signed(job, transfer(number))
-        self.signed(urgent, block(9, 0))
-
     def test_stray_bytes(self) -> None:
         """What comes unasked is waited out before the next command, which is no signature."""
         self.board.protocol.dataReceived(b"15\r\n")
-        job = self.sign(transfer(1))
+        self.assertFalse(self.device.usable())
         self.assertEqual(self.board.asked(), [])
         self.clock.advance(QUIET)
-        asked = self.board.serve()
-        keys = [framing.get_public_key(slot).frame().hex() for slot in Slot]
-        self.assertEqual(asked, [*keys, framing.sign(Slot.TZ3, transfer(1)).frame().hex()])
-        self.signed(job, transfer(1))
+        self.assertEqual(self.board.serve(), KEY_FRAMES)
+        self.assertTrue(self.device.usable())
 
     def test_status(self) -> None:
         """A refusal of the device is passed on, and the device stays in use."""
         job = self.sign(block(0, 0))
+        self.board.serve()
+        self.assertEqual(self.failureResultOf(job, StatusReply).value.byte, 0xD4)
+        self.assertTrue(self.device.usable())
         following = self.sign(PAYLOADS["noop"])
         self.board.serve()
-        self.assertEqual(self.failureResultOf(job.result, StatusReply).value.byte, 0xD4)
         self.signed(following, PAYLOADS["noop"])
-        self.assertTrue(self.device.ready)
 
     def test_no_answer(self) -> None:
-        """After a lost answer others are sent elsewhere, and nothing is written for 200 ms."""
-        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
-        (frame,) = self.board.asked()
+        """After a lost answer it is not used, and nothing is written for 200 ms."""
+        job = self.sign(PAYLOADS["transfer"])
+        self.board.asked()
         self.clock.advance(ANSWER)
-        self.failureResultOf(job.result, NoAnswer)
-        self.failureResultOf(waiting.result, NotSent)
+        self.failureResultOf(job, NoAnswer)
         self.assertFalse(self.device.ready)
+        self.assertEqual(self.device.trouble, "did not answer within 3 s")
         self.clock.advance(QUIET / 2)
         self.board.protocol.dataReceived(b"late")
         self.clock.advance(QUIET - 0.01)
-        queued = self.sign(transfer(1))
         self.assertEqual(self.board.asked(), [])
         self.clock.advance(0.02)
-        asked = self.board.serve()
-        keys = [framing.get_public_key(slot).frame().hex() for slot in Slot]
-        self.assertEqual(asked, [*keys, framing.sign(Slot.TZ3, transfer(1)).frame().hex()])
-        self.signed(queued, transfer(1))
-        self.assertNotIn(frame, asked)
+        self.assertEqual(self.board.serve(), KEY_FRAMES)
+        self.assertTrue(self.device.usable())
 
     def test_late_signature(self) -> None:
         """A signature that comes after its time is up still reaches who asked for it."""
         late: list[Signature] = []
-        job = self.device.sign(Slot.TZ3, block(9, 0), Priority.BLOCK, late.append)
+        job = self.device.sign(Slot.TZ3, block(9, 0), late.append)
         (frame,) = self.board.asked()
         self.clock.advance(ANSWER)
-        self.failureResultOf(job.result, NoAnswer)
+        self.failureResultOf(job, NoAnswer)
         self.board.answer(frame)
         (signature,) = late
         self.assertTrue(is_signature(Slot.TZ3, 3, block(9, 0), signature.data))
@@ -408,51 +349,55 @@ class CommandTests(DeviceTestCase):
         self.plug_in()
         late: list[Signature] = []
         first, second = transfer(1), transfer(2)
-        abandoned = self.device.sign(Slot.TZ3, first, Priority.OTHER, late.append)
+        abandoned = self.device.sign(Slot.TZ3, first, late.append)
         (frame,) = self.board.asked()
         answer = self.board.firmware.execute(bytes.fromhex(frame)[1:])
         assert answer is not None
         pieces = [answer.packet[:first_piece], answer.packet[first_piece:]]
         self.clock.advance(ANSWER)
-        self.failureResultOf(abandoned.result, NoAnswer)
+        self.failureResultOf(abandoned, NoAnswer)
 
-        job = self.sign(second)
+        job: Deferred[Signature] | None = None
         for now in range(200):
+            if job is None and self.device.usable():
+                job = self.sign(second)
             if now >= moment and pieces:
                 self.board.protocol.dataReceived(pieces.pop(0))
             for asked in self.board.asked():
                 self.board.answer(asked)
             self.clock.advance(0.05)
-            if job.result.called and not pieces:
+            if job is not None and job.called and not pieces:
                 break
         for signature in late:
             self.assertTrue(is_signature(Slot.TZ3, 3, first, signature.data))
+        assert job is not None
         if not self._failed(job):
             self.signed(job, second)
         # Whatever that was, the device is itself again.
         for _ in range(20):
             self.clock.advance(1)
             self.board.serve()
-        once_more = self.sign(second)
+        self.device.usable()
         self.clock.advance(QUIET)  # if something came unasked
+        self.board.serve()
+        once_more = self.sign(second)
         self.board.serve()
         self.signed(once_more, second)
 
-    def _failed(self, job: Job) -> bool:
-        """Whether a job has failed, in a way that tells the caller to try again."""
+    def _failed(self, asked: Deferred[Signature]) -> bool:
+        """Whether it has failed, in a way that tells the caller to try again."""
         outcome: list[object] = []
-        job.result.addErrback(lambda failure: outcome.append(failure.trap(Unavailable)))
+        asked.addErrback(lambda failure: outcome.append(failure.trap(Unavailable)))
         return bool(outcome)
 
     def test_wrong_signature(self) -> None:
         """A signature that does not verify never leaves, and the device has to prove itself."""
         key = self.board.firmware.keys[Slot.TZ3]
-        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
+        job = self.sign(PAYLOADS["transfer"])
         self.board.firmware.keys[Slot.TZ3] = self.board.firmware.keys[Slot.AUTH]
         (frame,) = self.board.asked()
         self.board.answer(frame)
-        self.assertIn("does not verify", str(self.failureResultOf(job.result, WrongAnswer).value))
-        self.failureResultOf(waiting.result, NotSent)
+        self.assertIn("does not verify", str(self.failureResultOf(job, WrongAnswer).value))
         self.assertFalse(self.device.ready)
         self.board.firmware.keys[Slot.TZ3] = key
         self.clock.advance(QUIET)
@@ -461,12 +406,11 @@ class CommandTests(DeviceTestCase):
 
     def test_unplugged(self) -> None:
         """When the board is pulled out, it is known which command may have taken effect."""
-        job, waiting = self.sign(PAYLOADS["transfer"]), self.sign(PAYLOADS["noop"])
+        job = self.sign(PAYLOADS["transfer"])
         self.board.port.lose()
-        self.failureResultOf(job.result, NoAnswer)
-        self.failureResultOf(waiting.result, NotSent)
+        self.failureResultOf(job, NoAnswer)
         self.assertEqual((self.device.ready, self.device.connection), (False, None))
-        self.assertEqual(self.device.load, 0)
+        self.assertFalse(self.device.free)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_unplugged_while_asked_for_keys(self) -> None:
@@ -485,7 +429,7 @@ class CommandTests(DeviceTestCase):
         job = self.sign(PAYLOADS["transfer"])
         self.board.port.unsent = True
         self.clock.advance(ANSWER)
-        self.failureResultOf(job.result, NoAnswer)
+        self.failureResultOf(job, NoAnswer)
         self.assertIn("does not take what is written to it", self.device.trouble)
         self.assertEqual(self.board.port.take()[-1], "abort")
         self.assertFalse(self.device.ready)

@@ -4,7 +4,6 @@ import fcntl
 import os
 import tty
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from tests.support.boardscase import TwoBoardsTestCase
-from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakeBoard, read_key
+from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakeBoard
 from tests.support.harness import EVERY_MAGIC_BYTE, reactor
 from tests.support.hsmdevice import KEYS, is_signature
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
@@ -22,12 +21,15 @@ from tezio_signer import serialhsm
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.device import Priority
+from tezio_signer.hsm.discovery import Expected
+from tezio_signer.hsm.exchange import NoAnswer
 from tezio_signer.hsm.framing import Slot, StatusReply
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
+from tezio_signer.hsm.signing import Priority
+from tezio_signer.noop import do_nothing
 from tezio_signer.serialhsm import (
     HsmProtocol,
-    NoAnswer,
+    SerialPorts,
     open_port,
 )
 from tezio_signer.simulator.firmware import Firmware
@@ -108,8 +110,10 @@ class ChoosingTests(TwoBoardsTestCase):
         self.start(2)
         results = [self.sign(transfer(number)) for number in range(2 * DEFAULT_WAITING + 2)]
         self.failureResultOf(self.sign(transfer(2 * DEFAULT_WAITING + 2)), Unavailable)
-        for board in (self.first, self.second):
-            self.assertEqual(len(board.serve()), DEFAULT_WAITING + 1)
+        for _ in range(DEFAULT_WAITING + 1):
+            for board in (self.first, self.second):
+                (frame,) = board.asked()
+                board.answer(frame)
         for number, result in enumerate(results):
             self.signed(result, transfer(number))
 
@@ -122,7 +126,16 @@ class PoolTestCase(TestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.hsm = self.board()
-        self.pool = HsmPool(self.clock, lambda: self.hsm.boards(), partial(open_port, reactor))
+        self.pool = self.made(lambda: self.hsm.boards())
+
+    def made(
+        self,
+        boards: Callable[[], list[Board]],
+        watch: Callable[[Callable[[], object]], Callable[[], object]] = lambda _: do_nothing,
+        options: HsmOptions = HsmOptions(),  # noqa: B008
+    ) -> HsmPool:
+        """A pool of what is plugged in."""
+        return HsmPool(self.clock, SerialPorts(reactor, self.clock, boards, watch), options)
 
     def board(self, serial_number: str = "first", link: str | None = None) -> Simulator:
         """A board that is plugged in."""
@@ -166,15 +179,11 @@ class PoolTests(PoolTestCase):
             self.assertEqual(await self.pool.public_key(key), KEYS[slot])
             signature = await self.pool.sign(key, PAYLOADS["transfer"]).result
             self.assertTrue(is_signature(slot, 3, PAYLOADS["transfer"], signature.data))
-        (device,) = self.pool.devices.values()
-        self.assertEqual(await device.verify(Slot.TZ2, b"\x03a", signature).result, False)
 
     async def test_missing_keys(self) -> None:
         """Keys of the configuration that no board holds are named, once, when all are read."""
         other = PublicKeyHash.parse(OCTEZ["keys"][0]["pkh"])
-        pool = HsmPool(
-            self.clock, self.hsm.boards, partial(open_port, reactor), wanted=(TZ1, other)
-        )
+        pool = self.made(self.hsm.boards, options=HsmOptions(expected=Expected((TZ1, other))))
         with capturedLogs() as events:
             self.start(pool)
             await pool.public_key(TZ3)
@@ -257,7 +266,7 @@ class PoolTests(PoolTestCase):
             return lambda: ended.append(True)
 
         self.hsm.unplug()
-        self.pool = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor), watch)
+        self.pool = self.made(self.hsm.boards, watch)
         self.start()
         self.clock.pump([0.5] * 10)
         self.hsm.plug_in()
@@ -275,7 +284,7 @@ class PoolTests(PoolTestCase):
                 raise OSError(5, "a board vanished while it was looked at")
             return self.hsm.boards()
 
-        self.pool = HsmPool(self.clock, find, partial(open_port, reactor))
+        self.pool = self.made(find)
         self.start()
         self.clock.pump([0.25] * 12)
         await self.pool.public_key(TZ3)
@@ -284,9 +293,7 @@ class PoolTests(PoolTestCase):
     async def test_two_boards(self) -> None:
         """Of two boards with one key, the other takes over when one is pulled out."""
         other = self.board("second")
-        self.pool = HsmPool(
-            self.clock, lambda: self.hsm.boards() + other.boards(), partial(open_port, reactor)
-        )
+        self.pool = self.made(lambda: self.hsm.boards() + other.boards())
         self.start()
         while sum(device.ready for device in self.pool.devices.values()) < 2:
             await self.pool.changed(60)
@@ -306,7 +313,7 @@ class PoolTests(PoolTestCase):
         await self.pool.public_key(TZ3)
         self.pool.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.pool = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor))
+        self.pool = self.made(self.hsm.boards)
         self.start()
         await self.pool.public_key(TZ3)
 
@@ -318,7 +325,7 @@ class PortTests(PoolTestCase):
         """A port that one pool has open is refused to a second, which harms the first in no way."""
         self.start()
         await self.pool.public_key(TZ3)
-        second = HsmPool(self.clock, self.hsm.boards, partial(open_port, reactor))
+        second = self.made(self.hsm.boards)
         with capturedLogs() as events:
             self.start(second)
             self.clock.pump([0.5] * 10)
@@ -335,17 +342,17 @@ class PortTests(PoolTestCase):
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         tty.setraw(slave)
-        protocol = HsmProtocol(self.clock, bool, "x")
+        protocol = HsmProtocol(self.clock, do_nothing, "x")
         port = open_port(reactor, protocol, os.ttyname(slave))
         os.close(slave)
-        protocol.exchange(ASK_KEY, read_key).addErrback(lambda _: None)
-        self.assertEqual(os.read(master, 4096), ASK_KEY.frame())
+        protocol.exchange(ASK_KEY).addErrback(lambda _: None)
+        self.assertEqual(os.read(master, 4096), ASK_KEY.request.frame())
         port.abort()
 
     async def test_missing_port(self) -> None:
         """A port of the configuration that is not there is reported once, and found later."""
         link = Path(self.mktemp()).absolute()
-        self.pool = HsmPool(self.clock, lambda: [Board(str(link))], partial(open_port, reactor))
+        self.pool = self.made(lambda: [Board(str(link))])
         with capturedLogs() as events:
             self.start()
             self.clock.pump([0.5] * 20)
@@ -361,7 +368,7 @@ class PortTests(PoolTestCase):
         """What is no terminal is refused, not a fault."""
         file = Path(self.mktemp())
         file.write_text("no port")
-        self.pool = HsmPool(self.clock, lambda: [Board(str(file))], partial(open_port, reactor))
+        self.pool = self.made(lambda: [Board(str(file))])
         with capturedLogs() as events:
             self.start()
             self.clock.advance(1)
@@ -371,7 +378,7 @@ class PortTests(PoolTestCase):
     def locked_by_the_kernel(self, link: str | None) -> bool:
         """Whether the kernel refuses the port to everybody while it is open here."""
         hsm = self.board("other", link)
-        protocol = HsmProtocol(self.clock, bool, "other")
+        protocol = HsmProtocol(self.clock, do_nothing, "other")
         port = open_port(reactor, protocol, link or str(hsm.port))
         flag = fcntl.ioctl(port.fileno(), 0x80045440, bytes(4))  # TIOCGEXCL, which Python has not
         port.abort()

@@ -11,7 +11,7 @@ from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, transfer
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import BoardSelector
-from tezio_signer.hsm.pool import CALM_LOOK
+from tezio_signer.hsm.discovery import CALM_LOOK
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash
 
 OTHER = PublicKeyHash.parse(OCTEZ["keys"][3]["pkh"])

@@ -9,9 +9,9 @@ from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.device import Priority
+from tezio_signer.hsm.exchange import NoAnswer
 from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
-from tezio_signer.serialhsm import NoAnswer
+from tezio_signer.hsm.signing import Priority
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
@@ -113,6 +113,23 @@ class WaitingTests(BoardsTestCase):
         self.looked(0.25)
         board.serve()
         self.signed(request, transfer(1))
+
+    def test_public_key(self) -> None:
+        """So is a public key waited for, while other boards come and go."""
+        self.run_pool([])
+        waiting = Deferred.fromCoroutine(self.pool.public_key(TZ3))
+        self.clock.advance(PATIENCE - 0.75)
+        other = self.plug_in("other")
+        other.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
+        self.tell()
+        self.looked(0.25)
+        other.serve()
+        self.assertNoResult(waiting)
+        board = self.plug_in("one")
+        self.tell()
+        self.looked(0.25)
+        board.serve()
+        self.assertEqual(self.successResultOf(waiting).hash, TZ3)
 
     def test_withdrawn_while_it_waits(self) -> None:
         """One that nobody wants any more is not sent when its board is back."""

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from tests.support.daemonprocess import Process, start_command, start_daemon
+from tests.support.etcdcase import a_mark
 from tests.support.etcdcluster import Cluster, Tls, start_cluster
 from tests.support.harness import reactor
 from tests.support.programs import command
@@ -14,7 +15,7 @@ from tests.support.storeconformance import BLOCK, MARK, SIGNED, StorePromises
 from tests.support.storeplaces import etcd_cluster
 from tests.support.vectors import TZ3
 from tezio_signer.config.settings import EtcdAddress
-from tezio_signer.watermarks.etcd.store import EtcdStore
+from tezio_signer.watermarks.etcd.store import MOST_MARKS, EtcdStore
 from tezio_signer.watermarks.opening import etcd_store
 from tezio_signer.watermarks.store import StoreError
 
@@ -90,6 +91,25 @@ class PromisesTests(StorePromises, EtcdTestCase):
             await store.keep(BLOCK, MARK)
         self.assertIn("another", str(raised.exception))
         self.assertEqual(await self.etcd().load(), {})
+
+    async def test_most(self) -> None:
+        """As many marks as there may be come in one answer; with one more they are refused."""
+        await self.make()
+        first = self.etcd()
+        await first.load()
+        marks = dict(a_mark(number) for number in range(MOST_MARKS + 1))
+        last_id, last = marks.popitem()
+        await first.replace(marks)
+        second = self.etcd()
+        self.assertEqual(await second.load(), marks)
+        with self.assertRaises(StoreError) as raised:
+            await second.keep(last_id, last)
+        self.assertIn("may hold 4800", str(raised.exception))
+        await first.keep(last_id, last)  # it has not read the others
+        for store in (first, second):
+            with self.assertRaises(StoreError) as raised:
+                await store.load()
+            self.assertIn("more than 4800", str(raised.exception))
 
     async def test_model(self) -> None:
         """Two daemons agree with the model, whatever comes of their writes."""

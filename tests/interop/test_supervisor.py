@@ -24,7 +24,7 @@ from tests.support.programs import (
     start_signer_command,
 )
 from tests.support.vectors import TZ3, block
-from tezio_signer.cli.run import RESTART_PAUSE
+from tezio_signer.launch.foreground import RESTART_PAUSE
 
 _SHIPPED = ROOT / "deploy" / "supervisor" / "tezio-signer.conf"
 _PROGRAM = "program:tezio-signer"

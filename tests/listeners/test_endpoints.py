@@ -5,10 +5,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import Authority
+from tezio_signer.config.endpoints import Endpoint, resolved
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.endpointcheck import check_endpoints
-from tezio_signer.listeners.endpoints import Endpoint, resolved
 
 
 class ReadingTests(SynchronousTestCase):
@@ -142,7 +142,7 @@ class CheckTests(SynchronousTestCase):
         for method in ("TLSv1_METHOD", "TLSv1_1_METHOD", "SSLv23_METHOD", "SSLv3_METHOD", "x"):
             for endpoint in (f"ssl:1:privateKey=k:sslmethod={method}", f"ssl:1:k:c:{method}"):
                 sentence = self.refused("tcp:1", endpoint)
-                self.assertIn(f"sslmethod={method} is not possible, TLS 1.2 is the old", sentence)
+                self.assertIn(f"sslmethod={method} is not possible: TLS 1.2 is the old", sentence)
         self.assertEqual(check_endpoints([f"{self.ssl()}:sslmethod=TLSv1_2_METHOD"], None), ())
 
     def test_client_ca_without_tls(self) -> None:
@@ -150,8 +150,8 @@ class CheckTests(SynchronousTestCase):
         self.assertIn("client_ca protects nothing", self.refused("tcp:1", "unix:/x", ca=self.ca))
         self.assertIn("use ssl: instead", self.refused("ssl:1", "tls:/x", ca=self.ca))
 
-    def test_client_ca_beside_plain_doors(self) -> None:
-        """Doors without TLS beside it are warned of."""
+    def test_client_ca_beside_plain_listeners(self) -> None:
+        """Listeners without TLS beside it are warned of."""
         endpoint = self.ssl()
         ca = ClientCa(self.directory / "ca.pem")
         self.assertEqual(check_endpoints([endpoint], ca), ())
@@ -159,18 +159,20 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(
             [warning.split(":")[:2] for warning in warnings],
             [
-                ["tcp", "2 asks for no client certificate"],
-                ["unix", "/x asks for no client certificate"],
+                ["tcp", "2 does not ask for a client certificate"],
+                ["unix", "/x does not ask for a client certificate"],
             ],
         )
 
     def test_open_proxies(self) -> None:
-        """A door for a proxy that others could reach is warned of."""
+        """A listener for a proxy that others could reach is warned of."""
         private = "haproxy:tcp:2:interface=127.0.0.1"
         self.assertEqual(check_endpoints([private, "haproxy:unix:/x", "tcp:1"], None), ())
         for endpoint in ("haproxy:tcp:1", "haproxy:tcp6:1", "HAProxy:tcp:1:interface=10.0.0.1"):
             (warning,) = check_endpoints([endpoint, private], None)
-            self.assertIn(f"whoever can connect to {endpoint} chooses the address", warning)
+            self.assertIn(
+                f"whoever can connect to {endpoint} can claim any client address", warning
+            )
 
     def test_arguments(self) -> None:
         """What Twisted could not open is refused, with a line that works."""
@@ -185,7 +187,7 @@ class CheckTests(SynchronousTestCase):
             ("127.0.0.1:6732", "is none of", "works is tcp:6732:interface=127.0.0.1"),
             ("[::1]:7000", "is none of", "works is tcp6:7000:interface=::1"),
             ("tcp:1:interfac=127.0.0.1", "no argument interfac; did you mean interface?"),
-            ("tcp:1:127.0.0.1:50:9", "nobody knows what '9' is for"),
+            ("tcp:1:127.0.0.1:50:9", "'9' is one argument too many"),
             ("tcp6:6732:::1", "works is tcp6:6732:interface=::1"),
             ("tcp6:6732:[::1]", "works is tcp6:6732:interface=::1"),
             ("tcp:1:interface=a_b", "'a_b' is no address of an interface"),
@@ -199,7 +201,7 @@ class CheckTests(SynchronousTestCase):
             sentence = self.refused(endpoint)
             for words in says:
                 self.assertIn(words, sentence)
-            self.assertTrue(sentence.startswith(f"{endpoint!r} is no endpoint to"), sentence)
+            self.assertTrue(sentence.startswith(f"{endpoint!r} is not an endpoint to"), sentence)
 
     def test_files(self) -> None:
         """The files of an endpoint are read: its key has to be that of its certificate."""
@@ -207,7 +209,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(check_endpoints([endpoint], None), ())
         other = Authority(self.directory, "other-ca").certify("other", server=True)
         foreign = f"ssl:1:privateKey={other.key}:certKey={self.directory}/server.pem"
-        self.assertIn("is not that of", self.refused(foreign))
+        self.assertIn("does not belong to", self.refused(foreign))
         self.assertIn("No such file", self.refused("ssl:1:privateKey=/none"))
         (self.directory / "site").mkdir()
         self.assertIn("holds no .pem file", self.refused(f"tls:{self.directory}/site"))

@@ -20,8 +20,10 @@ from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
 from tezio_signer.config.settings import Limits
 from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerRequest
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.slots import Place
+from tezio_signer.listeners.slots import Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
+from tezio_signer.policy import Policy
+from tezio_signer.rules.access import allowed_address
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 LONGEST_BODY = 131_072
@@ -43,11 +45,16 @@ class ConnectionTests(SynchronousTestCase):
         self.clock = Clock()
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1025))
         self.harness = Harness(site_clock=self.clock)
-        channel = self.harness.site.buildProtocol(self.transport.getPeer())
-        assert channel is not None
-        self.channel = channel
-        channel.makeConnection(self.transport)
-        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+        limited = LimitedFactory(self.harness.site, Connections(Limits(), self.clock))
+        self.connection = limited.buildProtocol(self.transport.getPeer())
+        self.connection.makeConnection(self.transport)
+        self.channel = self.connection.wrappedProtocol
+        self.addCleanup(self.lose)
+
+    def lose(self) -> None:
+        """The connection is lost, unless it was before."""
+        if self.connection.wrappedProtocol is not None:
+            self.connection.connectionLost(Failure(ConnectionDone()))
 
     def _answers(self) -> bytes:
         answers: bytes = self.transport.value()
@@ -143,9 +150,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self._answers().count(b"200 OK"), 1)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_stranger(self) -> None:
+    def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.patch(self.harness.signer, "_settings", settings_with(allowed_ips=()))
+        self.patch(self.harness.signer, "_policy", Policy((allowed_address(()),)))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
         self.clock.pump([0] * 3)
         answer = parse_response(self._answers())
@@ -166,7 +173,7 @@ class ConnectionTests(SynchronousTestCase):
     def test_gone_before_its_turn(self) -> None:
         """A client may go while its next request waits for its turn."""
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
-        self.channel.connectionLost(Failure(ConnectionDone()))
+        self.lose()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_after_the_end(self) -> None:
@@ -399,13 +406,13 @@ class LimitTests(TestCase):
         asked = octezclient.get("127.0.0.1", "/authorized_keys")
         asking = Deferred.fromCoroutine(harness.raw(asked))
         answered: Deferred[None] = Deferred()
-        of_place = Place.answered
+        answered_of = Slot.answered
 
-        def tell(place: Place) -> bool:
+        def tell(slot: Slot) -> bool:
             reactor.callLater(0, answered.callback, None)
-            return of_place(place)
+            return answered_of(slot)
 
-        self.patch(Place, "answered", tell)
+        self.patch(Slot, "answered", tell)
         await answered
         self.assertNoResult(asking)
         harness.connections.stopService()

@@ -1,9 +1,15 @@
 """How many connections there may be, and for how long, by a clock of the test."""
 
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
@@ -13,6 +19,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.fakeconnection import FakeConnection
 from tezio_signer.config.settings import Limits
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import (
@@ -20,17 +27,18 @@ from tezio_signer.listeners.limits import (
     HANDSHAKES_PER_SECOND,
     MOST_UNKNOWN,
     TOLD_PER_SECOND,
+    UNKNOWN,
     YOUNG_SECONDS,
     Connections,
     host_of,
 )
 from tezio_signer.listeners.peers import UnsaidAddress
-from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.listeners.slots import Slot, State, slot_of
 from tezio_signer.listeners.wrapping import SLICE, LimitedFactory
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.request import Admitted, Credentials, Peer
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
-BAKER, STRANGER, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
+BAKER, CLIENT, OTHER = "10.0.0.1", "192.0.2.1", "192.0.2.2"
 
 
 class Transport(StringTransport):
@@ -65,7 +73,7 @@ class Transport(StringTransport):
 
 
 class Client:
-    """One connection to a door."""
+    """One connection to a listener."""
 
     def __init__(self, protocol: Any, transport: Transport) -> None:
         self.protocol = protocol
@@ -73,11 +81,9 @@ class Client:
         protocol.makeConnection(transport)
 
     @property
-    def place(self) -> Place:
-        """Its place."""
-        place = place_of(self.protocol.wrappedProtocol.transport)
-        assert place is not None
-        return place
+    def slot(self) -> Slot:
+        """Its slot."""
+        return slot_of(self.protocol.wrappedProtocol.transport)
 
     def lost(self) -> None:
         """The connection has ended."""
@@ -85,7 +91,7 @@ class Client:
 
 
 class ConnectionsTestCase(SynchronousTestCase):
-    """A door for four connections, three of each peer."""
+    """A listener for four connections, three of each peer."""
 
     limits = Limits(connections=4, connections_per_peer=3, request_seconds=10, idle_seconds=30)
 
@@ -114,75 +120,75 @@ class RoomTests(ConnectionsTestCase):
         """A peer that has all it may have loses the connection that has waited longest."""
         clients = []
         for _ in range(3):
-            clients.append(self.let_in(STRANGER))
+            clients.append(self.let_in(CLIENT))
             self.clock.advance(1)
-        clients[0].place.serving()
-        clients[0].place.answered()
-        self.let_in(STRANGER)
+        clients[0].slot.serving()
+        clients[0].slot.answered()
+        self.let_in(CLIENT)
         self.assertEqual([client.transport.open for client in clients], [True, False, True])
 
     def test_the_peer_with_most(self) -> None:
         """When all is full, the peer with most makes room, not the one that waits longest."""
         baker = self.let_in(BAKER)
-        strangers = [self.let_in(STRANGER) for _ in range(3)]
+        clients = [self.let_in(CLIENT) for _ in range(3)]
         newcomer = self.let_in(OTHER)
         self.assertTrue(baker.transport.open)
-        self.assertEqual([s.transport.aborted for s in strangers], [True, False, False])
+        self.assertEqual([s.transport.aborted for s in clients], [True, False, False])
         self.assertTrue(newcomer.transport.open)
 
     def test_all_have_one(self) -> None:
         """Among peers with equally many, who has waited longest goes."""
         clients = []
-        for host in (STRANGER, BAKER, OTHER, "192.0.2.3"):
+        for host in (CLIENT, BAKER, OTHER, "192.0.2.3"):
             clients.append(self.let_in(host))
             self.clock.advance(1)
-        clients[0].place.serving()
-        clients[0].place.answered()
+        clients[0].slot.serving()
+        clients[0].slot.answered()
         self.let_in("192.0.2.4")
         self.assertEqual([c.transport.open for c in clients], [True, False, True, True])
 
     def test_nobody_who_is_served_goes(self) -> None:
         """A connection with a request in progress is never cut for another."""
-        served = [self.let_in(STRANGER) for _ in range(3)]
+        served = [self.let_in(CLIENT) for _ in range(3)]
         for client in served:
-            client.place.serving()
-        self.assertIsNone(self.come(STRANGER))
+            client.slot.serving()
+        self.assertIsNone(self.come(CLIENT))
         waiting = self.let_in(BAKER)
         self.let_in(OTHER)
         self.assertTrue(all(client.transport.open for client in served))
         self.assertTrue(waiting.transport.aborted)
 
-    def test_places_are_given_back(self) -> None:
-        """Who has gone takes no place, however he went."""
+    def test_slots_are_given_back(self) -> None:
+        """Who has gone takes no slot, however he went."""
         for _ in range(3):
-            clients = [self.let_in(STRANGER) for _ in range(3)]
+            clients = [self.let_in(CLIENT) for _ in range(3)]
             for client in clients:
-                client.place.serving()
-            self.assertIsNone(self.come(STRANGER))
+                client.slot.serving()
+            self.assertIsNone(self.come(CLIENT))
             for client in clients:
                 client.lost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_flood(self) -> None:
         """Connections that are cut are closed later only; meanwhile there are not ever more."""
-        let_in = [self.let_in(STRANGER) for _ in range(3)]
+        let_in = [self.let_in(CLIENT) for _ in range(3)]
         self.clock.advance(YOUNG_SECONDS)
-        let_in += [client for client in map(self.come, [STRANGER] * 100) if client is not None]
+        let_in += [client for client in map(self.come, [CLIENT] * 100) if client is not None]
         self.assertEqual(len(let_in), 5)
-        self.assertEqual(self.connections.open_files, 7)
+        self.assertEqual(self.connections.limits.open_files, 7)
         for client in let_in:
             if client.transport.aborted:
                 client.lost()
-        self.assertIsNotNone(self.come(STRANGER))
+        self.assertIsNotNone(self.come(CLIENT))
 
     def test_young(self) -> None:
         """A peer's own connections are not cut before they could say what they want."""
         for _ in range(3):
-            self.let_in(STRANGER)
+            self.let_in(CLIENT)
         self.clock.advance(YOUNG_SECONDS / 2)
-        self.assertIsNone(self.come(STRANGER))
+        self.assertIsNone(self.come(CLIENT))
         self.clock.advance(YOUNG_SECONDS / 2)
-        self.assertIsNotNone(self.come(STRANGER))
+        self.assertIsNotNone(self.come(CLIENT))
 
     def test_peers(self) -> None:
         """Peers are IP addresses; IPv4 in IPv6 is IPv4, and all local sockets are one."""
@@ -195,13 +201,13 @@ class RoomTests(ConnectionsTestCase):
         """A flood is not a line in the log for each connection."""
         with capturedLogs() as events:
             for _ in range(3):
-                self.let_in(STRANGER)
+                self.let_in(CLIENT)
             self.clock.advance(YOUNG_SECONDS)
             for _ in range(97):
-                self.come(STRANGER)
+                self.come(CLIENT)
         texts = [formatEvent(event) for event in events]
         self.assertEqual(len(texts), LINES_PER_MINUTE)
-        self.assertIn("a connection from 192.0.2.1 had to make room for another", texts[0])
+        self.assertIn("a connection from 192.0.2.1 was closed to make room for another", texts[0])
 
 
 class UnknownTests(SynchronousTestCase):
@@ -213,11 +219,12 @@ class UnknownTests(SynchronousTestCase):
         self.connections = Connections(Limits(connections=24), self.clock, self.admit)
         self.refusing = Factory.forProtocol(Protocol)
 
-    def admit(self, peer: Peer) -> None:
+    def admit(self, peer: Peer) -> Admitted:
         """Raises NotAdmitted."""
         self.asked.append(str(peer))
         if peer.address not in ip_network("10.0.0.0/8") and peer.credentials is None:
             raise NotAdmitted("not here")
+        return Admitted(peer)
 
     def come(self, host: str, proxied: bool = False, tls: bool = False) -> Client | None:
         """Somebody connects; None if the connection is refused."""
@@ -270,12 +277,12 @@ class UnknownTests(SynchronousTestCase):
     def test_go_first(self) -> None:
         """They make room for who may ask, even if he has more connections and waits longer."""
         bakers = [self.come("10.0.0.1") for _ in range(20)]
-        strangers = [self.come("192.0.2.1"), self.come("192.0.2.2")]
+        clients = [self.come("192.0.2.1"), self.come("192.0.2.2")]
         bakers += [self.come("10.0.0.2") for _ in range(4)]
         for client in bakers:
             assert client is not None
             self.assertTrue(client.transport.open)
-        for client in strangers:
+        for client in clients:
             assert client is not None
             self.assertFalse(client.transport.open)
 
@@ -289,11 +296,12 @@ class UnknownTests(SynchronousTestCase):
     def test_whose(self) -> None:
         """Users of local sockets are asked for, and addresses once; what is neither may not ask."""
         user = Credentials(1, 2, 3)
-        self.assertIsNone(self.connections.refusal(UNIXAddress("/x"), user))
+        here, elsewhere = UNIXAddress("/x"), IPv6Address("TCP", "::ffff:10.0.0.1", 1)
+        self.assertEqual(self.connections.admission(here, user), Peer(credentials=user))
         for _ in range(2):
-            self.assertIsNone(self.connections.refusal(IPv6Address("TCP", "::ffff:10.0.0.1", 1)))
-        self.assertIsNotNone(self.connections.refusal(UNIXAddress("/x")))
-        self.assertIsNotNone(self.connections.refusal(UnsaidAddress(), user))
+            self.assertEqual(self.connections.admission(elsewhere), Peer.at("10.0.0.1"))
+        for address, credentials in ((here, None), (UnsaidAddress(), user)):
+            self.assertIsInstance(self.connections.admission(address, credentials), NotAdmitted)
         self.assertEqual(self.asked, [f"127.0.0.1 ({user})", "10.0.0.1"])
 
     def test_log(self) -> None:
@@ -306,7 +314,7 @@ class UnknownTests(SynchronousTestCase):
 
 
 class SilentTests(ConnectionsTestCase):
-    """Connections on which nothing has come, at doors where three are the limit of a peer."""
+    """Connections on which nothing has come, at listeners where three are the limit of a peer."""
 
     def come_speaking(self, host: str) -> Client | None:
         """Somebody connects who has sent something already."""
@@ -324,9 +332,9 @@ class SilentTests(ConnectionsTestCase):
         """However many there are, whenever they come, they cost none that has sent anything."""
         baker = [self.let_in(BAKER) for _ in range(3)]
         self.sent(baker[0])
-        baker[1].place.serving()
-        baker[2].place.serving()
-        baker[2].place.answered()
+        baker[1].slot.serving()
+        baker[2].slot.serving()
+        baker[2].slot.answered()
         for _ in range(150):
             self.clock.advance(YOUNG_SECONDS)
             silent = self.come(BAKER)
@@ -387,6 +395,144 @@ class SilentTests(ConnectionsTestCase):
         self.assertEqual([client.transport.open for client in full], [False, True, True])
 
 
+HOSTS = (BAKER, CLIENT, OTHER, UNKNOWN)
+DONE = ("sends", "is served", "is answered", "closes", "bytes wait", "is lost")
+HISTORIES = st.lists(
+    st.tuples(st.just("comes"), st.sampled_from(HOSTS), st.booleans())
+    | st.tuples(st.sampled_from(DONE), st.integers(0, 5), st.none())
+    | st.tuples(st.just("advance"), st.sampled_from((0.03, 0.06, 1.0)), st.none()),
+    max_size=40,
+)
+
+
+@define(eq=False)
+class Held(FakeConnection):
+    """A connection and its slot; `slots` has them all, but those that were lost."""
+
+    slot: Slot = field(init=False)
+
+
+class EvictionOrderTests(SynchronousTestCase):
+    """Who has to go, by plain values: whatever has happened before."""
+
+    limits = Limits(connections=4, connections_per_peer=3, request_seconds=1e9, idle_seconds=1e9)
+
+    def start(self) -> None:
+        """Begin with no connections."""
+        self.clock = Clock()
+        self.connections = Connections(self.limits, self.clock)
+        self.held: list[Held] = []
+
+    def alive(self) -> list[Held]:
+        """Those that were neither aborted nor lost."""
+        return [held for held in self.held if not held.slot.gone]
+
+    def rank(self, held: Held, counts: Counter[str], oldest: dict[str, float]) -> tuple[Any, ...]:
+        """Where a connection stands in the order of eviction, as the module says it."""
+        slot = held.slot
+        return (
+            slot.state is not State.SILENT,
+            slot.peer != UNKNOWN,
+            -counts[slot.peer],
+            oldest[slot.peer],
+            slot.since,
+        )
+
+    def expected(self, peer: str, speaks: bool, spared: Held | None = None) -> Any:
+        """The rank of the connection that has to go; None if there is none."""
+        alive = self.alive()
+        counts = Counter(held.slot.peer for held in alive)
+        oldest = {
+            peer: min(held.slot.since for held in alive if held.slot.peer == peer)
+            for peer in counts
+        }
+        own = counts[peer] >= self.limits.connections_per_peer + (spared is not None)
+        young = self.clock.seconds() - YOUNG_SECONDS
+        may_go = (
+            self.rank(held, counts, oldest)
+            for held in alive
+            if held is not spared
+            and not held.slot.unread
+            and not held.waiting
+            and held.slot.state is not State.SERVING
+            and (speaks or held.slot.state is State.SILENT)
+            and (not own or held.slot.peer == peer)
+            and (
+                not own or (speaks and held.slot.state is State.SILENT) or held.slot.since <= young
+            )
+        )
+        return min(may_go, default=None)
+
+    def check(self, act: Callable[[], object], peer: str, speaks: bool, own: Held | None) -> None:
+        """Let something happen, and check that who goes for it is the first in the order."""
+        alive = self.alive()
+        counts = Counter(held.slot.peer for held in alive)
+        oldest = {
+            each: min(held.slot.since for held in alive if held.slot.peer == each)
+            for each in counts
+        }
+        ranks = {held: self.rank(held, counts, oldest) for held in alive}
+        expected = self.expected(peer, speaks, own)
+        act()
+        gone = [held for held in alive if held.slot.gone]
+        self.assertLessEqual(len(gone), 1)
+        for held in gone:
+            self.assertTrue(held.aborted)
+            if held is not own:
+                self.assertEqual(ranks[held], expected)
+                self.assertNotEqual(peer, UNKNOWN)
+
+    def come(self, peer: str, speaks: bool) -> None:
+        """A connection comes, and has its slot if it is let in."""
+        if self.connections.make_room(peer, peer, speaks):
+            held = Held()
+            held.slot = self.connections.enter(peer, peer, held, speaks)
+            self.held.append(held)
+
+    def act(self, what: str, number: int) -> None:
+        """One of the connections does something."""
+        if number >= len(self.held):
+            return
+        held = self.held[number]
+        slot = held.slot
+        if what == "is lost" or slot.gone:
+            slot.left()
+            self.held.remove(held)
+        elif what == "sends":
+            own = held if slot.state is State.SILENT else None
+            self.check(slot.heard, slot.peer, True, own)
+            slot.unread = False
+            slot.receiving()
+        elif what == "is served":
+            slot.serving()
+        elif what == "is answered" and slot.state is State.SERVING:
+            slot.answered()
+        elif what == "closes":
+            slot.closing()
+        elif what == "bytes wait":
+            held.waiting = True
+
+    @settings(max_examples=300, derandomize=True, deadline=None)
+    @given(HISTORIES)
+    def test_any_history(self, history: list[tuple[str, Any, Any]]) -> None:
+        """Who goes is the first in the order, and there are never more than there may be."""
+        self.start()
+        with capturedLogs():
+            for what, which, speaks in history:
+                if what == "comes":
+                    self.check(partial(self.come, which, speaks), which, speaks, None)
+                elif what == "advance":
+                    self.clock.advance(which)
+                else:
+                    self.act(what, which)
+                self.assertLessEqual(len(self.alive()), self.limits.connections + 1)
+                self.assertLessEqual(len(self.held), self.connections.limits.open_files)
+            for held in list(self.held):
+                held.slot.left()
+        self.assertTrue(self.connections.make_room(BAKER, BAKER))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class _Closing(Protocol):
     """Closes the connection on what comes first, and remembers all that comes."""
 
@@ -421,7 +567,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_others_meanwhile(self) -> None:
         """While slices wait for their turn, nothing more is read, and others have theirs."""
-        client, other = self.let_in(STRANGER), self.let_in(BAKER)
+        client, other = self.let_in(CLIENT), self.let_in(BAKER)
         client.protocol.dataReceived(b"x" * SLICE)
         self.connections.turns._spent = 1.0
         for each in (client, other):
@@ -476,7 +622,7 @@ class TimeTests(ConnectionsTestCase):
         client = self.let_in(BAKER)
         for _ in range(9):
             self.clock.advance(1)
-            client.place.receiving()
+            client.slot.receiving()
         self.assertTrue(client.transport.open)
         self.clock.advance(1)
         self.assertTrue(client.transport.aborted)
@@ -484,7 +630,7 @@ class TimeTests(ConnectionsTestCase):
     def test_serving(self) -> None:
         """A request that is here takes as long as it takes."""
         client = self.let_in(BAKER)
-        client.place.serving()
+        client.slot.serving()
         self.clock.advance(1000)
         self.assertTrue(client.transport.open)
 
@@ -492,10 +638,10 @@ class TimeTests(ConnectionsTestCase):
         """Then there are thirty seconds for another, and ten from its first byte to its last."""
         clients = [self.let_in(BAKER), self.let_in(BAKER)]
         for client in clients:
-            client.place.serving()
-            self.assertTrue(client.place.answered())
+            client.slot.serving()
+            self.assertTrue(client.slot.answered())
         self.clock.advance(29)
-        clients[0].place.receiving()
+        clients[0].slot.receiving()
         self.clock.advance(1)
         self.assertTrue(clients[0].transport.open)
         self.assertTrue(clients[1].transport.closed)
@@ -507,8 +653,8 @@ class TimeTests(ConnectionsTestCase):
         """One that has come by the time the idle time is over is not cut for it."""
         clients = [self.let_in(BAKER), self.let_in(BAKER)]
         for client in clients:
-            client.place.serving()
-            self.assertTrue(client.place.answered())
+            client.slot.serving()
+            self.assertTrue(client.slot.answered())
         clients[0].transport.waiting = b"POST"  # it is still with the system
         clients[1].protocol.pauseProducing()
         clients[1].protocol.dataReceived(b"POST")  # or waits to be given on
@@ -522,11 +668,11 @@ class TimeTests(ConnectionsTestCase):
     def test_closing(self) -> None:
         """A client that does not take what is written to it is cut off after ten seconds."""
         client = self.let_in(BAKER)
-        client.place.serving()
+        client.slot.serving()
         client.protocol.wrappedProtocol.transport.loseConnection()
-        client.place.receiving()
-        client.place.serving()
-        self.assertFalse(client.place.answered())
+        client.slot.receiving()
+        client.slot.serving()
+        self.assertFalse(client.slot.answered())
         self.clock.advance(9)
         self.assertFalse(client.transport.aborted)
         self.clock.advance(1)
@@ -539,11 +685,11 @@ class StoppingTests(ConnectionsTestCase):
     def test_stop(self) -> None:
         """Who waits is disconnected, who is served gets his answer and no other."""
         waiting, served = self.let_in(BAKER), self.let_in(BAKER)
-        served.place.serving()
+        served.slot.serving()
         self.connections.stopService()
         self.assertTrue(waiting.transport.closed)
         self.assertTrue(served.transport.open)
-        self.assertFalse(served.place.answered())
+        self.assertFalse(served.slot.answered())
         self.assertIsNone(self.come(BAKER))
 
     def test_half_sent(self) -> None:
@@ -555,12 +701,12 @@ class StoppingTests(ConnectionsTestCase):
         self.assertTrue(half.transport.open)
         self.assertTrue(late.transport.open)
         self.assertNoResult(stopped)
-        half.place.serving()
-        late.place.serving()
+        half.slot.serving()
+        late.slot.serving()
         self.assertNoResult(stopped)  # until it was handed on
         self.clock.advance(0)
         self.successResultOf(stopped)
-        self.assertFalse(half.place.answered())
+        self.assertFalse(half.slot.answered())
 
     def test_half_sent_for_ever(self) -> None:
         """It has a little time for that."""

@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 
 from twisted.internet import tcp
 from twisted.internet.protocol import Factory
@@ -26,7 +28,7 @@ class TryTests(TestCase):
 
     def test_nobody_listens(self) -> None:
         """Trying leaves nothing that somebody could connect to."""
-        try_tcp(self.port, "127.0.0.1", reactor)
+        try_tcp(self.port, "127.0.0.1")
         with socket.socket() as asking:
             refused = asking.connect_ex(("127.0.0.1", self.port))
         self.assertEqual(refused, errno.ECONNREFUSED)
@@ -36,37 +38,55 @@ class TryTests(TestCase):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port: int = taken.getsockname()[1]
             for interface in ("127.0.0.1", ""):
-                error = self.assertRaises(InUseError, try_tcp, port, interface, reactor)
+                error = self.assertRaises(InUseError, try_tcp, port, interface)
                 self.assertIn(f":{port}: this port is in use by another program", str(error))
 
     async def test_keeps_nobody_off(self) -> None:
         """A daemon that starts at the very moment at which it is tried gets its port."""
         opened: list[tcp.Port] = []
 
-        class Bound(listening._OnlyBound):
-            def listen(self, backlog: int = 0) -> None:
+        class Bound(socket.socket):
+            def bind(self, address: object) -> None:
+                super().bind(address)  # type: ignore[arg-type]
                 daemon = ports.listen_tcp(port, Factory(), 1, "127.0.0.1", reactor, 1)
                 opened.append(daemon)
-                super().listen(backlog)
 
         port = self.port
-        self.patch(listening, "_OnlyBound", Bound)
-        try_tcp(port, "127.0.0.1", reactor)
+        self.patch(listening, "socket", Bound)
+        try_tcp(port, "127.0.0.1")
         self.assertEqual(opened[0].getHost().port, port)
         with socket.create_connection(("127.0.0.1", port)):
             pass
         await opened[0].stopListening()
 
+    async def test_as_twisted_binds(self) -> None:
+        """The same addresses can be had, and the same is said of the others."""
+        for interface in ("", "127.0.0.1", "::1", "::", "::ffff:127.0.0.1", "192.0.2.1", "fe80::1"):
+            opened = tcp.Port(0, Factory(), 1, interface, reactor)
+            said = self.said(interface, opened.startListening)
+            self.assertEqual(self.said(interface, partial(try_tcp, 0, interface)), said)
+            if said is None:
+                await opened.stopListening()
+
+    def said(self, interface: str, bind: Callable[[], object]) -> str | None:
+        """What keeps it from being bound; None if nothing does."""
+        try:
+            with listening_errors(0, interface):
+                bind()
+        except StartupError as error:
+            return str(error)
+        return None
+
     def test_privileged(self) -> None:
         """The very port is bound, since it may be one that this user may not have."""
 
-        class Denying(listening._OnlyBound):
+        class Denying(socket.socket):
             def bind(self, address: object) -> None:
                 assert address == ("127.0.0.1", 80)
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        self.patch(listening, "_OnlyBound", Denying)
-        error = self.assertRaises(StartupError, try_tcp, 80, "127.0.0.1", reactor)
+        self.patch(listening, "socket", Denying)
+        error = self.assertRaises(StartupError, try_tcp, 80, "127.0.0.1")
         self.assertNotIsInstance(error, InUseError)
         self.assertIn("127.0.0.1:80: this user may not use a port below 1024", str(error))
 
@@ -93,12 +113,12 @@ class SentenceTests(TestCase):
             (errno.EADDRINUSE, "localhost", "localhost:6732: this port is in use"),
             (errno.EINVAL, "fe80::1", "as in fe80::1%eth0"),
             (errno.ENODEV, "fe80::1%eth9", "this machine has no network interface eth9"),
-            (errno.EAFNOSUPPORT, "::1", "this kind of address switched on"),
+            (errno.EAFNOSUPPORT, "::1", "this kind of address is not enabled"),
             (errno.EACCES, "", "0.0.0.0:6732: Permission denied"),
             (errno.EMFILE, "", "Too many open files"),
         ):
             self.assertIn(words, self.said(OSError(number, os.strerror(number)), interface))
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         self.assertIn("no network interface eth9", self.said(unknown, "fe80::1%eth9"))
-        self.assertIn("nobody knows a machine of this name", self.said(unknown, "nowhere"))
-        self.assertIn("of this name", self.said(UnicodeError("label empty"), "a..b"))
+        self.assertIn("this host name is not known", self.said(unknown, "nowhere"))
+        self.assertIn("is not known", self.said(UnicodeError("label empty"), "a..b"))

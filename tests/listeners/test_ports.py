@@ -16,7 +16,7 @@ from tests.support.processcase import ProcessTestCase
 from tests.support.vectors import PAYLOADS, TZ1, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.slots import Connection, Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
 
 
@@ -56,7 +56,9 @@ class ActivationTests(ProcessTestCase):
         """A socket that was not handed over ends the start with one line."""
         daemon = self.start("--simulate", "--octez-socket=systemd:domain=UNIX:name=door")
         self.assertEqual(await daemon.exits(), 1)
-        self.assertIn("tezio-signer: 'systemd:domain=UNIX:name=door' is no endpoint", daemon.log)
+        self.assertIn(
+            "tezio-signer: 'systemd:domain=UNIX:name=door' is not an endpoint", daemon.log
+        )
         self.assert_quiet(daemon)
 
 
@@ -70,7 +72,7 @@ class ClientPathTests(TestCase):
         directory = Path(os.path.relpath(self.mktemp()))
         directory.mkdir()
         path = directory / "door"
-        harness.open_door(self, f"unix:{path}", harness.sockets)
+        harness.open_listener(self, f"unix:{path}", harness.sockets)
 
         def ask(name: str) -> bytes:
             with socket(AF_UNIX) as asking:
@@ -114,9 +116,9 @@ class AdoptionTests(TestCase):
         entered: list[str] = []
         enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(self.harness.connections, "enter", tell)
         return entered
@@ -162,7 +164,7 @@ class AdoptionTests(TestCase):
         self.addCleanup(deaf.close)
         listening = self.listen(AF_INET, ("127.0.0.1", 0))
         for descriptor, family, says in (
-            (reading, AF_INET, "is no socket: Socket operation on non-socket"),
+            (reading, AF_INET, "is not a socket: Socket operation on non-socket"),
             (deaf.fileno(), AF_INET, "is a socket of AF_INET which does not listen"),
             (listening.fileno(), AF_UNIX, "is a socket of AF_INET which listens, not what"),
         ):

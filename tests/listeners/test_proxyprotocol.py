@@ -1,4 +1,4 @@
-"""Doors behind a proxy that speaks the PROXY protocol: whom it stands for, and who it is not."""
+"""Listeners behind a proxy that speaks the PROXY protocol: which clients it names."""
 
 import os
 import struct
@@ -108,24 +108,24 @@ class HeaderTests(SynchronousTestCase):
 
 
 class ProxyTests(ListenersTestCase):
-    """Doors behind a proxy."""
+    """Listeners behind a proxy."""
 
     async def begin(self) -> None:
         """A signer for clients of this machine."""
         self.harness = Harness(settings_with(allowed_ips=(ip_network("127.0.0.1"),)))
         await self.harness.start(self)
 
-    def door(self, path: str | None, http: bool = False) -> str:
-        """A door for a proxy; the endpoint for the proxy."""
+    def listener(self, path: str | None, http: bool = False) -> str:
+        """A listener for a proxy; the endpoint for the proxy."""
         inner = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
         factory = self.harness.site if http else self.harness.sockets
-        at = self.harness.open_door(self, f"haproxy:{inner}", factory)
+        at = self.harness.open_listener(self, f"haproxy:{inner}", factory)
         return inner if path else f"tcp:127.0.0.1:{at}"
 
     async def ask(self, header: bytes, path: str | None, request: bytes) -> str:
         """What a client of a proxy is told on a socket."""
         await self.begin()
-        asking = OctezSocketClient(self.door(path))
+        asking = OctezSocketClient(self.listener(path))
         conversation = await asking.connect()
         conversation.transport.write(header)
         try:
@@ -160,14 +160,14 @@ class ProxyTests(ListenersTestCase):
             self.assertEqual(await self.ask(header, path, request), over_unix)
 
     async def test_is_logged(self) -> None:
-        """A client of whom nothing is known is refused with one line in the log, at every door."""
+        """At every listener, a client that is not known is refused with one line in the log."""
         for header in (b"PROXY UNKNOWN\r\n", UNIX):
             request = octezsocket.sign(str(TZ3), NOOP)
             with capturedLogs() as events:
                 self.assertEqual(await self.ask(header, None, request), _UNKNOWN)
             (line,) = self.refusals(events)
             self.assertIn(f"403 {_UNKNOWN}", line)
-            client = Client(0, self.door(None, http=True))
+            client = Client(0, self.listener(None, http=True))
             for request in (post("h", f"/keys/{TZ3}", NOOP), b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"):
                 closing = request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
                 with capturedLogs() as events:
@@ -181,7 +181,7 @@ class ProxyTests(ListenersTestCase):
         await self.begin()
         said: list[str] = []
         for path in (None, os.path.relpath(self.mktemp())):
-            client = Client(0, self.door(path))
+            client = Client(0, self.listener(path))
             with capturedLogs() as events:
                 for header in BAD:
                     self.assertEqual(await client.raw(header), b"")
@@ -194,11 +194,13 @@ class ProxyTests(ListenersTestCase):
         """A header may come in pieces, and with the request in the same packet."""
         await self.begin()
         for header in (_HERE, second(0x21, 0x11, tcp("127.0.0.1"))):
-            asking = OctezSocketClient(self.door(None))
+            asking = OctezSocketClient(self.listener(None))
             conversation = await asking.connect()
             conversation.transport.setTcpNoDelay(True)
             conversation.transport.write(header[:7])
-            other = OctezSocketClient(self.door(None))  # served, so that the first piece was read
+            other = OctezSocketClient(
+                self.listener(None)
+            )  # served, so that the first piece was read
             self.assertIsNone(await self.authorized(other, _HERE))
             conversation.transport.write(
                 header[7:] + octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
@@ -207,11 +209,11 @@ class ProxyTests(ListenersTestCase):
             await asking.hang_up(conversation)
 
     async def test_closed_on_one_side(self) -> None:
-        """A client that sends no more gets its answer, at a door of either protocol."""
+        """A client that sends no more gets its answer, at a listener of either protocol."""
         await self.begin()
         asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
         for header in (_HERE, second(0x20, 0x00)):
-            client = Client(0, self.door(None))
+            client = Client(0, self.listener(None))
             answer = await client.raw(header + asking, closing=True)
             self.assertEqual(answer, octezsocket.framed(b"\0\0"))
             self.assertEqual(await client.raw(header[:-1], closing=True), b"")

@@ -1,6 +1,5 @@
 """HTTPS on loopback, spoken to with Python's own `ssl`, and what ends the start."""
 
-import resource
 import socket
 import ssl
 import warnings
@@ -20,8 +19,8 @@ from tests.support.tlscase import REQUEST, TlsTestCase
 from tezio_signer.config.settings import ClientCa, Limits
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, door
-from tezio_signer.listeners.slots import Closable, Place
+from tezio_signer.listeners.service import listener
+from tezio_signer.listeners.slots import Connection, Slot
 
 
 class ProtocolTests(TlsTestCase):
@@ -123,7 +122,9 @@ class ClientCertificateTests(TlsTestCase):
         """It is asked for by the socket protocol too, where that is inside TLS."""
         ours = Authority(self.directory, "ours")
         await self.listen(self.endpoint)
-        at = self.harness.open_door(self, self.endpoint, self.harness.sockets, ClientCa(ours.path))
+        at = self.harness.open_listener(
+            self, self.endpoint, self.harness.sockets, ClientCa(ours.path)
+        )
         self.port = int(at)
         asking = octezsocket.framed(octezsocket.AUTHORIZED_KEYS)
         for certified, answer in ((None, b""), (ours.certify("baker"), b"\0\2\0\0")):
@@ -168,9 +169,9 @@ class DeadlineTests(TlsTestCase):
         entered: Deferred[None] = Deferred()
         enter = connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             reactor.callLater(0, entered.callback, None)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(connections, "enter", tell)
         self.harness.port = self.port
@@ -191,9 +192,9 @@ class IdleTests(TlsTestCase):
         entered: list[str] = []
         enter = self.harness.connections.enter
 
-        def tell(peer: str, name: str, transport: Closable, speaks: bool) -> Place:
+        def tell(peer: str, name: str, connection: Connection, speaks: bool) -> Slot:
             entered.append(peer)
-            return enter(peer, name, transport, speaks)
+            return enter(peer, name, connection, speaks)
 
         self.patch(self.harness.connections, "enter", tell)
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(10)]
@@ -206,7 +207,7 @@ class IdleTests(TlsTestCase):
 
 
 class MistakeTests(SynchronousTestCase):
-    """What keeps doors from being opened."""
+    """What keeps listeners from being opened."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -231,19 +232,8 @@ class MistakeTests(SynchronousTestCase):
             connections = Connections(Limits(), Clock())
 
             def start(endpoint: str = endpoint, connections: Connections = connections) -> None:
-                door(endpoint, Harness().site, reactor, connections).privilegedStartService()
+                listener(endpoint, Harness().site, reactor, connections).privilegedStartService()
 
             sentence = str(self.assertRaises(StartupError, start))
             self.assertRegex(sentence, r"\A[^\n\[]+(\[Errno 2\][^\n\[]+)?\Z")
         self.flushWarnings()
-
-    def test_open_files(self) -> None:
-        """More connections than there can be open files end the start."""
-        self.patch(resource, "getrlimit", lambda _: (1024, 4096))
-        check_open_files(Connections(Limits(), Clock()))
-        error = self.assertRaises(
-            StartupError, check_open_files, Connections(Limits(connections=1000), Clock())
-        )
-        self.assertIn("limits.connections is 1000, which may need 1565 open files", str(error))
-        self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
-        check_open_files(Connections(Limits(connections=1000), Clock()))

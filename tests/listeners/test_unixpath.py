@@ -108,14 +108,16 @@ class PathTests(SynchronousTestCase):
     def test_no_socket(self) -> None:
         """What is no socket stays as it is."""
         Path(self.path).write_text("precious")
-        self.assertIn("is no socket, and stays as it is", self.refused())
+        self.assertIn(
+            "exists and is not a socket: move it away, or use another path", self.refused()
+        )
         self.assertEqual(Path(self.path).read_text(), "precious")
         os.unlink(self.path)
         os.symlink("elsewhere", self.path)
-        self.assertIn("is no socket", self.refused())
+        self.assertIn("is not a socket", self.refused())
         os.unlink(self.path)
         os.mkdir(self.path)
-        self.assertIn("is no socket", self.refused())
+        self.assertIn("is not a socket", self.refused())
 
     def test_datagrams(self) -> None:
         """A socket of another kind is nobody's to take."""
@@ -127,7 +129,7 @@ class PathTests(SynchronousTestCase):
     def test_no_lock(self) -> None:
         """What stands where the lock belongs and is none of ours stays as it is."""
         Path(self.lock).write_text("precious")
-        self.assertIn("is in the way", self.refused())
+        self.assertIn("is not a lock of this daemon", self.refused())
         self.assertEqual(Path(self.lock).read_text(), "precious")
         os.unlink(self.lock)
         os.symlink("1", self.lock)

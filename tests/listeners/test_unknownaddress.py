@@ -1,4 +1,4 @@
-"""All doors give the same decision in the same words: HTTP and sockets, on TCP and on Unix."""
+"""All listeners give the same decision in the same words: HTTP and sockets, on TCP and on Unix."""
 
 import os
 import re
@@ -9,7 +9,6 @@ from typing import cast
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -26,7 +25,8 @@ from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.listeners.peers import named, peer_of
-from tezio_signer.policy import Peer, check_user
+from tezio_signer.request import Peer
+from tezio_signer.rules.access import allowed_user
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
@@ -37,7 +37,7 @@ _GENERIC_SIGNATURE = bytes.fromhex("04822b")
 
 @frozen
 class Sign:
-    """A request to sign, as any door can carry it."""
+    """A request to sign, as any listener can carry it."""
 
     payload: bytes
     pkh: str = str(TZ3)
@@ -60,7 +60,7 @@ class Sign:
 
 @frozen
 class Get:
-    """A request for something else, as any door can carry it."""
+    """A request for something else, as any listener can carry it."""
 
     path: str
     socket: bytes
@@ -123,9 +123,11 @@ async def _unplug(harness: FailingHarness) -> None:
 
 async def _keep_busy(harness: FailingHarness) -> None:
     """One command is with the device, and one waits."""
-    (device,) = harness.hsms.devices.values()
-    assert device.connection is not None
-    device.connection.exchange = lambda *_: Deferred()  # type: ignore[method-assign]
+
+    def lost(data: bytes) -> None:
+        """Nothing arrives at the device."""
+
+    harness.simulator._line.received = lost  # type: ignore[method-assign]
     for number in range(2):
         harness.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
 
@@ -171,10 +173,14 @@ KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 
 INVALID = "invalid authentication signature"
 CASES = {
     "cut_off": Case(
-        400, "the attestation is cut off in its block payload hash", Sign(PAYLOADS["att"][:-1])
+        400,
+        "the attestation is cut off in its block payload hash: 31 of 32 bytes, at byte 48",
+        Sign(PAYLOADS["att"][:-1]),
     ),
     "too_long": Case(
-        400, "the preattestation has 1 trailing byte", Sign(PAYLOADS["preatt"] + b"\x00")
+        400,
+        "the preattestation has 1 trailing byte, at byte 80",
+        Sign(PAYLOADS["preatt"] + b"\x00"),
     ),
     "empty": Case(400, "can't sign empty data", Sign(b"")),
     "unknown_magic_byte": Case(400, f"unknown magic byte 0xF8; {KINDS}", Sign(b"\xf8" + NOOP[1:])),
@@ -308,24 +314,24 @@ CASES = {
 
 
 class RefusalTests(ListenersTestCase):
-    """The same refusal at every door."""
+    """The same refusal at every listener."""
 
     async def decisions(self, request: Request) -> dict[str, tuple[int, str]]:
-        """What is decided at each door: the status, as it is logged, and the sentence."""
+        """What is decided at each listener: the status, as it is logged, and the sentence."""
         decisions = {}
-        for door, client in self.http.items():
+        for listener, client in self.http.items():
             with capturedLogs() as events:
                 answer = await client.request(*request.http)
             status = self.logged(events)
-            self.assertEqual(answer.status, status, door)
-            decisions[door] = (status, message_in(answer.body))
-        for door, asking in self.sockets.items():
+            self.assertEqual(answer.status, status, listener)
+            decisions[listener] = (status, message_in(answer.body))
+        for listener, asking in self.sockets.items():
             with capturedLogs() as events, self.assertRaises(OctezSocketError) as refused:
                 await asking.ask(request.socket)
-            decisions[door] = (self.logged(events), refused.exception.message)
+            decisions[listener] = (self.logged(events), refused.exception.message)
         return {
-            door: (status, re.sub(r"/dev/\S+\d", "PORT", sentence))
-            for door, (status, sentence) in decisions.items()
+            listener: (status, re.sub(r"/dev/\S+\d", "PORT", sentence))
+            for listener, (status, sentence) in decisions.items()
         }
 
     def logged(self, events: Sequence[LogEvent]) -> int:
@@ -338,7 +344,7 @@ class RefusalTests(ListenersTestCase):
         return cast(int, status)
 
     async def check(self, case: Case) -> None:
-        """Ask for the same at every door."""
+        """Ask for the same at every listener."""
         harness = FailingHarness(case.settings())
         await self.open(harness)
         for payload in case.before:
@@ -356,7 +362,7 @@ def _add_tests() -> None:
         async def test(self: RefusalTests, case: Case = case) -> None:
             await self.check(case)
 
-        test.__doc__ = f"Every door says {case.status}: {case.sentence}"
+        test.__doc__ = f"Every listener says {case.status}: {case.sentence}"
         setattr(RefusalTests, f"test_{name}", test)
 
 
@@ -433,8 +439,8 @@ class PeerTests(SynchronousTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
         transport = _Transport(UNIXAddress(None), ours)
-        check_user(peer_of(transport), frozenset({os.getuid()}))
+        allowed_user(frozenset({os.getuid()}))(peer_of(transport))
         self.patch(socket, "SO_PEERCRED", None)
         peer = peer_of(transport)
         self.assertEqual(peer.address, Peer().address)
-        self.assertRaises(Forbidden, check_user, peer, frozenset({0, os.getuid()}))
+        self.assertRaises(Forbidden, allowed_user(frozenset({0, os.getuid()})), peer)

@@ -24,12 +24,11 @@ class UnknownClientTests(TlsTestCase):
     """A signer for 10.0.0.0/8, asked from 127.0.0.1."""
 
     async def listen_to_others(self, endpoint: str, sockets: bool = False) -> None:
-        """Open a door."""
+        """Open a listener."""
         self.harness = Harness(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
-        self.harness.connections.admit = self.harness.signer.admit
         await self.harness.start(self)
         factory = self.harness.sockets if sockets else self.harness.site
-        at = self.harness.open_door(self, endpoint, factory)
+        at = self.harness.open_listener(self, endpoint, factory)
         if at.isdecimal():
             self.port = int(at)
             self.harness.port, self.harness.endpoint = self.port, f"tcp:127.0.0.1:{self.port}"
@@ -51,7 +50,7 @@ class UnknownClientTests(TlsTestCase):
         unread.assert_not_called()
 
     async def test_socket(self) -> None:
-        """At a door of the socket protocol too."""
+        """At a listener of the socket protocol too."""
         await self.listen_to_others("tcp:0:interface=127.0.0.1", sockets=True)
         unread = mock.Mock(side_effect=AssertionError)
         self.patch(OctezSocket, "dataReceived", unread)

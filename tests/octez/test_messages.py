@@ -1,6 +1,6 @@
 """The messages of the Octez socket protocol, against frames that Octez' own encoder made."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -147,21 +147,21 @@ class StrictnessTests(SynchronousTestCase):
         for name in REQUESTS:
             for tail in (b"\x00", b"\xff" * 3):
                 self.assertRaises(Undecodable, decode, FRAMES[name][2:] + tail)
-        self.refused(FRAMES["known_keys"][2:] * 2, "1 trailing bytes")
+        self.refused(FRAMES["known_keys"][2:] * 2, "1 trailing byte, at byte 1")
 
     def test_unknown_tags(self) -> None:
         """Kinds of requests and keys that Octez does not have."""
         hashed = bytes(K1)
         for tag in (*range(8, 256),):
-            self.refused(bytes([tag]) + hashed, f"{tag} is no kind of request")
+            self.refused(bytes([tag]) + hashed, f"{tag} is no kind of request, at byte 0")
         for tag in (5, 0x7F, 0xFF):
-            self.refused(b"\x01" + bytes([tag]) + hashed[1:], f"{tag} is no kind of key")
+            self.refused(b"\x01" + bytes([tag]) + hashed[1:], f"{tag} is no kind of key, at byte 1")
         for tag in (4, 5, 0xFF):
             self.refused(
                 b"\x00" + bytes([tag]) + hashed[1:] + b"\x00\x00\x00\x01\x03",
-                f"{tag} is no kind of key that signs over a socket",
+                f"{tag} is no kind of key that signs over a socket, at byte 1",
             )
-        self.refused(b"", "kind of request is cut off")
+        self.refused(b"", "cut off in its kind: 0 of 1 bytes, at byte 0")
 
     def test_signature_versions(self) -> None:
         """The version of a tz4 signature is 0 to 3."""
@@ -170,14 +170,14 @@ class StrictnessTests(SynchronousTestCase):
             if version <= 3:
                 self.assertEqual(decode(payload), Sign(K4, b"\x03", None, version))
             else:
-                self.refused(payload, f"{version} is no signature version")
+                self.refused(payload, f"{version} is no signature version, at byte 23")
 
     def test_lengths_of_data(self) -> None:
         """A length that is not that of the data is refused; no data is well-formed."""
         self.assertEqual(decode(client.sign(str(K1), b"")), Sign(K1, b""))
         front = b"\x00" + bytes(K1)
         for length in (2, 0xFFFF, 2**31, 2**32 - 1):
-            self.refused(front + length.to_bytes(4, "big") + b"\x03", "data is cut off")
+            self.refused(front + length.to_bytes(4, "big") + b"\x03", "cut off in its data: 1 of ")
 
     def test_lengths_of_authentications(self) -> None:
         """An authentication has the length of a signature, and is generic if it has 64 bytes."""
@@ -201,8 +201,9 @@ class StrictnessTests(SynchronousTestCase):
         for byte in (1, 0x7F, 0xFF):
             payload = b"\x07" + bytes(K4) + bytes([byte]) + BLS_KEY
             self.assertEqual(decode(payload), ProvePossession(K4, BLS_KEY))
-        self.refused(b"\x07" + bytes(K4) + b"\x00" + BLS_KEY, "48 trailing bytes")
+        self.refused(b"\x07" + bytes(K4) + b"\x00" + BLS_KEY, "48 trailing bytes, at byte 23")
 
+    @settings(derandomize=True, deadline=None)
     @given(socket_payloads())
     def test_any_bytes(self, payload: bytes) -> None:
         """Whatever comes is a request or refused in one sentence."""
@@ -211,6 +212,7 @@ class StrictnessTests(SynchronousTestCase):
         except Undecodable as error:
             self.assertRegex(str(error), r"\A[^\r\n]{5,100}\Z")
 
+    @settings(derandomize=True, deadline=None)
     @given(
         st.sampled_from([str(key) for key in (K1, K2, K3, K4)]),
         st.binary(max_size=300),
@@ -227,6 +229,7 @@ class StrictnessTests(SynchronousTestCase):
 class ErrorTests(SynchronousTestCase):
     """Error traces."""
 
+    @settings(derandomize=True, deadline=None)
     @given(st.text(st.characters(codec="utf-8"), max_size=300))
     def test_any_sentence(self, sentence: str) -> None:
         """A sentence arrives as it was, whatever letters it has."""

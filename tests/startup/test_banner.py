@@ -22,7 +22,7 @@ class BannerTests(SynchronousTestCase):
 
     def test_built_in(self) -> None:
         """Without a file it says so, and that the marks are in memory."""
-        lines = banner(settings_with(), None, [HTTP], []).splitlines()
+        lines = banner(settings_with(), None).splitlines()
         self.assertEqual(
             lines[:5],
             [
@@ -47,7 +47,8 @@ class BannerTests(SynchronousTestCase):
                 "this machine only, not encrypted{}, the proxy says who asks"
             ),
         }
-        said = banner(settings, Path("/etc/x.yaml"), list(endpoints), list(endpoints))
+        listening = evolve(settings, http=tuple(endpoints), octez_socket=tuple(endpoints))
+        said = banner(listening, Path("/etc/x.yaml"))
         for endpoint, protection in endpoints.items():
             self.assertIn(f"HTTP at {endpoint}: {protection.format(', token in x-token')}\n", said)
             self.assertIn(f"Octez socket at {endpoint}: {protection.format('')}\n", said)
@@ -59,10 +60,10 @@ class BannerTests(SynchronousTestCase):
         settings = settings_with([Operation.BLOCK], auth_req=True, chains=["NetXdQprcVkpaWU"])
         self.assertIn(
             f"{TZ3}: block, chains NetXdQprcVkpaWU, at most 500000 levels at once, authenticated",
-            banner(settings, None, [HTTP], []).splitlines(),
+            banner(settings, None).splitlines(),
         )
         off = Security(False, False, False, False)
-        lines = banner(evolve(settings, security=off), None, [HTTP], []).splitlines()
+        lines = banner(evolve(settings, security=off), None).splitlines()
         self.assertIn("who may ask: every address", lines)
         self.assertIn(
             f"{TZ1}: everything, chains NetXdQprcVkpaWU, no watermarks, without authentication",
@@ -74,9 +75,9 @@ class BannerTests(SynchronousTestCase):
         settings = settings_with(
             allowed_ips=(ip_network("10.0.0.0/8"),), allowed_uids=frozenset({1000, 7})
         )
-        said = banner(settings, None, [HTTP], [])
+        said = banner(settings, None)
         self.assertIn("who may ask: 10.0.0.0/8, at Unix sockets only users 7 1000\n", said)
-        nobody = banner(evolve(settings, allowed_ips=()), None, [HTTP], [])
+        nobody = banner(evolve(settings, allowed_ips=()), None)
         self.assertIn("who may ask: nobody, ", nobody)
 
 
@@ -88,7 +89,7 @@ class ReadyTests(SynchronousTestCase):
 
     def last(self, *http: str) -> str:
         """The last line, with these endpoints."""
-        return banner(self.settings, None, http, ()).splitlines()[-1]
+        return banner(evolve(self.settings, http=http), None).splitlines()[-1]
 
     def test_to_try(self) -> None:
         """It has a command that works here, as it is."""

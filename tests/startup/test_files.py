@@ -38,6 +38,7 @@ class FileFactsTests(SynchronousTestCase):
 
     def test_named(self) -> None:
         """The files of endpoints, token, client certificates and etcd are known, each once."""
+        ssl = "ssl:1:privateKey=/k:certKey=/c"
         etcd = EtcdAddress(
             ("https://a:1",), Path("/e/ca"), Path("/e/c"), Path("/e/k"), "me", Path("/e/p")
         )
@@ -46,9 +47,10 @@ class FileFactsTests(SynchronousTestCase):
             request_token=RequestToken("x-a", bytes(16), Path("/t")),
             client_ca=ClientCa(Path("/ca")),
             store=etcd,
+            http=(ssl, "tcp:1"),
+            octez_socket=(f"haproxy:{ssl}",),
         )
-        ssl = "ssl:1:privateKey=/k:certKey=/c"
-        files = filefacts.named_files(settings, [ssl, "tcp:1", f"haproxy:{ssl}"])
+        files = filefacts.named_files(settings)
         self.assertEqual(
             [(str(file.path), file.secret) for file in files],
             [
@@ -56,7 +58,7 @@ class FileFactsTests(SynchronousTestCase):
                 *(("/e/ca", False), ("/e/c", False), ("/e/k", True), ("/e/p", True)),
             ],
         )
-        (both,) = filefacts.named_files(built_in_settings(), ["ssl:1:privateKey=/k"])
+        (both,) = filefacts.named_files(evolve(built_in_settings(), http=("ssl:1:privateKey=/k",)))
         self.assertTrue(both.secret)
 
     def test_exposed(self) -> None:
@@ -78,8 +80,8 @@ class FileFactsTests(SynchronousTestCase):
     def test_at_start(self) -> None:
         """They are among the warnings of start-up and `check`."""
         token = RequestToken("x-a", bytes(16), self.file("t", 0o644))
-        settings = evolve(built_in_settings(), request_token=token)
-        (warning,) = warnings_of(settings, ["unix:/x"], [])
+        settings = evolve(built_in_settings(), request_token=token, http=("unix:/x",))
+        (warning,) = warnings_of(settings)
         self.assertIn("everybody on this machine can read the request token", warning)
 
     def test_missing(self) -> None:

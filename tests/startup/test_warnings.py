@@ -37,7 +37,13 @@ def key_of(key: PublicKeyHash, operations: list[Operation], **more: Any) -> Sign
 def settings_for(*keys: SigningKey, **more: Any) -> Settings:
     """Settings of these keys, for this machine, with a store in etcd."""
     etcd = EtcdAddress(("https://a:1",))
-    values = {"allowed_ips": LOOPBACK, "store": etcd, "auth_key": AUTH, **more}
+    values = {
+        "allowed_ips": LOOPBACK,
+        "store": etcd,
+        "auth_key": AUTH,
+        "http": ("unix:/x",),
+        **more,
+    }
     return Settings({key.key: key for key in keys}, **values)
 
 
@@ -52,7 +58,7 @@ class BakingAnywhereTests(SynchronousTestCase):
         self.assertIn("chains: [NetXdQprcVkpaWU] for mainnet", warning)
         named = evolve(baking, chains=frozenset(["NetXdQprcVkpaWU"]))
         self.assertEqual(cautions.baking_anywhere(settings_for(named)), [])
-        self.assertEqual(cautions.warnings_of(settings_for(baking), ["unix:/x"], []), (warning,))
+        self.assertEqual(cautions.warnings_of(settings_for(baking)), (warning,))
 
     def test_everything_is_signed(self) -> None:
         """Without the policy check every key bakes."""
@@ -72,10 +78,10 @@ class StoreTests(SynchronousTestCase):
     def test_store(self) -> None:
         """What is amiss with the store is warned of, but not where it is left alone."""
         settings = settings_for(key_of(TZ1, GENERIC), store=EtcdAddress(("http://a:1",)))
-        (warning,) = cautions.warnings_of(settings, ["unix:/x"], [])
-        self.assertIn("http://a:1 is not encrypted", warning)
+        (warning,) = cautions.warnings_of(settings)
+        self.assertIn("http://a:1: traffic is not encrypted", warning)
         simulated = evolve(settings, store=None)
-        self.assertEqual(cautions.warnings_of(simulated, ["unix:/x"], []), ())
+        self.assertEqual(cautions.warnings_of(simulated), ())
 
 
 class MissingCurveTests(SynchronousTestCase):
@@ -87,7 +93,7 @@ class MissingCurveTests(SynchronousTestCase):
         for of_all, of_one in [((EDPK, SPPK), None), ((EDPK,), (SPPK,)), ((SPPK,), (SPPK, EDPK))]:
             key = key_of(TZ1, GENERIC, auth_req=True, authorized_keys=of_one)
             settings = settings_for(key, authorized_keys=of_all)
-            (warning,) = cautions.warnings_of(settings, ["unix:/x"], [])
+            (warning,) = cautions.warnings_of(settings)
             self.assertIn(f"nobody can authenticate with {SPPK} of authorized_keys: ", warning)
             self.assertIn("the OpenSSL of this machine has no SECP256K1", warning)
 
@@ -124,7 +130,9 @@ class OpenTests(SynchronousTestCase):
     def warned(self, http: str = OPEN, socket: str = "unix:/x", **more: Any) -> list[str]:
         """The warnings, of a key that spends without authentication."""
         key = more.pop("key", key_of(TZ1, GENERIC))
-        return cautions.open_to_many(settings_for(key, **more), [http], [socket])
+        return cautions.open_to_many(
+            settings_for(key, http=(http,), octez_socket=(socket,), **more)
+        )
 
     def test_anybody(self) -> None:
         """An open address, all addresses, no authentication: anybody can empty the account."""
@@ -200,11 +208,11 @@ class AllTests(SynchronousTestCase):
         """What start-up refuses is refused."""
         settings = settings_for(key_of(TZ1, GENERIC))
         with self.assertRaises(StartupError):
-            cautions.warnings_of(settings, ["haproxy:haproxy:tcp:1"], [])
+            cautions.warnings_of(evolve(settings, http=("haproxy:haproxy:tcp:1",)))
 
     def test_from_the_document(self) -> None:
         """What the document itself gave cause for comes first."""
         settings = settings_for(key_of(TZ3, BLOCKS), warnings=("security.x is switched off",))
-        warnings = cautions.warnings_of(settings, ["unix:/x"], [])
+        warnings = cautions.warnings_of(settings)
         self.assertEqual(warnings[0], "security.x is switched off")
         self.assertEqual(len(warnings), 2)

@@ -18,6 +18,7 @@ The HSM:
 Watermarks:
 
 - `stores`: all fake stores and writers, and faults beneath real ones.
+- `changedclaim`: a claim that behaves otherwise than it should.
 - `sqlitecase`: a test case for the store in a file.
 - `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
   `etcdcluster`: real members.
@@ -28,8 +29,10 @@ Watermarks:
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
-- `documents`: configurations, good and wrong; `certificates`: authorities and what they certify.
+- `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
+- `pages`: the documents of this project, their commands and links; `shellsession`: a shell in
+  which their commands are run.
 - `owndirectory`, `filewatch`, `tcpproxy`, `missingcurve`: directories, files, networks and a
   library as a test wants them.
 """

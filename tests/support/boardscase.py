@@ -6,14 +6,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
+from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.hsmdevice import is_signature
 from tests.support.vectors import TZ3
 from tezio_signer.hsm.boards import Board, BoardSelector
-from tezio_signer.hsm.device import Priority
+from tezio_signer.hsm.discovery import Expected
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.hsm.signing import Signing
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
+from tezio_signer.hsm.signing import Priority, Signing
+from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 
 _STEP = 1 / 256  # of a second, by which the clock moves on
@@ -41,18 +42,19 @@ class BoardsTestCase(SynchronousTestCase):
         """A pool that is not started yet."""
         return HsmPool(
             self.clock,
-            self.find,
-            lambda protocol, port: self.at(port).open(protocol, port),
-            self.watch,
-            wanted=wanted,
-            selectors=selectors,
-            auth_key=auth_key,
+            FakePorts(
+                self.clock,
+                self.find,
+                lambda protocol, port: self.at(port).open(protocol, port),
+                self.watch,
+            ),
+            HsmOptions(expected=Expected(wanted, auth_key, selectors)),
         )
 
     def watch(self, tell: Callable[[], object]) -> Callable[[], object]:
         """Have `tell` say that something has happened to the ports."""
         self.tell = tell
-        return bool
+        return do_nothing
 
     def find(self) -> list[Board]:
         """The boards that are plugged in, in the order of their ports."""
@@ -132,8 +134,11 @@ class TwoBoardsTestCase(SynchronousTestCase):
         boards = [Board(port, f"serial of {port}") for port in list(self.boards)[:count]]
         self.pool = HsmPool(
             self.clock,
-            lambda: boards,
-            lambda protocol, port: self.boards[port].open(protocol, port),
+            FakePorts(
+                self.clock,
+                lambda: boards,
+                lambda protocol, port: self.boards[port].open(protocol, port),
+            ),
         )
         self.pool.startService()
         self.addCleanup(self.pool.stopService)

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.harness import reactor
 from tests.support.owndirectory import own_directory
 from tests.support.vectors import SHIPPED
-from tezio_signer.cli import common as commands
 from tezio_signer.cli import main as cli
+from tezio_signer.cli import reacting
 
 
 @frozen
@@ -55,7 +55,7 @@ class CommandTestCase(SynchronousTestCase):
         self.config = self.directory / "config.yaml"
         self.config.write_bytes(SHIPPED.read_bytes())
         self.reactor = OwnReactor()
-        self.patch(commands, "react", self.reactor.react)
+        self.patch(reacting, "react", self.reactor.react)
 
     def run_command(self, *arguments: str) -> Outcome:
         """Run a command, as far as it goes until it waits for its reactor."""

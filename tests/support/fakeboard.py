@@ -1,14 +1,20 @@
 """A board and its serial port in this process; the test answers for the board."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from attrs import frozen
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tests.support.harness import EVERY_MAGIC_BYTE
 from tezio_signer.hsm import framing
+from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.exchange import DEFAULT_TIMING, Command, Timing
 from tezio_signer.hsm.framing import Slot
+from tezio_signer.noop import do_nothing
 from tezio_signer.serialhsm import (
     ExclusiveSerialPort,
     HsmProtocol,
@@ -19,8 +25,35 @@ QUIET = 0.2
 """Seconds without a byte that the device needs after an error (its description, 2)."""
 ANSWER = 3.0
 """Seconds in which the device answers, or has failed."""
-ASK_KEY = framing.get_public_key(Slot.TZ3)
-read_key = partial(framing.key_from, Slot.TZ3)
+ASK_KEY = Command(framing.get_public_key(Slot.TZ3), partial(framing.key_from, Slot.TZ3))
+
+
+OpenFake = Callable[[HsmProtocol, str], object]
+
+
+def no_board(_: HsmProtocol, port: str) -> object:
+    """Open a port behind which there is nothing; raises OSError."""
+    raise FileNotFoundError(2, "No such file or directory", port)
+
+
+@frozen
+class FakePorts:
+    """Ports of fake boards, which conversations are opened on for the pool.
+
+    :ivar open: opens one for a protocol, by its name.
+    """
+
+    clock: IReactorTime
+    boards: Callable[[], list[Board]]
+    open: OpenFake = no_board
+    watch: Callable[[Callable[[], object]], Callable[[], object]] = lambda _: do_nothing
+    timing: Timing = DEFAULT_TIMING
+
+    def connect(self, board: Board, lost: Callable[[], object]) -> HsmProtocol:
+        """Open the port of a board; raises what `open` raises."""
+        protocol = HsmProtocol(self.clock, lost, str(board), self.timing)
+        self.open(protocol, board.port)
+        return protocol
 
 
 class FakePort:

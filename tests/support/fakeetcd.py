@@ -90,8 +90,7 @@ class FakeEtcd:
         first = b64decode(asked["key"])
         end = b64decode(asked["range_end"]) if "range_end" in asked else first + b"\0"
         keys = sorted(key for key in self.kvs if first <= key < end)
-        oldest = int(asked.get("min_mod_revision", 0))
-        found = [_shown(key, self.kvs[key]) for key in keys if self.kvs[key].modified >= oldest]
+        found = [_shown(key, self.kvs[key]) for key in keys]
         limit = int(asked.get("limit", 0)) or len(found)
         page: dict[str, Any] = {"kvs": found[:limit], "count": str(len(keys))}
         if len(found) > limit:

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any, cast
@@ -32,17 +31,18 @@ from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ3
 from tezio_signer.config.settings import ClientCa, Settings, SigningKey
 from tezio_signer.hsm.framing import Opcode, Slot
-from tezio_signer.hsm.pool import HsmPool
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
 from tezio_signer.listeners.httpsite import SignerSite
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import door
+from tezio_signer.listeners.service import listener
+from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.octezsocket import OctezSocketFactory
-from tezio_signer.policy import Peer, SigningRequest
 from tezio_signer.reactors import Reactor
+from tezio_signer.request import Admitted, Listener, Peer, SigningRequest, Submission
 from tezio_signer.resource import SignerResource
-from tezio_signer.serialhsm import open_port
-from tezio_signer.signer import Signer, Submission
+from tezio_signer.serialhsm import SerialPorts
+from tezio_signer.signer import Signer
 from tezio_signer.simulator import firmware as simulated
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
@@ -156,7 +156,7 @@ class Client:
 
 
 def opened(service: IService) -> str:
-    """Open a door; where it listens, as it says in the log."""
+    """Open a listener; where it listens, as it says in the log."""
     with capturedLogs() as events:
         service.privilegedStartService()
     (at,) = re.findall(" starting on (.*)", "\n".join(map(formatEvent, events)))
@@ -186,16 +186,18 @@ class Harness(Client):
         self.written = bytearray()
         self.hsms = HsmPool(
             reactor,
-            self.simulator.boards,
-            partial(open_port, reactor),
-            patience=self.settings.hsm_wait_seconds,
-            most_waiting=self.settings.limits.requests_waiting,
+            SerialPorts(reactor, reactor, self.simulator.boards),
+            HsmOptions(self.settings.hsm_wait_seconds, self.settings.limits.requests_waiting),
         )
         self.watermarks = watermarks_on(store, floors=self.settings.floors)
         self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
-        self.connections = Connections(self.settings.limits, site_clock)
+        self.connections = Connections(
+            self.settings.limits, site_clock, self.signer.admit, self.signer.decisions
+        )
         resource = SignerResource(self.signer, self.settings.request_token)
-        self.site = SignerSite(resource.app.resource(), self.settings.limits, site_clock)
+        self.site = SignerSite(
+            resource.app.resource(), self.settings.limits, site_clock, self.signer.decisions
+        )
         self.sockets = OctezSocketFactory(self.signer, reactor)
 
     async def start(self, test: TestCase) -> None:
@@ -208,31 +210,35 @@ class Harness(Client):
         self.hsms.startService()
         test.addCleanup(self.hsms.stopService)
         test.addCleanup(self.connections.stopService)
-        limited = LimitedFactory(self.site, self.connections)
-        port = reactor.listenTCP(0, limited, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(  # type: ignore[attr-defined]
+            0, self._limited(self.site), interface="127.0.0.1"
+        )
         test.addCleanup(port.stopListening)
         super().__init__(port.getHost().port)
         await self.hsms.public_key(TZ3)
         self.written.clear()
 
+    def _limited(self, factory: Any) -> LimitedFactory:
+        """A factory as a listener has it, for whose unknown clients there is an answer."""
+        refusing = RefusingFactory(factory, factory.refusal, reactor, True)
+        return LimitedFactory(factory, self.connections, refusing)
+
     async def open(self, test: TestCase, factory: IProtocolFactory, path: str | None = None) -> str:
-        """Open a door on a free port, or on a Unix socket; the endpoint for a client of it."""
+        """Open a listener on a free port, or on a Unix socket; the endpoint for a client of it."""
         description = f"unix:{path}" if path else "tcp:0:interface=127.0.0.1"
-        port = await serverFromString(reactor, description).listen(
-            LimitedFactory(factory, self.connections)
-        )
+        port = await serverFromString(reactor, description).listen(self._limited(factory))
         test.addCleanup(port.stopListening)
         return f"unix:{path}" if path else f"tcp:127.0.0.1:{port.getHost().port}"
 
-    def open_door(
+    def open_listener(
         self,
         test: TestCase,
         endpoint: str,
         factory: IProtocolFactory,
         client_ca: ClientCa | None = None,
     ) -> str:
-        """Open a door as the daemon does; where it listens, as it says in the log."""
-        service = door(endpoint, factory, reactor, self.connections, client_ca)
+        """Open a listener as the daemon does; where it listens, as it says in the log."""
+        service = listener(endpoint, factory, reactor, self.connections, client_ca)
         at = opened(service)
         test.addCleanup(service.stopService)
         return at
@@ -303,7 +309,7 @@ class HeldHarness(Harness):
             device_reactor=cast(Reactor, self.device),
         )
         if clock is not None:
-            self.hsms = HsmPool(clock, self.simulator.boards, partial(open_port, reactor))
+            self.hsms = HsmPool(clock, SerialPorts(reactor, clock, self.simulator.boards))
             self.signer = Signer(self.settings, self.hsms, self.watermarks, reactor)
 
     async def asked(self) -> None:
@@ -326,9 +332,10 @@ class HeldHarness(Harness):
 
 
 def submission(payload: bytes, key: PublicKeyHash = TZ3, peer: Peer | None = None) -> Submission:
-    """A request as a door would hand it in."""
-    whose = peer or Peer()
-    return Submission(whose, str(key), lambda: SigningRequest.read(key, payload, whose))
+    """A request as a listener would hand it in."""
+    whose = Admitted(peer or Peer())
+    asked = SigningRequest.read(key, payload, whose)
+    return Submission(whose, Listener.HTTP, str(key), asked)
 
 
 def failure_of(deferred: Deferred[Any]) -> Deferred[BaseException]:

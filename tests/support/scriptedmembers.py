@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 
-from tezio_signer.watermarks.etcd.gateway import EtcdGateway, Login
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.login import Login
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 RIGHT = {"right": True}

@@ -26,7 +26,8 @@ from tests.support.vectors import TZ1, TZ3, block, consensus
 from tezio_signer.errors import Conflict, Refused, Unavailable
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, decode
-from tezio_signer.watermarks.claims import REFRESH_INTERVAL, Claim, Watermarks
+from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.readingloop import REFRESH_INTERVAL
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, WatermarkStore
 

@@ -37,10 +37,10 @@ class TlsTestCase(TestCase):
         )
 
     async def listen(self, endpoint: str, ca: ClientCa | None = None) -> None:
-        """Open a door on an endpoint, until the test ends."""
+        """Open a listener on an endpoint, until the test ends."""
         self.harness = Harness(settings_with(allowed_ips=(ip_network("127.0.0.0/8"),)))
         await self.harness.start(self)
-        self.port = int(self.harness.open_door(self, endpoint, self.harness.site, ca))
+        self.port = int(self.harness.open_listener(self, endpoint, self.harness.site, ca))
 
     def context(self, certified: Certified | None = None) -> ssl.SSLContext:
         """A client that believes the server's authority, and shows this certificate."""

@@ -209,7 +209,8 @@ class MagicByteTests(PayloadTestCase):
         for magic, own in kinds.items():
             for kind in set(range(256)) - own:
                 payload = put(put(ATTESTATION, 0, bytes([magic])), 37, bytes([kind]))
-                self.refused(payload, f"kind 0x{kind:02X} does not belong", str(Operation(magic)))
+                words = f"{Operation(magic)}, at byte 37"
+                self.refused(payload, f"kind 0x{kind:02X} does not belong", words)
 
     def test_kinds_under_generic(self) -> None:
         """Of all kinds of operation, those of consensus are refused as generic ones."""
@@ -276,7 +277,8 @@ class LengthTests(PayloadTestCase):
             ):
                 with self.assertRaises(ValueError) as raised:
                     decode(payload + rest)
-                self.assertTrue(str(raised.exception).endswith(words), raised.exception)
+                says = f"{words}, at byte {len(payload)}"
+                self.assertTrue(str(raised.exception).endswith(says), raised.exception)
 
     def test_generic(self) -> None:
         """A generic operation needs its branch and at least one byte of contents."""
@@ -306,7 +308,9 @@ class BlockTests(PayloadTestCase):
         """A negative level is refused, also when header and fitness agree on it."""
         for level in (-1, -(2**31)):
             data = int32(level)
-            self.refused(put(put(UNLOCKED, 5, data), 96, data), f"negative level: {level}")
+            self.refused(
+                put(put(UNLOCKED, 5, data), 96, data), f"negative level: {level}, at byte 5"
+            )
 
     def test_levels_differ(self) -> None:
         """A level of the header that is not that of the fitness is refused."""
@@ -328,7 +332,7 @@ class BlockTests(PayloadTestCase):
     def test_wrong_payload_round(self) -> None:
         """A payload round above the round, or a negative one, is refused."""
         self.refused(put(UNLOCKED, 184, int32(2)), "payload round 2 is above its round 1")
-        self.refused(put(UNLOCKED, 184, int32(-1)), "negative payload round: -1")
+        self.refused(put(UNLOCKED, 184, int32(-1)), "negative payload round: -1, at byte 184")
 
     def test_locked_round(self) -> None:
         """A locked round is below the round."""
@@ -388,9 +392,14 @@ class BlockTests(PayloadTestCase):
         with_nonce = UNLOCKED[:196] + b"\xff" + bytes(32) + b"\x00"
         self.assertEqual(decode(with_nonce), decode(UNLOCKED))
         self.refused(put(with_nonce, 196, b"\x00"), "32 trailing bytes")
-        self.refused(put(UNLOCKED, 196, b"\xff"), "cut off in its seed nonce hash")
+        self.refused(
+            put(UNLOCKED, 196, b"\xff"),
+            "cut off in its seed nonce hash: 1 of 32 bytes, at byte 197",
+        )
         for flag in range(1, 255):
-            self.refused(put(UNLOCKED, 196, bytes([flag])), f"seed nonce flag 0x{flag:02X}")
+            self.refused(
+                put(UNLOCKED, 196, bytes([flag])), f"seed nonce flag 0x{flag:02X}, at byte 196"
+            )
 
     def test_votes(self) -> None:
         """The byte of votes is not judged."""

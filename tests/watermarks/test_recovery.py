@@ -13,7 +13,8 @@ from tests.support.vectors import TZ3, block, consensus
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, decode
-from tezio_signer.watermarks.claims import REFRESH_INTERVAL, Claim, Watermarks
+from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.readingloop import REFRESH_INTERVAL
 from tezio_signer.watermarks.store import StoreAwayError
 
 OLD, NEW, OTHER = block(100, 0), block(101, 0, 0x40), block(101, 0, 0x41)

@@ -300,6 +300,23 @@ class LostTests(SharedTestCase):
         self.assertEqual(self.claim(block(102, 0)).signature, SECOND)
 
 
+class RestoredTests(SharedTestCase):
+    """A backup was restored, and a write is the first to meet it."""
+
+    def test_written_back(self) -> None:
+        """What the answer to a late signature shows hides from no reading that a mark is lost."""
+        claim = self.stored(OURS)
+        self.stored(block(101, 0), SECOND)
+        self.store.marks[BLOCK] = mark_of(OURS)
+        completed = claim.complete(FIRST)
+        self.store.write()
+        self.assertEqual(self.successResultOf(completed), FIRST)
+        with capturedLogs():
+            self.clock.advance(5)
+        self.store.write()
+        self.assertEqual(self.store.marks, {BLOCK: mark_of(block(101, 0), SECOND)})
+
+
 class PassedTests(SharedTestCase):
     """Payloads above which a mark has moved before their signature was stored."""
 

@@ -1,28 +1,23 @@
 """A look at the boards without a daemon: what they hold of a configuration, and what is amiss."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
 
-from tezio_signer import serialhsm
 from tezio_signer.hsm.boards import (
     Board,
     BoardSelector,
-    find_boards,
     not_plugged_in,
     plugged_in,
     unmatched,
 )
-from tezio_signer.hsm.device import HsmDevice, OpenPort
+from tezio_signer.hsm.device import HsmDevice
+from tezio_signer.hsm.exchange import Ports
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.hsm.heldkeys import Held, holders, is_held, misplaced
-from tezio_signer.reactors import Reactor
-from tezio_signer.serialhsm import DEFAULT_TIMING, Timing
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
-
-FindBoards = Callable[[tuple[BoardSelector, ...]], list[Board]]
 
 
 @frozen
@@ -69,13 +64,11 @@ class BoardCheck:
 
 
 async def check_boards(
-    reactor: Reactor,
+    clock: IReactorTime,
+    ports: Ports,
     selectors: tuple[BoardSelector, ...],
     signing_keys: Iterable[PublicKeyHash] = (),
     auth_key: PublicKeyHash | None = None,
-    find: FindBoards = find_boards,
-    open_port: OpenPort | None = None,
-    timing: Timing = DEFAULT_TIMING,
 ) -> BoardCheck:
     """Look for the boards, and ask each for its keys; a silent one takes about six seconds.
 
@@ -83,14 +76,12 @@ async def check_boards(
     running daemon or another program has is named so, and left alone.
 
     :param selectors: `hsms` of the configuration.
-    :param find: what is plugged in; raises OSError.
     """
     try:
-        boards = find(selectors)
+        boards = ports.boards()
     except OSError as error:  # as pyserial does when a board vanishes while it looks at it
         return _judged([], signing_keys, auth_key, [f"the serial ports cannot be listed: {error}"])
-    opener = open_port or partial(serialhsm.open_port, reactor)
-    reading = [Deferred.fromCoroutine(_read(reactor, board, opener, timing)) for board in boards]
+    reading = [Deferred.fromCoroutine(_read(clock, ports, board)) for board in boards]
     found: list[BoardFound] = await gatherResults(reading)
     problems = [f"HSM {each.board}: {each.trouble}" for each in found if each.trouble]
     problems += [
@@ -102,10 +93,10 @@ async def check_boards(
     return _judged(found, signing_keys, auth_key, problems)
 
 
-async def _read(reactor: Reactor, board: Board, open_port: OpenPort, timing: Timing) -> BoardFound:
+async def _read(clock: IReactorTime, ports: Ports, board: Board) -> BoardFound:
     """What a board says of itself; its port is closed again."""
     changed: Deferred[None] = Deferred()
-    device = HsmDevice(reactor, board, open_port, lambda: changed.callback(None), timing)
+    device = HsmDevice(clock, board, ports, lambda: changed.callback(None))
     device.plugged_in(board)
     if device.connection is not None:
         await changed

@@ -3,31 +3,30 @@
 It is the gate before the daemon: what would keep it from starting is an error, and ends the
 command with 1. What may change while the daemon runs is a warning: a board may be plugged in
 later, and etcd may come back. It may be run beside a daemon, and moves and takes nothing.
+
+Twisted is imported only if it is needed, for TLS, etcd or the boards: it takes longer than all
+else.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 
-from tezio_signer.cli.boards import BoardCheck, check_boards
-from tezio_signer.cli.common import CommandError, command, config_option, json_option, run
+from tezio_signer.cli.common import CommandError, config_option, json_option
 from tezio_signer.cli.meaning import Meaning, line, lines_of, meaning_of
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import config_path, load_settings, named_config
-from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
+from tezio_signer.config.settings import EtcdAddress, Settings
 from tezio_signer.errors import InUseError, StartupError
-from tezio_signer.hsm.boards import find_boards
-from tezio_signer.listeners.certificates import certificate_warnings
 from tezio_signer.listeners.endpointcheck import check_each_once, check_endpoints
-from tezio_signer.listeners.endpoints import Endpoint
-from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.service import check_open_files, try_door
-from tezio_signer.reactors import Reactor
 from tezio_signer.startup.files import (
     FileFacts,
     NamedFile,
@@ -37,23 +36,25 @@ from tezio_signer.startup.files import (
     named_files,
     user_of,
 )
+from tezio_signer.startup.listening import check_open_files, try_endpoint
 from tezio_signer.startup.warnings import warnings_of
-from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
-from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite.reading import check_access, check_not_copied
+from tezio_signer.watermarks.sqlite.reading import check_access, check_not_copied, read
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
+if TYPE_CHECKING:
+    from tezio_signer.cli.asking import Answers
+    from tezio_signer.cli.boards import BoardCheck
 
-def add_command(commands: Any) -> None:
-    """Add `check` to the commands of `tezio-signer`."""
-    check = command(commands, "check", _check, "say what the configuration means and what is amiss")
-    check.add_argument(
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let it take a configuration, and leave the boards alone."""
+    parser.add_argument(
         "--without-boards",
         action="store_true",
         help="do not ask the boards, of which one that is silent takes seconds",
     )
-    config_option(check)
-    json_option(check)
+    config_option(parser)
+    json_option(parser)
 
 
 @define
@@ -75,13 +76,13 @@ class Findings:
             self.errors.append(str(error))
 
 
-def _check(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Print what was found; raises CommandError if there are errors."""
     path = config_path(options.config)
-    settings = load_settings(options.config, simulate=False)
+    settings = load_settings(options.config)
     found = Findings({"configuration": str(path.absolute())})
-    found.meaning |= meaning_of(settings, settings.http, settings.octez_socket)
-    with_boards = not options.without_boards
-    run(lambda reactor: Deferred.fromCoroutine(look(reactor, settings, found, with_boards)))
+    found.meaning |= meaning_of(settings)
+    look(settings, found, not options.without_boards)
     named = named_config(options.config)
     found.warnings = [spelled_out(said, named, settings.store) for said in found.warnings]
     found.errors = [spelled_out(said, named, settings.store) for said in found.errors]
@@ -95,55 +96,58 @@ def _check(options: argparse.Namespace) -> None:
         raise CommandError(f"{count}: with this the signer does not start")
 
 
-async def look(
-    reactor: Reactor, settings: Settings, found: Findings, with_boards: bool = True
-) -> None:
-    """Look at all that the daemon needs; fails with nothing that an operator can cause."""
-    endpoints = [*settings.http, *settings.octez_socket]
-    in_use = _look_at_endpoints(reactor, endpoints, settings, found)
+def look(settings: Settings, found: Findings, with_boards: bool = True) -> None:
+    """Look at all that the daemon needs; raises nothing that an operator can cause."""
+    in_use = _look_at_endpoints(settings, found)
     own = NamedFile("configuration", Path(found.meaning["configuration"]))
-    facts = facts_of([own, *named_files(settings, endpoints)])
+    facts = facts_of([own, *named_files(settings)])
     found.meaning["files"] = list(map(_file, facts))
     found.warnings += exposed(facts[:1])
     found.warnings += closed_to(user_of(settings.store), facts)
-    await _look_at_store(reactor, settings, found)
+    answers = None
+    if with_boards or isinstance(settings.store, EtcdAddress):
+        from tezio_signer.cli.asking import ask
+
+        answers = ask(settings, with_boards)
+    _look_at_store(settings, answers, found)
     _tell_in_use(in_use, settings, found)
-    if with_boards:
-        boards = await check_boards(
-            reactor, settings.hsms, settings.signing_keys, settings.auth_key, find_boards
-        )
-        _tell_boards(boards, found)
+    if answers is not None and answers.boards is not None:
+        _tell_boards(answers.boards, found)
 
 
-def _look_at_endpoints(
-    reactor: Reactor, endpoints: list[str], settings: Settings, found: Findings
-) -> list[InUseError]:
+def _look_at_endpoints(settings: Settings, found: Findings) -> list[InUseError]:
     """Look at each endpoint and at all together; returns what is in use by somebody."""
     in_use: list[InUseError] = []
-    connections = Connections(settings.limits, reactor)
     readable = []
-    for endpoint in endpoints:  # each by itself, so that all that is wrong is told at once
+    for text in settings.endpoints:  # each by itself, so that all that is wrong is told at once
         try:
-            check_endpoints([endpoint], None)
-            readable.append(Endpoint.parse(endpoint))
-            try_door(endpoint, reactor, connections)
+            check_endpoints([text], None)
+            readable.append(Endpoint.parse(text))
+            try_endpoint(readable[-1])
         except InUseError as error:
             in_use.append(error)
         except StartupError as error:
             found.refuse(error)
     for check in (
         lambda: check_each_once(readable),
-        lambda: check_open_files(connections),
-        lambda: found.warnings.extend(warnings_of(settings, settings.http, settings.octez_socket)),
-        lambda: found.warnings.extend(
-            certificate_warnings(each.certificates(settings.client_ca) for each in readable)
-        ),
+        lambda: check_open_files(settings.limits),
+        lambda: found.warnings.extend(warnings_of(settings)),
+        lambda: found.warnings.extend(_warnings_of_certificates(readable, settings)),
     ):
         try:
             check()
         except StartupError as error:
             found.refuse(error)
     return in_use
+
+
+def _warnings_of_certificates(endpoints: list[Endpoint], settings: Settings) -> tuple[str, ...]:
+    encrypted = [endpoint for endpoint in endpoints if endpoint.is_tls]
+    if not encrypted:
+        return ()
+    from tezio_signer.listeners.tls.certificates import certificate_warnings, certificates_of
+
+    return certificate_warnings(certificates_of(each, settings.client_ca) for each in encrypted)
 
 
 def _tell_in_use(in_use: list[InUseError], settings: Settings, found: Findings) -> None:
@@ -157,38 +161,37 @@ def _tell_in_use(in_use: list[InUseError], settings: Settings, found: Findings) 
             found.refuse(error)
 
 
-async def _look_at_store(reactor: Reactor, settings: Settings, found: Findings) -> None:
+def _look_at_store(settings: Settings, answers: Answers | None, found: Findings) -> None:
     about, address = found.meaning["watermarks"], settings.store
     about["marks"] = None
     assert address is not None  # it is so with --simulate only
-    denied = False
+    if isinstance(address, EtcdAddress):
+        assert answers is not None
+        if isinstance(answers.marks, StoreAwayError):
+            found.warnings.append(
+                f"{answers.marks}; until it answers, no block and no attestation is signed"
+            )
+        elif isinstance(answers.marks, StoreError):
+            found.refuse(answers.marks)
+        else:
+            about["marks"] = answers.marks
+        return
     try:
-        if not isinstance(address, EtcdAddress):
-            check_access(address)
+        check_access(address)
     except StoreError as error:
-        denied = True
         found.refuse(error)
-    try:
-        about["marks"] = len(await _marks(address, reactor))
-        if not isinstance(address, EtcdAddress):
-            about["in_use"] = check_not_copied(address)
-    except StoreAwayError as error:
-        found.warnings.append(f"{error}; until it answers, no block and no attestation is signed")
-    except StoreError as error:
-        if not denied:  # else it follows from that
+        with suppress(StoreError):  # which would follow from that
+            _read(address, about)
+    else:
+        try:
+            _read(address, about)
+        except StoreError as error:
             found.refuse(error)
 
 
-async def _marks(address: StoreAddress, reactor: Reactor) -> Mapping[MarkId, Mark]:
-    store: OperatedStore
-    if isinstance(address, EtcdAddress):
-        store = etcd_store(address, reactor)
-    else:
-        store = SqliteFile(address)
-    try:
-        return await store.read()
-    finally:
-        await store.close()
+def _read(path: Path, about: Meaning) -> None:
+    about["marks"] = len(read(path))
+    about["in_use"] = check_not_copied(path)
 
 
 def _tell_boards(boards: BoardCheck, found: Findings) -> None:

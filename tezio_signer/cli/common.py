@@ -2,29 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import Any, cast
-
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import react
-from twisted.python.failure import Failure
+from typing import Any
 
 from tezio_signer.config.locate import SEARCHED
-from tezio_signer.reactors import Reactor, leave_threads_behind
-from tezio_signer.watermarks.store import StoreError
+from tezio_signer.errors import OperatorError
 
 
-class CommandError(Exception):
-    """The answer is no, or the input is bad; `str()` is one line."""
-
-
-def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], description: str
-) -> argparse.ArgumentParser:
-    """The parser of a command that `run` carries out."""
-    parser = commands.add_parser(name, help=description, description=description)
-    parser.set_defaults(command=run)
-    return cast(argparse.ArgumentParser, parser)
+class CommandError(OperatorError):
+    """The answer is no, or the input is bad."""
 
 
 def config_option(parser: argparse.ArgumentParser) -> None:
@@ -68,26 +53,3 @@ def _text(value: object) -> str:
             return ",".join(value) or "nothing"
         case _:
             return str(value)
-
-
-def run(main: Callable[[Reactor], Deferred[None]]) -> None:
-    """Run the reactor for one command; raises what its errors are for the operator."""
-    failed: list[Failure] = []
-
-    def started(reactor: Any) -> Deferred[None]:
-        def failure(failure: Failure) -> None:
-            failure.trap(CommandError, StoreError, OSError)
-            failed.append(failure)
-
-        leave_threads_behind(reactor)
-        return maybeDeferred(main, reactor).addErrback(failure)
-
-    try:
-        react(started)
-    except SystemExit as done:
-        if failed:
-            if failed[0].check(BrokenPipeError):
-                failed[0].raiseException()
-            raise CommandError(failed[0].getErrorMessage()) from None
-        if done.code:
-            raise

@@ -1,40 +1,67 @@
-"""What a configuration means, as plain values for JSON and as lines for people."""
+"""What a configuration means, as plain values for JSON and as lines for people.
 
-from collections.abc import Iterator, Sequence
+A new setting is told by itself, under its key; one that wants other words has a line here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import asdict
 
-from tezio_signer.config.settings import Settings, SigningKey
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS
+from tezio_signer.config.setting import Known, settings_of
+from tezio_signer.config.settings import (
+    ClientCa,
+    Limits,
+    RequestToken,
+    Security,
+    Settings,
+    SigningKey,
+)
+from tezio_signer.tezos.payload import BAKING_OPERATIONS
 
 Meaning = dict[str, Any]
 _WIDTH = 18
+_WITH_THE_KEYS = ("signing_keys", "auth_key", "authorized_keys", "floors", "store")
+"""These are told in other ways: with each key, or with what is there of them."""
 
 
-def meaning_of(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> Meaning:
+def meaning_of(settings: Settings) -> Meaning:
     """All that settings say, with the names that JSON has for it."""
-    token, client_ca, security = settings.request_token, settings.client_ca, settings.security
-    limits = asdict(settings.limits)
-    users = settings.allowed_uids
-    return {
+    meaning: Meaning = {
         "keys": [_key(settings, key) for key in settings.signing_keys.values()],
         "auth_key": None if settings.auth_key is None else {"key": str(settings.auth_key)},
         "authorized_keys": None
         if settings.authorized is None
         else list(map(str, settings.authorized)),
-        "security": asdict(security),
-        "allowed_ips": list(map(str, settings.allowed_ips)) if security.remote_ip_check else None,
-        "allowed_uids": None if users is None else sorted(users),
         "watermarks": {"store": str(settings.store)},
-        "http": list(http),
-        "octez_socket": list(sockets),
-        "request_token": token and token.header,
-        "client_ca": client_ca and str(client_ca.path),
-        "list_known_keys": settings.list_known_keys,
-        "hsm_wait_seconds": settings.hsm_wait_seconds,
-        "limits": {name: value for name, value in limits.items() if value is not None},
     }
+    for known in _told():
+        meaning[known.attribute] = _plain(getattr(settings, known.attribute))
+    if not settings.security.remote_ip_check:
+        meaning["allowed_ips"] = None
+    return meaning
+
+
+def _told() -> Iterator[Known]:
+    return (each for each in settings_of(Settings) if each.attribute not in _WITH_THE_KEYS)
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON has it; of a secret only where it is sent."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case Security() | Limits():
+            return {name: each for name, each in asdict(value).items() if each is not None}
+        case RequestToken():
+            return value.header
+        case ClientCa():
+            return str(value.path)
+        case frozenset():
+            return sorted(value)
+        case tuple():
+            return list(map(str, value))
+    raise AssertionError(f"nobody tells what {value!r} means")
 
 
 def _key(settings: Settings, key: SigningKey) -> Meaning:
@@ -74,20 +101,47 @@ def line(name: str, text: str) -> str:
     return f"{name:{_WIDTH - 1}} {text}"
 
 
+_LINES: dict[str, tuple[str, Callable[[Any], str | None]]] = {
+    "allowed_ips": (
+        "asked from",
+        lambda networks: "everywhere" if networks is None else _listed(networks, "nowhere"),
+    ),
+    "allowed_uids": (
+        "at Unix sockets",
+        lambda users: (
+            None if users is None else _listed([f"user {uid}" for uid in users], "nobody")
+        ),
+    ),
+    "http": ("HTTP at", lambda endpoints: _listed(endpoints, "nowhere")),
+    "octez_socket": ("Octez socket at", lambda endpoints: _listed(endpoints, "nowhere")),
+    "request_token": (
+        "request token",
+        lambda header: f"in the header {header}, for HTTP" if header else "none",
+    ),
+    "client_ca": ("client certs", lambda path: f"of {path}, for TLS" if path else "not asked for"),
+    "list_known_keys": ("GET /known_keys", lambda on: "answered" if on else "refused"),
+    "security": ("", lambda _: None),  # warnings say what is switched off
+}
+"""The name of a setting in front of its line, and what it says; None for no line."""
+
+
 def _general(meaning: Meaning) -> Iterator[str]:
-    allowed, users, token = (meaning[n] for n in ("allowed_ips", "allowed_uids", "request_token"))
-    yield line("asked from", "everywhere" if allowed is None else _listed(allowed, "nowhere"))
-    if users is not None:
-        yield line("at Unix sockets", _listed([f"user {uid}" for uid in users], "nobody"))
-    yield line("HTTP at", _listed(meaning["http"], "nowhere"))
-    yield line("Octez socket at", _listed(meaning["octez_socket"], "nowhere"))
-    yield line("request token", f"in the header {token}, for HTTP" if token else "none")
-    authority = meaning["client_ca"]
-    yield line("client certs", f"of {authority}, for TLS" if authority else "not asked for")
-    yield line("GET /known_keys", "answered" if meaning["list_known_keys"] else "refused")
-    limits = [f"{name} {value}" for name, value in meaning["limits"].items()]
-    limits.append(f"hsm_wait_seconds {meaning['hsm_wait_seconds']:g}")
-    yield line("limits", ", ".join(limits))
+    for attribute, (name, tell) in _LINES.items():
+        said = tell(meaning[attribute])
+        if said is not None:
+            yield line(name, said)
+    limits = dict(meaning["limits"])
+    for known in _told():
+        value = meaning[known.attribute]
+        if known.kind in (int, float):
+            limits[known.key] = value
+        elif known.attribute not in (*_LINES, "limits"):
+            yield line(known.key, _listed(value, "none") if isinstance(value, list) else str(value))
+    yield line("limits", ", ".join(f"{name} {_number(value)}" for name, value in limits.items()))
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of_key(key: Meaning) -> Iterator[tuple[str, str]]:

@@ -4,28 +4,28 @@ import argparse
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from tezio_signer.cli.common import (
     CommandError,
-    command,
     config_option,
     json_option,
     print_rows,
-    run,
 )
+from tezio_signer.cli.reacting import run_reactor
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.tezos.payload import BAKING_OPERATIONS
 from tezio_signer.watermarks import transfer
 from tezio_signer.watermarks.markjson import LAST_LEVEL, TransferError, order
 from tezio_signer.watermarks.opening import OperatedStore, SqliteFile, etcd_store
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, Mark, MarkId
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 from tezio_signer.watermarks.transfer import Outcome, Reading
 
@@ -33,13 +33,12 @@ _OPERATIONS = {str(operation): operation for operation in BAKING_OPERATIONS}
 _Value = TypeVar("_Value")
 
 
-def add_commands(commands: Any) -> None:
-    """Add `watermarks` and its actions to the commands of `tezio-signer`."""
-    watermarks = commands.add_parser("watermarks", help="the watermark store")
-    actions = watermarks.add_subparsers(required=True, metavar="ACTION")
-    init = command(actions, "init", _init, "create the store; refused if it exists")
-    listing = command(actions, "list", _list, "list all marks")
-    setting = command(actions, "set", _set, "raise a mark: nothing is signed at or below it")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let it take its actions, each with what it takes."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    init = _action(actions, "init", _init, "create the store; refused if it exists")
+    listing = _action(actions, "list", _list, "list all marks")
+    setting = _action(actions, "set", _set, "raise a mark: nothing is signed at or below it")
     setting.add_argument("--chain", required=True, metavar="NetX…", type=_chain)
     setting.add_argument("--key", required=True, metavar="tz…", type=_key)
     setting.add_argument("--operation", required=True, choices=_OPERATIONS)
@@ -53,11 +52,11 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="also for a key or a chain that the configuration does not have",
     )
-    export = command(actions, "export", _export, "write all marks as JSON")
+    export = _action(actions, "export", _export, "write all marks as JSON")
     export.add_argument(
         "file", nargs="?", default="-", metavar="FILE", help="a new file [default: - for stdout]"
     )
-    bringing = command(
+    bringing = _action(
         actions,
         "import",
         _import,
@@ -69,6 +68,19 @@ def add_commands(commands: Any) -> None:
         config_option(action)
     for action in (listing, bringing):
         json_option(action)
+
+
+def _action(
+    actions: Any, name: str, act: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=about, description=about)
+    parser.set_defaults(act=act)
+    return cast(argparse.ArgumentParser, parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Carry out the action that was chosen."""
+    options.act(options)
 
 
 def _checked(read: Callable[[str], _Value], text: str) -> _Value:
@@ -97,7 +109,7 @@ _Act = Callable[[OperatedStore, StoreAddress], Coroutine[Any, Any, None]]
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return load_settings(options.config, simulate=False)
+    return load_settings(options.config)
 
 
 def _with_store(options: argparse.Namespace, settings: Settings, act: _Act) -> None:
@@ -119,7 +131,7 @@ def _acting_on(address: StoreAddress, act: _Act) -> None:
             await store.close()
 
     if isinstance(address, EtcdAddress):
-        run(lambda reactor: Deferred.fromCoroutine(acting(etcd_store(address, reactor))))
+        run_reactor(lambda reactor: Deferred.fromCoroutine(acting(etcd_store(address, reactor))))
         return
     failures: list[Failure] = []  # a file needs no reactor: it is done when this returns
     Deferred.fromCoroutine(acting(SqliteFile(address))).addErrback(failures.append)

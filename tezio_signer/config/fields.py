@@ -56,7 +56,7 @@ class Field:
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
             at = Field(key, self.source, f"{self.path}.{name}" if self.path else name)
             if name in entries:
-                raise at.error("this key stands here twice")
+                raise at.error("this key is here twice; leave one of them out")
             entries[name] = evolve(at, node=value, key=key)
         return entries
 
@@ -142,7 +142,9 @@ class Field:
             value = scalar(self.node)
             str(value)  # what has no text, a number of thousands of digits, fits no error either
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise self.error(f"{self.written} is no value of its type") from error
+            raise self.error(
+                f"{self.written} is not a value of its type in YAML; put a text in quotes"
+            ) from error
         return value
 
 
@@ -187,5 +189,5 @@ def parse(text: str, source: str) -> Field:
         sentence = str(error).splitlines()[0]
         raise ConfigError(f"{source}: not YAML: {_legible(sentence)}") from error
     if node is None:
-        raise ConfigError(f"{source}:1: the file is empty")
+        raise ConfigError(f"{source}:1: the file is empty; begin with the sample config.yaml")
     return Field(node, source)

@@ -1,45 +1,23 @@
-"""What the configuration says of the doors: limits, request token, client certificates."""
+"""What the configuration says of the listeners: limits, request token, client certificates."""
 
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cryptography.x509 import load_pem_x509_certificates
-
 from tezio_signer.config.fields import ConfigError, Field
+from tezio_signer.config.setting import read_section, settings_of
 from tezio_signer.config.settings import ClientCa, Limits, RequestToken
 
 SHORTEST_TOKEN = 16
 """Bytes; drawn at random from letters and digits, these are beyond guessing."""
 _HEADER = re.compile("x-[a-z0-9-]+")
 _SECRET = re.compile(b"[!-~]+")  # printable ASCII without blanks
-_RANGES: dict[str, tuple[int, int]] = {
-    "connections": (1, 100_000),
-    "connections_per_peer": (1, 100_000),
-    "request_seconds": (1, 600),
-    "idle_seconds": (1, 3600),
-    # A payload of 1015 bytes, the most that an HSM signs, is 2033 bytes of JSON.
-    "body_bytes": (2048, 1024 * 1024),
-    "header_bytes": (1024, 64 * 1024),
-    "headers": (8, 500),
-    "requests_waiting": (1, 10_000),
-    "signatures_per_minute": (1, 1_000_000),
-}
 
 
-def limits_from(field: Field | None) -> Limits:
-    """The section `limits`; what it does not say has a safe default."""
-    if field is None:
-        return Limits()
-    values: dict[str, Any] = {}
-    for name, entry in field.mapping(tuple(_RANGES)).items():
-        least, most = _RANGES[name]
-        value = entry.number()
-        whole = name.endswith("_seconds") or isinstance(value, int)
-        if not whole or not least <= value <= most:
-            raise entry.error(f"a number from {least} to {most} is expected, not {entry.written}")
-        values[name] = value
+def limits_from(field: Field) -> Limits:
+    """The section `limits`; raises ConfigError."""
+    values = read_section(Limits, field)
     limits = Limits(**values)
     if limits.connections_per_peer > limits.connections and "connections_per_peer" in values:
         raise field.error(
@@ -49,33 +27,33 @@ def limits_from(field: Field | None) -> Limits:
     return limits
 
 
-def request_token_from(field: Field | None, directory: Path) -> RequestToken | None:
-    """The section `request_token`."""
-    if field is None:
-        return None
-    entries = field.mapping(("header", "file"), required=["header", "file"])
+def request_token_from(field: Field, directory: Path) -> RequestToken:
+    """The section `request_token`; raises ConfigError, also for what is in its file."""
+    keys = [each.key for each in settings_of(RequestToken)]
+    entries = field.mapping(keys, required=keys)
     header = entries["header"].text().lower()
     if not _HEADER.fullmatch(header):
         raise entries["header"].error(
-            f"{header!r:.60} is no header that octez-client sends (TEZOS_SIGNER_HTTP_HEADERS): "
+            f"{header!r:.60} is not a header that octez-client sends (TEZOS_SIGNER_HTTP_HEADERS): "
             "its name has to begin with x-, followed by letters, digits and hyphens"
         )
     at = entries["file"]
     path = directory / at.text()
-    secret = _read(at, path, lambda: path.read_bytes()).rstrip(b"\r\n")
+    secret = _read(at, path, path.read_bytes).rstrip(b"\r\n")
     if len(secret) < SHORTEST_TOKEN:
         raise at.error(
-            f"{path} holds {len(secret)} bytes; a request token has {SHORTEST_TOKEN} at least"
+            f"{path} holds {len(secret)} bytes; a request token needs {SHORTEST_TOKEN} at least: "
+            "openssl rand -hex 32"
         )
     if not _SECRET.fullmatch(secret):
         raise at.error(
-            f"{path} holds something else than one line of printable ASCII without blanks"
+            f"{path} holds something else than a token: one line of printable ASCII without blanks"
         )
     return RequestToken(header, secret, path)
 
 
 def unprotected_by_token(token: RequestToken | None, sockets: Iterable[str]) -> tuple[str, ...]:
-    """What to warn of when there are doors of the socket protocol, which knows no token."""
+    """What to warn of when there are listeners of the socket protocol, which knows no token."""
     if token is None:
         return ()
     return tuple(
@@ -84,15 +62,18 @@ def unprotected_by_token(token: RequestToken | None, sockets: Iterable[str]) -> 
     )
 
 
-def client_ca_from(field: Field | None, directory: Path) -> ClientCa | None:
+def client_ca_from(field: Field, directory: Path) -> ClientCa:
     """What `client_ca` says; raises ConfigError if there are no certificates in its file."""
-    if field is None:
-        return None
+    from cryptography.x509 import load_pem_x509_certificates  # slow to import, and seldom needed
+
     path = directory / field.text()
     try:
         load_pem_x509_certificates(_read(field, path, path.read_bytes))
     except ValueError as error:
-        raise field.error(f"{path} holds no certificates in PEM") from error
+        raise field.error(
+            f"{path} holds no certificates in PEM; name the file of the authorities that sign "
+            "client certificates"
+        ) from error
     return ClientCa(path)
 
 

@@ -1,6 +1,7 @@
 """Where the configuration is, when nobody says so, and what is to be run with."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import evolve
@@ -9,7 +10,6 @@ from tezio_signer.config import document as config
 from tezio_signer.config.fields import ConfigError
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import StartupError
-from tezio_signer.simulator.settings import built_in_settings
 
 CONFIG_VARIABLE = "TEZIO_SIGNER_CONFIG"
 DEFAULT_CONFIG = "config.yaml"
@@ -44,15 +44,16 @@ def source_of(chosen: str | None, simulate: bool) -> Path | None:
     return None if built_in else config_path(chosen)
 
 
-def load_settings(chosen: str | None, simulate: bool) -> Settings:
+def load_settings(chosen: str | None, built_in: Callable[[], Settings] | None = None) -> Settings:
     """The settings to run with; raises StartupError with one line that says what is wrong.
 
-    :param simulate: with a simulated HSM: without lasting watermarks, and with built-in
-        settings if no configuration file is asked for and none is here.
+    :param built_in: given for a simulated HSM, which has no lasting watermarks: its settings if
+        no configuration file is asked for and none is here.
     """
-    path = source_of(chosen, simulate)
+    path = source_of(chosen, simulate=built_in is not None)
     if path is None:
-        return built_in_settings()
+        assert built_in is not None
+        return built_in()
     if named_config(chosen) is None and not _is_there(path):
         raise StartupError(
             f"there is no configuration: neither {Path.cwd() / DEFAULT_CONFIG} nor "
@@ -62,7 +63,7 @@ def load_settings(chosen: str | None, simulate: bool) -> Settings:
         settings = config.load(path)
     except ConfigError as error:
         raise StartupError(str(error)) from error
-    return evolve(settings, store=None) if simulate else settings
+    return settings if built_in is None else evolve(settings, store=None)
 
 
 def _is_there(path: str | Path) -> bool:

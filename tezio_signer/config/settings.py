@@ -1,17 +1,17 @@
-"""What a configuration says, as frozen values."""
+"""What a configuration says, as frozen values. How to add a setting: see `setting.py`."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Annotated
 
 from attrs import Factory, field, frozen
 
+from tezio_signer.config.setting import Setting
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
 DEFAULT_PATIENCE = 2.0
-DEFAULT_LEVEL_JUMP = 500_000
-"""More than a month of blocks, one every six seconds."""
 DEFAULT_WAITING = 64
 """At 150 ms each, the last of them waits for ten seconds."""
 DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
@@ -25,16 +25,23 @@ SIGNED_OPERATIONS = frozenset(
 )
 """All others are decoded, but never signed."""
 EXAMPLE_SOCKET = "tcp:7732:interface=127.0.0.1"
+LOOPBACK = (ip_network("127.0.0.1"), ip_network("::1"))
 
 
 @frozen
 class Security:
     """The four protections; each can be switched off."""
 
-    remote_ip_check: bool = True
-    auth_check: bool = True
-    signing_policy_check: bool = True
-    high_water_mark_check: bool = True
+    remote_ip_check: Annotated[bool, Setting("Only the addresses in `allowed_ips` may ask.")] = True
+    auth_check: Annotated[
+        bool, Setting("Keys with `auth_req: True` want an authentication signature.")
+    ] = True
+    signing_policy_check: Annotated[
+        bool, Setting("Only the operations in `allowed_ops` are signed.")
+    ] = True
+    high_water_mark_check: Annotated[
+        bool, Setting("No two different blocks or attestations are signed at one level and round.")
+    ] = True
 
 
 @frozen
@@ -42,17 +49,51 @@ class SigningKey:
     """What may be signed with a key.
 
     :ivar chains: chain ids, or None for any.
-    :ivar max_level_jump: how many levels a watermark may move at once.
-    :ivar authorized_keys: who may authenticate for this key, in the place of the general
-        ones and of the HSM's auth key; None for those.
+    :ivar authorized_keys: in the place of the general ones and of the HSM's auth key; None for
+        those.
     """
 
     key: PublicKeyHash
-    allowed_ops: frozenset[Operation]
-    auth_req: bool = True
-    chains: frozenset[str] | None = None
-    max_level_jump: int = DEFAULT_LEVEL_JUMP
-    authorized_keys: tuple[PublicKey, ...] | None = None
+    allowed_ops: Annotated[
+        frozenset[Operation],
+        Setting(
+            "What is signed. Others are refused.",
+            form="a list of generic (0x03), block (0x11), preattestation (0x12) and attestation "
+            "(0x13), by name or number",
+        ),
+    ]
+    auth_req: Annotated[
+        bool,
+        Setting(
+            "Clients authenticate with `policy.auth_key` or one of the authorized keys. Octez "
+            "clients then authenticate for all keys."
+        ),
+    ] = True
+    chains: Annotated[
+        frozenset[str] | None,
+        Setting(
+            "Blocks and attestations of these chains only. A made-up chain could have levels that "
+            "stop the HSM, which knows no chains, from signing for the real one.",
+            form="a list of chain ids, such as NetXdQprcVkpaWU for mainnet",
+            without="any chain",
+        ),
+    ] = None
+    max_level_jump: Annotated[
+        int,
+        Setting(
+            "How many levels a watermark may move at once; 500000 blocks, one every six seconds, "
+            "are more than a month.",
+            least=1,
+        ),
+    ] = 500_000
+    authorized_keys: Annotated[
+        tuple[PublicKey, ...] | None,
+        Setting(
+            "Who may authenticate for this key, in the place of all others.",
+            form="a list of public keys (edpk…, sppk…, p2pk…)",
+            without="the general `authorized_keys` and `policy.auth_key`",
+        ),
+    ] = None
 
 
 @frozen
@@ -60,18 +101,35 @@ class EtcdAddress:
     """An etcd cluster, and how to be let in.
 
     :ivar endpoints: the URLs of its members, `https://host:2379`.
-    :ivar ca: PEM file of the authorities that its certificates come from; None for those
-        that this machine trusts.
-    :ivar certificate: PEM file of the client certificate, and of its chain.
-    :ivar password_file: holds the password of `user` in its first line.
     """
 
     endpoints: tuple[str, ...]
-    ca: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-    user: str | None = None
-    password_file: Path | None = None
+    ca: Annotated[
+        Path | None,
+        Setting(
+            "The authorities that the certificates of etcd come from.",
+            form="a PEM file",
+            without="the authorities of the system",
+        ),
+    ] = None
+    certificate: Annotated[
+        Path | None,
+        Setting(
+            "The client certificate without a common name, and its chain.",
+            form="a PEM file",
+            without="none is shown",
+        ),
+    ] = None
+    private_key: Annotated[
+        Path | None, Setting("Its key, not encrypted.", form="a PEM file", without="none")
+    ] = None
+    user: Annotated[
+        str | None, Setting("The user, if etcd has users.", form="a name", without="none")
+    ] = None
+    password_file: Annotated[
+        Path | None,
+        Setting("Its password, in the first line.", form="a file", without="none"),
+    ] = None
 
     def __str__(self) -> str:
         return f"etcd at {', '.join(self.endpoints)}"
@@ -83,26 +141,61 @@ StoreAddress = Path | EtcdAddress
 
 @frozen
 class Limits:
-    """What clients may take of the daemon.
+    """What clients may take of the daemon."""
 
-    :ivar connections: at once, over all doors; `connections_per_peer` for each IP address.
-    :ivar request_seconds: from the first byte of a request, or from connecting, to its last;
-        and how long a client may take to read an answer after which it is disconnected.
-    :ivar idle_seconds: how long a connection is kept for another request.
-    :ivar headers: lines of the header of an HTTP request.
-    :ivar requests_waiting: for one HSM, of blocks, of votes and of generic operations each.
-    :ivar signatures_per_minute: generic operations for each client and key; None for any number.
-    """
+    connections: Annotated[
+        int, Setting("Connections at once, over all listeners.", least=1, most=100_000)
+    ] = 512
+    connections_per_peer: Annotated[
+        int, Setting("Connections at once, from one IP address.", least=1, most=100_000)
+    ] = 128
+    request_seconds: Annotated[
+        float,
+        Setting(
+            "From connecting, or from the first byte of a request, to its last; and for reading "
+            "an answer after which the client is disconnected.",
+            least=1,
+            most=600,
+        ),
+    ] = 10
+    idle_seconds: Annotated[
+        float, Setting("A connection is kept for another request.", least=1, most=3600)
+    ] = 60
+    # A payload of 1015 bytes, the most that an HSM signs, is 2033 bytes of JSON.
+    body_bytes: Annotated[int, Setting("Of a request.", least=2048, most=1024 * 1024)] = 128 * 1024
+    header_bytes: Annotated[
+        int, Setting("Of an HTTP request, its first line included.", least=1024, most=64 * 1024)
+    ] = 16 * 1024
+    headers: Annotated[int, Setting("Lines, of an HTTP request.", least=8, most=500)] = 100
+    requests_waiting: Annotated[
+        int,
+        Setting(
+            "For one HSM: of blocks, of votes and of generic operations each.", least=1, most=10_000
+        ),
+    ] = DEFAULT_WAITING
+    signatures_per_minute: Annotated[
+        int | None,
+        Setting(
+            "Generic operations for each IP address and key, above which the answer is 429. Blocks "
+            "and attestations are never counted.",
+            least=1,
+            most=1_000_000,
+            without="any number",
+        ),
+    ] = None
 
-    connections: int = 512
-    connections_per_peer: int = 128
-    request_seconds: float = 10
-    idle_seconds: float = 60
-    body_bytes: int = 128 * 1024
-    header_bytes: int = 16 * 1024
-    headers: int = 100
-    requests_waiting: int = DEFAULT_WAITING
-    signatures_per_minute: int | None = None
+    @property
+    def most_aborted(self) -> int:
+        """How many connections may have been aborted and not be closed yet.
+
+        Twisted closes them in its next turn only, after it has accepted others.
+        """
+        return max(1, self.connections // 2)
+
+    @property
+    def open_files(self) -> int:
+        """The most file descriptors that connections can take."""
+        return self.connections + 1 + self.most_aborted
 
 
 @frozen
@@ -113,9 +206,23 @@ class RequestToken:
     :ivar path: the file that it is in, for `check`.
     """
 
-    header: str
+    header: Annotated[
+        str,
+        Setting(
+            'The header that octez-client sends: `TEZOS_SIGNER_HTTP_HEADERS="x-tezio-token: …"`.',
+            form="a name that begins with x-",
+        ),
+    ]
     secret: bytes = field(repr=False)
-    path: Path | None = field(default=None, eq=False)
+    path: Annotated[
+        Path | None,
+        Setting(
+            "The secret, one line of 16 bytes or more.",
+            key="file",
+            form="a file",
+            without="required",
+        ),
+    ] = field(default=None, eq=False)
 
 
 @frozen
@@ -132,30 +239,129 @@ class ClientCa:
 class Settings:
     """A whole configuration.
 
-    :ivar allowed_uids: who may ask at a Unix socket, or None for anybody.
+    :ivar allowed_uids: None for anybody.
     :ivar floors: level and round at or below which nothing is signed.
-    :ivar hsm_wait_seconds: how long a request waits for an HSM to be plugged in again.
-    :ivar store: where the watermarks are; None for in memory only.
+    :ivar store: None for in memory only.
+    :ivar warnings: what the file gives cause for.
     """
 
-    signing_keys: dict[PublicKeyHash, SigningKey]
-    security: Security = Security()
-    verbose: bool = False
-    allowed_ips: tuple[IPv4Network | IPv6Network, ...] = ()
-    allowed_uids: frozenset[int] | None = None
-    auth_key: PublicKeyHash | None = None
-    authorized_keys: tuple[PublicKey, ...] = ()
-    list_known_keys: bool = False
-    floors: dict[Operation, tuple[int, int]] = Factory(dict)
-    hsms: tuple[BoardSelector, ...] = (BoardSelector(),)
-    http: tuple[str, ...] = (DEFAULT_HTTP,)
-    octez_socket: tuple[str, ...] = ()
-    request_token: RequestToken | None = None
-    client_ca: ClientCa | None = None
-    limits: Limits = Limits()
-    hsm_wait_seconds: float = DEFAULT_PATIENCE
-    store: StoreAddress | None = None
+    signing_keys: Annotated[
+        dict[PublicKeyHash, SigningKey],
+        Setting(
+            "The keys that are signed with, and what each of them signs.",
+            key="policy.signing_keys",
+            form="a mapping of public key hashes (tz1…, tz2…, tz3…) to sections",
+        ),
+    ]
+    auth_key: Annotated[
+        PublicKeyHash | None,
+        Setting(
+            "The key in slot 0 of the HSM, with which clients may authenticate; such as "
+            '`{pkh: "tz3…"}`.',
+            key="policy.auth_key",
+            form="a mapping of pkh to the hash of a tz3 key",
+            without="the HSM's own is not asked for",
+        ),
+    ] = None
+    security: Annotated[Security, Setting("The four protections.", form="a section")] = Security()
+    verbose: Annotated[bool, Setting("Log every command to the HSM.")] = False
+    allowed_ips: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        Setting(
+            "Who may ask. Behind a proxy this is the proxy's address; only at `haproxy:` endpoints "
+            "a proxy is believed, so that nobody else may be able to reach those.",
+            form="a list of addresses and networks",
+        ),
+    ] = LOOPBACK
+    allowed_uids: Annotated[
+        frozenset[int] | None,
+        Setting(
+            "The users that may ask at Unix sockets.",
+            form="a list of their numbers",
+            without="whoever can open one",
+        ),
+    ] = None
+    authorized_keys: Annotated[
+        tuple[PublicKey, ...],
+        Setting(
+            "Who may authenticate besides `policy.auth_key`.",
+            form="a list of public keys (edpk…, sppk…, p2pk…)",
+        ),
+    ] = ()
+    list_known_keys: Annotated[bool, Setting("`GET /known_keys` lists the signing keys.")] = False
+    floors: Annotated[
+        dict[Operation, tuple[int, int]],
+        Setting(
+            "Nothing at or below these is signed; level 0, round 0 is no floor. Such as "
+            "`{level: {block: 5000000}, round: {block: 0}}`.",
+            key="high_water_marks",
+            form="level and round, each with block, preattestation and attestation",
+            without="no floors",
+        ),
+    ] = Factory(dict)
+    hsms: Annotated[
+        tuple[BoardSelector, ...],
+        Setting(
+            "Which boards are used.",
+            form="a list of `{serial_number: …}` and `{port: /dev/…}`",
+            without="every Tezio board that is plugged in",
+        ),
+    ] = (BoardSelector(),)
+    hsm_wait_seconds: Annotated[
+        float, Setting("A request waits for an HSM to be plugged in again.", most=60)
+    ] = DEFAULT_PATIENCE
+    http: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Where the Octez HTTP API listens. HTTPS, with TLS 1.2 or 1.3: "
+            "`ssl:6732:interface=192.168.1.2:privateKey=key.pem:certKey=cert.pem`.",
+            key="listen.http",
+            form="a list of Twisted endpoint strings",
+        ),
+    ] = (DEFAULT_HTTP,)
+    octez_socket: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Where the Octez socket protocol listens: one connection for a signature instead of "
+            "two. A Unix socket is for the daemon's own user unless it has a mode (600); who can "
+            "open it counts as 127.0.0.1.",
+            key="listen.octez_socket",
+            form="a list of Twisted endpoint strings",
+            without="nowhere",
+        ),
+    ] = ()
+    request_token: Annotated[
+        RequestToken | None,
+        Setting(
+            "HTTP wants this header with the secret.", form="a section", without="none is wanted"
+        ),
+    ] = None
+    client_ca: Annotated[
+        ClientCa | None,
+        Setting(
+            "`ssl:` endpoints want client certificates of these authorities.",
+            form="a PEM file",
+            without="none are asked for",
+        ),
+    ] = None
+    limits: Annotated[Limits, Setting("What clients may take of the daemon.", form="a section")] = (
+        Limits()
+    )
+    store: Annotated[
+        StoreAddress | None,
+        Setting(
+            "Where the watermarks are; `tezio-signer watermarks init` creates them once.",
+            key="watermarks",
+            form="a section",
+            without='`{store: "sqlite:watermarks.sqlite"}`',
+        ),
+    ] = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All that is listened at, HTTP first."""
+        return (*self.http, *self.octez_socket)
 
     @property
     def keys(self) -> tuple[PublicKeyHash, ...]:

@@ -1,69 +1,62 @@
-"""One Tezio HSM: its queue of commands, its keys, and its way through unplugging and faults."""
+"""One Tezio HSM: its connection, its keys, and its way through unplugging and faults.
+
+A board is in one of these states, by `connection` and `ready`:
+
+    away        no connection: it is not plugged in, rests, or its port cannot be opened
+    asked       connected and not ready: it has to be quiet, if it was out of step, and then
+                to say all its keys, twice in the same way
+    ready       connected and ready: a command may be sent, one at a time
+
+    away ──► asked      it is found, and has rested
+    asked ──► ready     its keys were said
+    asked ──► away      it gave no keys; it rests, longer each time
+    ready ──► asked     it is out of step: a command has no answer, or it said something unasked
+    any ──► away        its port was closed, by us or because it was unplugged
+
+What holds, and has a test each (`tests/hsm/test_device.py`):
+
+1. Nothing is written to a board out of step before it was quiet (`test_no_answer`,
+   `test_stray_bytes`), or while an earlier command is still in the port
+   (`test_device_that_takes_nothing`).
+2. A late answer never becomes that of another command (`test_late_at_every_moment`).
+3. A board is used with the keys that it said last; another key in a slot is told as a
+   critical matter (`test_other_keys`).
+"""
 
 import termios
-from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from typing import Any
 
-from attrs import define, field
 from serial import SerialException
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
+from tezio_signer.hsm.exchange import (
+    Command,
+    Conversation,
+    NoAnswer,
+    Ports,
+    WrongAnswer,
+)
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.hsm.portaccess import is_absent, why_not_opened
 from tezio_signer.hsm.slots import CURVES, SIGNING_SLOTS
-from tezio_signer.serialhsm import (
-    DEFAULT_TIMING,
-    ExclusiveSerialPort,
-    HsmProtocol,
-    NoAnswer,
-    Timing,
-    WrongAnswer,
-)
+from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature, UnsupportedCurveError
 
 _READINGS = 4
-OpenPort = Callable[[HsmProtocol, str], ExclusiveSerialPort]
-
-
-class Priority(IntEnum):
-    """The order in which waiting commands are sent."""
-
-    BLOCK = 0
-    CONSENSUS = 1
-    OTHER = 2
-
-
-class NotSent(Unavailable):
-    """A command did not reach the device, and has no effect."""
-
-
-@define(eq=False)
-class Job:
-    """A command, who waits for it, and what to do with an answer that comes too late."""
-
-    priority: Priority
-    request: framing.Request
-    read: Callable[[bytes], Any]
-    late: Callable[[Any], object] = bool
-    result: Deferred[Any] = field(factory=Deferred)
-    sent: bool = False
 
 
 class HsmDevice:
     """A board, plugged in or not. It is used while it is `ready`.
 
     :param changed: called whenever the device became ready or was lost.
-    :param most_waiting: how many commands of one priority may wait.
     :ivar keys: the public keys that the device said it holds when it was asked last.
     :ivar left_out: the slots that did not say a key that can be used, and why not.
     :ivar connection: the present connection; another object after each re-plugging.
@@ -75,40 +68,34 @@ class HsmDevice:
     _log = Logger()
 
     def __init__(
-        self,
-        reactor: IReactorTime,
-        board: Board,
-        open_port: OpenPort,
-        changed: Callable[[], object],
-        timing: Timing = DEFAULT_TIMING,
-        verbose: bool = False,
-        most_waiting: int = DEFAULT_WAITING,
+        self, clock: IReactorTime, board: Board, ports: Ports, changed: Callable[[], object]
     ) -> None:
         self.board = board
         self.keys: dict[Slot, PublicKey] = {}
+        self.left_out: dict[Slot, str] = {}
+        self.connection: Conversation | None = None
         self.ready = False
-        self.connection: HsmProtocol | None = None
-        self._reactor = reactor
-        self._open_port = open_port
+        self.present = False
+        self.trouble = ""
+        self._clock = clock
+        self._ports = ports
         self._changed = changed
-        self._timing = timing
-        self._verbose = verbose
-        self._most_waiting = most_waiting
-        self._port: ExclusiveSerialPort | None = None
-        self._busy: Job | None = None
-        self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
         self._failures = 0
         self._rest_until = 0.0
-        self._leaving = False
         self._refusal = ""
-        self.present = False
-        self.left_out: dict[Slot, str] = {}
-        self.trouble = ""
 
     @property
-    def load(self) -> int:
-        """How many commands are waiting or in flight."""
-        return sum(map(len, self._waiting.values())) + (self._busy is not None)
+    def free(self) -> bool:
+        """Whether a command may be sent now."""
+        return self.ready and self.connection is not None and not self.connection.busy
+
+    def usable(self) -> bool:
+        """Whether it is ready; what has said something unasked is brought into step first."""
+        connection = self.connection
+        if self.free and connection is not None and not connection.in_step:
+            self.trouble = "sent bytes unasked"
+            self._get_into_step(connection)
+        return self.ready
 
     def holds(self, key: PublicKeyHash) -> bool:
         """Whether it said that it holds a key, in whichever slot."""
@@ -124,17 +111,16 @@ class HsmDevice:
     # -- commands ----------------------------------------------------------------------
 
     def sign(
-        self,
-        slot: Slot,
-        message: bytes,
-        priority: Priority,
-        late: Callable[[Signature], object] = bool,
-    ) -> Job:
+        self, slot: Slot, message: bytes, late: Callable[[Signature], object] = do_nothing
+    ) -> Deferred[Signature]:
         """Have a message signed; the result is verified, and in the form that Octez takes.
 
-        :param late: called with the signature when it comes after its job has failed.
-        :raises Unavailable: when too many commands wait.
+        The device has to be free.
+
+        :param late: called with the signature when it comes after the Deferred has failed.
         :raises FramingError: for a message that must not be sent.
+
+        The Deferred fails with StatusReply, WrongAnswer or NoAnswer.
         """
         key = self.keys[slot]
 
@@ -144,60 +130,17 @@ class HsmDevice:
                 raise WrongAnswer(f"the HSM {self.board} gave a signature that does not verify")
             return signature
 
-        return self._put(Job(priority, framing.sign(slot, message), read, late))
-
-    def verify(self, slot: Slot, message: bytes, signature: Signature) -> Job:
-        """What the device says of a signature; False also means that its chip failed."""
-        request = framing.verify(slot, message, signature.data)
-        return self._put(Job(Priority.OTHER, request, framing.verdict_from))
-
-    def withdraw(self, job: Job) -> bool:
-        """Take a command back, unless it has been sent; its result then fails with NotSent."""
-        if job not in self._waiting[job.priority]:
-            return False
-        self._waiting[job.priority].remove(job)
-        job.result.errback(NotSent("withdrawn before it reached the HSM"))
-        return True
-
-    def _put(self, job: Job) -> Job:
-        # Each kind has its own room: transfers must not keep blocks out.
-        if len(self._waiting[job.priority]) >= self._most_waiting:
-            raise Unavailable(
-                f"{self._most_waiting} requests wait for the HSM {self.board} already"
-            )
-        self._waiting[job.priority].append(job)
-        self._send_next()
-        return job
-
-    def _send_next(self) -> None:
-        if not self.ready or self._busy is not None or not any(self._waiting.values()):
-            return
         assert self.connection is not None
-        if not self.connection.in_step:  # something came unasked
-            self._out_of_step("sent bytes unasked")
-            self._get_into_step(self.connection)
-            return
-        job = next(filter(None, self._waiting.values())).popleft()
-        self._busy = job
-        job.sent = True
-        answer = self.connection.exchange(job.request, job.read, job.late)
-        answer.addBoth(self._answered, job, self.connection)
+        answer = self.connection.exchange(Command(framing.sign(slot, message), read, late))
+        return answer.addBoth(self._answered, self.connection)
 
-    def _answered(self, answer: object, job: Job, connection: HsmProtocol) -> None:
-        self._busy = None
+    def _answered(self, answer: Any, connection: Conversation) -> Any:
         if connection is self.connection and not connection.in_step:
-            self.ready = False  # before others are told to look for a device that is
-            self._out_of_step(
-                answer.getErrorMessage() if isinstance(answer, Failure) else "sent bytes unasked"
-            )
-            self._give_back(f"the HSM {self.board} has to be brought into step")
+            failed = isinstance(answer, Failure)
+            why = answer.getErrorMessage() if failed else "sent bytes unasked"
+            self.trouble = self._of_itself(why)
             self._get_into_step(connection)
-        self._send_next()
-        job.result.callback(answer)
-
-    def _out_of_step(self, why: str) -> None:
-        """It is not used until it has proved itself; the conversation has said so in the log."""
-        self.trouble = self._of_itself(why)
+        return answer
 
     # -- connections -------------------------------------------------------------------
 
@@ -208,7 +151,7 @@ class HsmDevice:
         if board.node != self.board.node:
             self._forget_failures()
         self.board = board
-        if self._port is None and self._reactor.seconds() >= self._rest_until:
+        if self.connection is None and self._clock.seconds() >= self._rest_until:
             self._connect()
 
     def unplugged(self) -> None:
@@ -226,27 +169,19 @@ class HsmDevice:
 
     def close(self) -> None:
         """Leave the port, whatever the device is doing."""
-        if self._port is not None:
-            self._leaving = True
-            self._port.abort()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
 
     def _connect(self) -> None:
-        connection = HsmProtocol(
-            self._reactor,
-            lambda: self._lost(connection),
-            str(self.board),
-            self._timing,
-            self._verbose,
-        )
         try:
-            self._port = self._open_port(connection, self.board.port)
+            self.connection = self._ports.connect(self.board, self._lost)
         except (SerialException, OSError, termios.error) as error:
             self._not_opened(error)
             return
         self._refusal = ""
         self.present = True
-        self.connection = connection
-        self._get_into_step(connection)
+        self._get_into_step(self.connection)
 
     def _not_opened(self, error: Exception) -> None:
         refusal = repr(error)
@@ -255,12 +190,13 @@ class HsmDevice:
             self._refusal = refusal
             self._report(why_not_opened(self.board.port, error))
 
-    def _get_into_step(self, connection: HsmProtocol) -> None:
+    def _get_into_step(self, connection: Conversation) -> None:
+        """Use it no more until it has said its keys; the conversation has said why in the log."""
         self.ready = False
         asking = Deferred.fromCoroutine(self._ask_for_keys(connection))
         asking.addCallbacks(self._became_ready, self._gave_up, errbackArgs=(connection,))
 
-    async def _ask_for_keys(self, connection: HsmProtocol) -> dict[Slot, PublicKey]:
+    async def _ask_for_keys(self, connection: Conversation) -> dict[Slot, PublicKey]:
         """The keys of all slots, whose replies also show that no older one is on its way.
 
         They are believed when two readings agree, one of which may be an earlier one: the
@@ -281,18 +217,17 @@ class HsmDevice:
                 known = keys
         raise NoAnswer(f"the HSM {self.board} gives other public keys each time")
 
-    async def _keys_of(self, connection: HsmProtocol) -> dict[Slot, PublicKey]:
+    async def _keys_of(self, connection: Conversation) -> dict[Slot, PublicKey]:
         if not connection.in_step:
-            if self._port is not None and self._port.unsent:
+            if connection.unsent:
                 # It would be sent some day, and be signed unasked.
                 raise NoAnswer(f"the HSM {self.board} does not take what is written to it")
             await connection.quiet()
-            connection.in_step = True
         keys: dict[Slot, PublicKey] = {}
         for slot in Slot:
             try:
                 key = await connection.exchange(
-                    framing.get_public_key(slot), partial(_public_key_from, slot)
+                    Command(framing.get_public_key(slot), partial(_public_key_from, slot))
                 )
             except StatusReply as status:
                 if slot in self.keys:  # it was there before, and may be again
@@ -338,39 +273,28 @@ class HsmDevice:
         self.ready = True
         self.trouble = ""
         self._failures = 0
-        self._send_next()
         self._changed()
 
-    def _gave_up(self, failure: Failure, connection: HsmProtocol) -> None:
+    def _gave_up(self, failure: Failure, connection: Conversation) -> None:
         if not failure.check(Unavailable):
             self._log.failure("HSM {board} cannot be used", failure, board=self.board)
         self._report(self._of_itself(failure.getErrorMessage()))
         if connection.gone:  # not its fault: it may be used as soon as it is back
             return
         # Left alone for a while, then tried again: it may come to itself.
-        rest = min(self._timing.first_rest * 2**self._failures, self._timing.last_rest)
+        rest = min(self._ports.timing.first_rest * 2**self._failures, self._ports.timing.last_rest)
         self._failures += 1
-        self._rest_until = self._reactor.seconds() + rest
+        self._rest_until = self._clock.seconds() + rest
         self.close()
 
-    def _lost(self, connection: HsmProtocol) -> None:
+    def _lost(self) -> None:
         was_ready, self.ready = self.ready, False
-        self.connection = self._port = None
-        if not self._leaving:
+        if self.connection is not None:  # it was not we who closed it
+            self.connection = None
             self.present = False
             if was_ready:
                 self._report("was unplugged")
-        self._leaving = False
-        self._give_back(f"the HSM {self.board} was unplugged")
         self._changed()
-
-    def _give_back(self, why: str) -> None:
-        """Let others serve the commands that wait here."""
-        waiting = [job for jobs in self._waiting.values() for job in jobs]
-        for jobs in self._waiting.values():
-            jobs.clear()
-        for job in waiting:
-            job.result.errback(NotSent(why))
 
     def _of_itself(self, sentence: str) -> str:
         """What a sentence says of this device, without its name."""

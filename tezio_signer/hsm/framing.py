@@ -4,6 +4,7 @@
     reply    =      length u16 LE | body                                            | crc u16 LE
 
 The length counts itself, the body and the CRC, not the start byte.
+`docs/protocols/tezio-hsm.md` says what the commands are, and how the device behaves.
 """
 
 from enum import IntEnum

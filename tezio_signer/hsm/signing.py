@@ -2,10 +2,18 @@
 
 A signature is in one of four states:
 
-    waiting     no board may be asked at present: none is there, or none is ready
-    queued      its command waits in the queue of one board
-    in flight   its command was written to that board, and there is no reply yet
-    ended       its result has fired
+    waiting     no board has been asked for it: none is free, ready, or there
+    sent        its command was written to one board, and there is no reply yet
+    unclear     boards were asked and gave no signature; it waits for one that may be asked
+    done        its result has fired
+
+    waiting ──► sent ──► done       a free board is asked, and signs
+                sent ──► unclear    the board gave no signature
+                unclear ──► sent    another board, or the same one in step, is asked
+    waiting, unclear ──► done       no board may be asked, patience is over, nobody wants it,
+                                    or a late signature of the same payload has come
+                sent ──► done       a late signature has come; or nobody wants it any more,
+                                    and the board gave none
 
 Of each connection to a board it is known, for this payload:
 
@@ -20,32 +28,55 @@ Of each connection to a board it is known, for this payload:
     refused     it answered with a status, or with a signature that does not verify
     gone        the port is closed; the board comes back with a connection not asked
 
-What holds between them, and has a test each:
+What holds between them, and has a test each (`tests/hsm/test_signing.py`):
 
-1. One command of a signature at most is queued or in flight, over all boards.
-2. A board is asked again only when it is in step, and once more at most for one request;
-   boards that were not asked go first. A repeated request begins anew.
+1. One command of a signature at most is in flight, over all boards (`test_both_lost`).
+2. A board is asked again only when it is in step, and once more at most for one request
+   (`test_not_thrice`, `test_not_before_it_is_in_step`); boards that were not asked go first
+   (`test_other_first`). A repeated request begins anew (`test_other_first_when_repeated`).
 3. The first signature that comes is the result, be it the late answer to an earlier
-   command, or to an earlier request for the same payload. A queued command is then taken
-   back, and what a command in flight brings is dropped.
-4. Once withdrawn, nothing of it is queued or written any more; a command in flight goes
-   on to its end, for the device carries it out anyhow.
+   command (`test_used`), or to an earlier request for the same payload
+   (`test_of_an_earlier_request`). What a command in flight brings then is dropped
+   (`test_while_another_is_asked`), and one that waits is not written (`test_taken_back`).
+4. Once withdrawn, nothing of it is written any more (`test_queued_elsewhere`); a command in
+   flight goes on to its end, for the device carries it out anyhow (`test_in_flight`).
 """
 
 from collections import Counter
 from collections.abc import Callable
+from enum import Enum, IntEnum, auto
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from tezio_signer.hsm.device import HsmDevice, Job, NotSent, Priority
-from tezio_signer.serialhsm import HsmProtocol
+from tezio_signer.hsm.exchange import FRAME_REFUSALS, Conversation, NotSent, WrongAnswer
+from tezio_signer.hsm.framing import StatusReply
+from tezio_signer.noop import do_nothing
+from tezio_signer.reactors import cancel
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 
 Payload = tuple[PublicKeyHash, bytes]
 """A key, and the digest of what it is to sign."""
 _MOST_ASKS = 2
+
+
+class Priority(IntEnum):
+    """The order in which waiting signatures are asked for."""
+
+    BLOCK = 0
+    CONSENSUS = 1
+    OTHER = 2
+
+
+class State(Enum):
+    """Where a signature is, as this module says."""
+
+    WAITING = auto()
+    SENT = auto()
+    UNCLEAR = auto()
+    DONE = auto()
 
 
 @define(eq=False)
@@ -55,74 +86,84 @@ class Signing:
     :ivar payload: what is signed, for which key; told from the message once.
     :ivar late: called with a signature that comes after the result has fired.
     :ivar result: the signature; fails with `StatusReply` or a `Refused`.
-    :ivar withdrawn: whether nobody wanted it any more before it had ended.
+    :ivar wanted: whether somebody waits for it.
     :ivar asked_before: whether a board that was asked for this payload, now or by an
         earlier request, gave no signature: it may refuse it now as signed.
-    :ivar sent: whether it has been in flight.
     :ivar failure: what came last instead of a signature.
+    :ivar patience: ends it when no board that may be asked has come; None while one is there.
     """
 
     key: PublicKeyHash
     message: bytes
-    priority: Priority
-    late: Callable[[Signature], object]
-    payload: Payload = field(init=False)
+    priority: Priority = Priority.OTHER
+    late: Callable[[Signature], object] = do_nothing
+    payload: Payload = field()
     result: Deferred[Signature] = field(factory=Deferred)
-    withdrawn: bool = False
+    state: State = State.WAITING
+    wanted: bool = True
     asked_before: bool = False
-    sent: bool = False
     failure: Exception | None = None
-    device: HsmDevice | None = None
-    job: Job | None = None
-    _asked: Counter[HsmProtocol] = field(factory=Counter)
-    _refused: set[HsmProtocol] = field(factory=set)
+    patience: IDelayedCall | None = None
+    _asks: Counter[Conversation] = field(factory=Counter)
 
     @payload.default
     def _told(self) -> Payload:
         return self.key, digest(self.message)
 
     @property
-    def over(self) -> bool:
-        """Whether no board is to be asked any more."""
-        return self.withdrawn or bool(self.result.called)
+    def waits(self) -> bool:
+        """Whether a board is to be asked for it."""
+        return self.state in (State.WAITING, State.UNCLEAR)
 
-    def may_ask(self, connection: HsmProtocol | None) -> bool:
+    def may_ask(self, connection: Conversation | None) -> bool:
         """Whether a board may be asked once it is ready, which it is not out of step.
 
         :param connection: None for a board that is not there: it may come back.
         """
-        return connection is None or (
-            connection not in self._refused and self._asked[connection] < _MOST_ASKS
+        return connection is None or self._asks[connection] < _MOST_ASKS
+
+    def sent(self, asked_before: bool) -> None:
+        """A board is being asked."""
+        self.asked_before = asked_before
+        self.state = State.SENT
+        self.be_patient(None)
+
+    def not_signed(self, connection: Conversation, why: Exception) -> None:
+        """The board that was asked gave no signature."""
+        says_it_again = isinstance(why, WrongAnswer) or (
+            isinstance(why, StatusReply) and why.status not in FRAME_REFUSALS
         )
+        self._asks[connection] += _MOST_ASKS if says_it_again else 1
+        self.failure = why
+        if self.state is State.DONE:
+            return
+        self.state = State.UNCLEAR
+        if not self.wanted:
+            self.end(Failure(why))
 
-    def was_unclear(self, connection: HsmProtocol) -> None:
-        """A board has not answered, or has not understood."""
-        self._asked[connection] += 1
-
-    def was_refused(self, connection: HsmProtocol) -> None:
-        """A board will say the same again."""
-        self._refused.add(connection)
+    def be_patient(self, patience: IDelayedCall | None) -> None:
+        """Wait for boards until this call, or for one that is there (None)."""
+        cancel(self.patience)
+        self.patience = patience
 
     def end(self, result: Signature | Failure) -> None:
-        """Fire the result, if it has not fired, and take back what is still queued."""
-        if self.result.called:
-            return
-        device, job = self.device, self.job
-        self.result.callback(result)
-        if device is not None and job is not None:
-            device.withdraw(job)
+        """Fire the result, if it has not fired."""
+        if self.state is not State.DONE:
+            self.state = State.DONE
+            self.be_patient(None)
+            self.result.callback(result)
 
     def withdraw(self) -> bool:
         """Nobody wants it any more; whether it has never reached a device."""
-        if self.result.called:
+        if self.state is State.DONE:
             return False
-        self.withdrawn = True
-        if self.job is None:
+        self.wanted = False
+        was_never_sent = self.state is State.WAITING
+        if self.waits:
             self.end(Failure(self.failure or NotSent("withdrawn before it reached the HSM")))
-        elif self.device is not None:
-            self.device.withdraw(self.job)  # unless it is in flight
-        return not (self.sent or (self.job is not None and self.job.sent))
+        return was_never_sent
 
     def want(self) -> None:
         """Somebody wants it again, before its command in flight has come to its end."""
-        self.withdrawn = self.withdrawn and bool(self.result.called)
+        if self.state is not State.DONE:
+            self.wanted = True

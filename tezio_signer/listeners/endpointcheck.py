@@ -1,4 +1,4 @@
-"""What is to be said of endpoints before they are opened: what cannot be, and what to warn of."""
+"""Checks endpoints before they are opened: what cannot be, and what an operator is warned of."""
 
 import difflib
 import os
@@ -7,12 +7,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import combinations
 
-from twisted.internet.interfaces import IStreamServerEndpointStringParser
-from twisted.plugin import getPlugins
-
-from tezio_signer.config.settings import ClientCa
-from tezio_signer.errors import StartupError
-from tezio_signer.listeners.endpoints import (
+from tezio_signer.config.endpoints import (
     ARGUMENTS,
     LONGEST_SOCKET,
     PATHS,
@@ -20,7 +15,9 @@ from tezio_signer.listeners.endpoints import (
     Endpoint,
     is_ipv6,
 )
-from tezio_signer.listeners.sameplace import same_address, same_path
+from tezio_signer.config.settings import ClientCa
+from tezio_signer.errors import StartupError
+from tezio_signer.listeners.overlap import same_address, same_path
 
 _REQUIRED = {"unix": "address", "tls": "path", "systemd": "domain"}
 _HIGHEST_PORT = 0xFFFF
@@ -30,12 +27,12 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[str, ...]:
-    """What an operator should be warned of; raises StartupError for what cannot be opened.
+    """Return what an operator is to be warned of; raises StartupError for what cannot be opened.
 
     Reads what the endpoints need: names and values of their arguments, certificates and keys.
     Opens nothing.
 
-    :param texts: of all doors, since a protection that leaves out some of them may be none.
+    :param texts: of all listeners, since a protection that leaves out some may be none.
     """
     endpoints = [Endpoint.parse(text) for text in texts]
     for endpoint in endpoints:
@@ -43,24 +40,31 @@ def check_endpoints(texts: Iterable[str], client_ca: ClientCa | None) -> tuple[s
         _check_method(endpoint)
     check_each_once(endpoints)
     warnings = [
-        f"whoever can connect to {endpoint.text} chooses the address that it counts as: let "
-        "nobody but the proxy, by interface=127.0.0.1 or a firewall"
+        f"whoever can connect to {endpoint.text} can claim any client address: let only the proxy "
+        "connect, by interface=127.0.0.1 or a firewall"
         for endpoint in endpoints
         if endpoint.proxied and not endpoint.is_private
     ]
     if client_ca is not None:
         warnings += _check_client_ca(endpoints)
     for endpoint in endpoints:
-        source = endpoint.certificates(client_ca)
-        if source is not None:
-            source.load()
+        if endpoint.is_tls:
+            _check_certificates(endpoint, client_ca)
     return tuple(warnings)
 
 
+def _check_certificates(endpoint: Endpoint, client_ca: ClientCa | None) -> None:
+    from tezio_signer.listeners.tls.certificates import certificates_of  # which takes OpenSSL
+
+    source = certificates_of(endpoint, client_ca)
+    if source is not None:
+        source.load()
+
+
 def check_each_once(endpoints: Iterable[Endpoint]) -> None:
-    """Raises StartupError if two endpoints are one place, of which the second cannot be opened."""
+    """Raises StartupError if two endpoints are the same, so that the second cannot be opened."""
     for one, other in combinations(endpoints, 2):
-        if _same_place(one, other):
+        if _are_the_same(one, other):
             what = (
                 f"{one.text!r} is named twice"
                 if one.text == other.text
@@ -68,11 +72,11 @@ def check_each_once(endpoints: Iterable[Endpoint]) -> None:
             )
             raise StartupError(
                 f"{what}, and nothing can listen there twice: leave one of them out, or give it "
-                "another place"
+                "another port or path"
             )
 
 
-def _same_place(one: Endpoint, other: Endpoint) -> bool:
+def _are_the_same(one: Endpoint, other: Endpoint) -> bool:
     if "systemd" in (one.kind, other.kind):
         # Both would listen on one socket, and share its clients between them by chance.
         return one.kind == other.kind and _handed_over(one) == _handed_over(other)
@@ -86,7 +90,7 @@ def _same_place(one: Endpoint, other: Endpoint) -> bool:
 
 
 def _handed_over(endpoint: Endpoint) -> tuple[int, str]:
-    """Which socket of systemd this is: its index, or its name."""
+    """Return which socket of systemd this is: its index, or its name."""
     arguments = endpoint.arguments
     return int(arguments.get("index", "-1")), arguments.get("name", "")
 
@@ -98,7 +102,7 @@ def _check_arguments(endpoint: Endpoint) -> None:
         return
     if endpoint.surplus:
         sample = "tcp6:6732:interface=::1" if endpoint.kind == "tcp6" else _SAMPLE
-        raise _no_endpoint(endpoint, f"nobody knows what {endpoint.surplus[0]!r} is for", sample)
+        raise _no_endpoint(endpoint, f"{endpoint.surplus[0]!r} is one argument too many", sample)
     for name in endpoint.arguments:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -176,7 +180,10 @@ def _check_unix(endpoint: Endpoint) -> None:
 
 
 def _check_kind(endpoint: Endpoint) -> None:
-    """A kind that is none of Twisted's own may be a plugin's, who knows its arguments."""
+    """Raise StartupError for a kind that neither Twisted nor a plugin of it has."""
+    from twisted.internet.interfaces import IStreamServerEndpointStringParser
+    from twisted.plugin import getPlugins
+
     kinds = ", ".join(ARGUMENTS)
     plugins = [plugin.prefix.lower() for plugin in getPlugins(IStreamServerEndpointStringParser)]
     if endpoint.kind not in plugins:
@@ -184,7 +191,7 @@ def _check_kind(endpoint: Endpoint) -> None:
 
 
 def _meant(text: str) -> str:
-    """The endpoint that somebody means who writes an address or a URL."""
+    """Return the endpoint that somebody means who writes an address or a URL."""
     scheme, separator, rest = text.partition("://")
     address = rest.partition("/")[0] if separator else text
     host, _, port = address.rpartition(":")
@@ -201,15 +208,15 @@ def _meant(text: str) -> str:
 
 def _no_endpoint(endpoint: Endpoint, why: str, sample: str = _SAMPLE) -> StartupError:
     return StartupError(
-        f"{endpoint.text!r} is no endpoint to listen on: {why}; one that works is {sample}"
+        f"{endpoint.text!r} is not an endpoint to listen on: {why}; one that works is {sample}"
     )
 
 
 def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:
     if not any(endpoint.is_tls for endpoint in endpoints):
         raise StartupError(
-            "client_ca protects nothing: no endpoint is TLS, such as "
-            "ssl:6732:privateKey=key.pem:certKey=cert.pem"
+            "client_ca protects nothing, since no endpoint is TLS: leave it out, or add one such "
+            "as ssl:6732:privateKey=key.pem:certKey=cert.pem"
         )
     for endpoint in endpoints:
         if endpoint.kind == "tls":
@@ -217,7 +224,7 @@ def _check_client_ca(endpoints: list[Endpoint]) -> list[str]:
                 f"{endpoint.text!r} cannot ask for the certificates of client_ca: use ssl: instead"
             )
     return [
-        f"{endpoint.text} asks for no client certificate: client_ca is for TLS only"
+        f"{endpoint.text} does not ask for a client certificate: client_ca is for TLS only"
         for endpoint in endpoints
         if not endpoint.is_tls
     ]
@@ -227,6 +234,6 @@ def _check_method(endpoint: Endpoint) -> None:
     method = endpoint.arguments.get("sslmethod")
     if method is not None and method not in _METHODS:
         raise StartupError(
-            f"{endpoint.text!r}: sslmethod={method} is not possible, TLS 1.2 is the oldest that "
+            f"{endpoint.text!r}: sslmethod={method} is not possible: TLS 1.2 is the oldest that "
             "is spoken; leave sslmethod out"
         )

@@ -1,7 +1,8 @@
-"""The HTTP server below the routes: what Twisted's own does not limit or normalise."""
+"""The HTTP server below the routes: it limits and normalises what Twisted's own does not."""
 
 import re
 from collections.abc import Callable
+from enum import Enum, auto
 from io import BytesIO
 from urllib.parse import quote, unquote_to_bytes
 
@@ -14,10 +15,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.decision import Decision, Decisions, Stage
 from tezio_signer.errors import Malformed, Refused, TooLarge
-from tezio_signer.listeners.slots import Place, place_of
+from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez.json import error_list
-from tezio_signer.sparinglog import SparingLog
+from tezio_signer.reactors import cancel
+from tezio_signer.request import Listener
 
 MAX_PIPELINED = 16
 """Requests that are served right behind one another; with more, the connection is closed."""
@@ -31,7 +34,7 @@ _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 
 
 class TooManyChunksError(http._MalformedChunkedDataError):
-    """Ends the reading of a body, in the middle of what was received; it was answered."""
+    """A body with too many chunks was answered, and no more of it is read."""
 
 
 class SignerRequest(Request):
@@ -64,7 +67,7 @@ class SignerRequest(Request):
             self.channel.forceAbortClient()
 
     def _refuse_body(self) -> None:
-        """Answer at once; the connection closes when the client has sent its body."""
+        """Answer at once; the connection is closed when the client has sent its body."""
         self._discarded = 0
         self.requestHeaders.removeHeader(b"expect")  # no `100 Continue` after this answer
         limit = self.channel.limits.body_bytes
@@ -72,12 +75,9 @@ class SignerRequest(Request):
 
     def _answer_below_the_routes(self, refused: Refused, with_body: bool = True) -> None:
         peer = self.getClientAddress()
-        self.channel.site.strangers.warn(
-            "refused a request from {peer}: {status} {sentence}",
-            peer=getattr(peer, "host", peer),
-            status=refused.status,
-            sentence=refused,
-        )
+        name = str(getattr(peer, "host", peer))
+        asked = Decision("a request", name, Listener.HTTP)
+        self.channel.site.decisions.record(asked.refused(refused, Stage.READING))
         self.channel.write(_answer(refused, with_body))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -94,7 +94,7 @@ class SignerRequest(Request):
         super().requestReceived(command, path, version)
 
     def _check_framing(self, version: bytes) -> None:
-        """Where a proxy could see another end of the body, there must be no request at all."""
+        """Raise Malformed for a body of which a proxy could see another end."""
         codings = self.requestHeaders.getRawHeaders(b"transfer-encoding", [])
         if codings and (version != b"HTTP/1.1" or [c.lower() for c in codings] != [b"chunked"]):
             raise Malformed(
@@ -103,7 +103,7 @@ class SignerRequest(Request):
 
     def _check_target(self, method: bytes, target: bytes) -> None:
         if method != method.upper():  # Klein would take `post` for POST
-            raise Malformed("the method of a request is written in capitals")
+            raise Malformed("the method of a request must be in capitals")
         path, _, query = target.partition(b"?")
         if query.count(b"&") + query.count(b";") >= MAX_ARGUMENTS:
             raise Malformed(f"the query has more than {MAX_ARGUMENTS} arguments")
@@ -121,7 +121,7 @@ class SignerRequest(Request):
         super().process()
 
     def end_connection(self) -> None:
-        """Have the connection closed after this answer."""
+        """Close the connection after this answer."""
         self.setHeader(b"Connection", b"close")
         self.channel.persistent = 0
 
@@ -131,7 +131,7 @@ class SignerRequest(Request):
 
 
 def _answer(refused: Refused, with_body: bool = True) -> bytes:
-    """A whole answer, of a connection that is closed behind it."""
+    """Return a whole answer, behind which the connection is closed."""
     body = error_list(refused)
     head = (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -140,25 +140,46 @@ def _answer(refused: Refused, with_body: bool = True) -> bytes:
     return head + body if with_body else head
 
 
-class SignerChannel(HTTPChannel):
-    """A connection that says what it is doing, and reads HTTP one way only.
+class State(Enum):
+    """What a connection does; see `SignerChannel`."""
 
-    A request that comes behind another waits for the reactor's next turn: thousands of them
-    in one packet must not keep all others waiting.
+    READING = auto()
+    SERVING = auto()
+    QUEUED = auto()
+    CLOSING = auto()
+
+
+class SignerChannel(HTTPChannel):
+    """A connection that says what it does, and reads HTTP one way only.
+
+    States and their transitions:
+
+    - READING: a request is awaited, or comes. To SERVING when it is whole.
+    - SERVING: it is answered. To QUEUED with its answer.
+    - QUEUED: the next request waits for the next turn of the reactor. To READING in it.
+    - CLOSING: from every state, when there will be no other request. The end.
+
+    Invariants (each with its test in `tests/listeners/test_httpsite.py`):
+
+    1. In one turn of the reactor a connection has one request answered, however many come in
+       one packet (`test_one_each_turn`), and not for ever (`test_no_end_of_them`).
+    2. What comes while a request is answered is kept, up to the size of another one
+       (`test_too_much_in_advance`).
+    3. A client that does not read its answers gets no more of them
+       (`test_answers_that_are_not_read`).
+    4. In CLOSING nothing is read (`test_nothing_after_the_end`), and nothing is left to be done
+       when the connection is lost (`test_gone_before_its_turn`).
     """
 
     site: "SignerSite"
     transport: ITCPTransport
-    _place: Place | None = None
-    _closing = False
-    _reading = False
-    _serving = False
-    _early = 0
+    callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
+    _slot: Slot
+    _state = State.READING
     _pipelined = 0
     _pieces = 0
     _chunks = 0
     _turn: IDelayedCall | None = None
-    callLater: Callable[..., IDelayedCall]  # the site's reactor, given to each connection
 
     @property
     def limits(self) -> Limits:
@@ -167,12 +188,12 @@ class SignerChannel(HTTPChannel):
 
     @property
     def most_chunks(self) -> int:
-        """Of a body; more of them are not worth their time."""
+        """The most chunks that a body may have; more are not worth their time."""
         return max(MAX_CHUNKS, self.limits.body_bytes // 512)
 
     @property
     def has_too_many_chunks(self) -> bool:
-        """Whether the body has more of them, which was answered."""
+        """Whether the body has more chunks than that, which was answered."""
         return self._chunks > self.most_chunks
 
     def count_chunk(self) -> None:
@@ -184,29 +205,25 @@ class SignerChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self.maxHeaders = self.limits.headers
         self.totalHeadersSize = self.MAX_LENGTH = self.limits.header_bytes
-        self._place = place_of(self.transport)
-        if self._place is not None:
-            self._place.close = self.loseConnection  # which knows how to close TLS
+        self._slot = slot_of(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         # Under TLS, bytes go on coming until the client has closed its side.
-        if self._closing:
+        if self._state is State.CLOSING:
             return
-        if self._serving:
+        if self._state is State.READING:
+            self._slot.receiving()
+        elif self._early() + len(data) > self.limits.body_bytes + self.limits.header_bytes:
             # Twisted stops reading then, but not in every case under TLS.
-            self._early += len(data)
-            if self._early > self.limits.body_bytes + self.limits.header_bytes:
-                self.forceAbortClient()
-                return
-        elif self._place is not None:
-            self._place.receiving()
-        self._reading = True
+            self.forceAbortClient()
+            return
         self._pieces = 0
-        try:
-            super().dataReceived(data)
-        finally:
-            self._reading = False
+        super().dataReceived(data)
+
+    def _early(self) -> int:
+        """How many bytes have come behind the request that is answered."""
+        return sum(map(len, self._dataBuffer))
 
     def lineReceived(self, line: bytes) -> None:
         if line[:1] in (b" ", b"\t"):
@@ -248,40 +265,39 @@ class SignerChannel(HTTPChannel):
             super()._respondToBadRequestAndDisconnect()
 
     def allContentReceived(self) -> None:
-        self._serving = True
+        self._state = State.SERVING
         self._chunks = 0
-        if self._place is not None:
-            self._place.serving()
+        self._slot.serving()
         super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
-        if self._place is not None and not self._place.answered():
+        if not self._slot.answered():
             self.persistent = 0
-        if self._reading:
-            self._turn = self.callLater(0, self._next_request, request)
-        else:
-            self._next_request(request)
+        if self._state is State.SERVING:
+            self._state = State.QUEUED
+        self._turn = self.callLater(0, self._next_request, request)
 
     def _next_request(self, request: http.Request) -> None:
         self._turn = None
-        self._serving = False
-        self._early = 0
-        self._pipelined = self._pipelined + 1 if any(self._dataBuffer) else 0
-        # Who does not read his answers gets no more of them.
+        if self._state is State.QUEUED:
+            self._state = State.READING
+        self._pipelined = self._pipelined + 1 if self._early() else 0
+        # A client that does not read its answers gets no more of them.
         if self._waitingForTransport or self._pipelined >= MAX_PIPELINED:
             self.persistent = 0
         super().requestDone(request)
 
+    def finish(self) -> None:
+        """Close when everything is written."""
+        self.loseConnection()
+
     def loseConnection(self) -> None:
-        self._closing = True
-        if self._place is not None:
-            self._place.closing()
+        self._state = State.CLOSING
+        self._slot.closing()
         super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        cancel(self._turn)
         super().connectionLost(reason)
 
 
@@ -296,6 +312,7 @@ class SignerSite(Site):
     protocol = SignerChannel  # type: ignore[assignment]
     requestFactory = SignerRequest
     displayTracebacks = False
+    listener = Listener.HTTP
     noisy = False
 
     def __init__(
@@ -303,14 +320,15 @@ class SignerSite(Site):
         resource: IResource,
         limits: Limits | None = None,
         reactor: IReactorTime | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         # Otherwise the Content-Type of every POST goes through the e-mail parser.
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
-        self.strangers = SparingLog(Request._log, self.reactor)
+        self.decisions = decisions or Decisions(self.reactor)
 
     def refusal(self, refused: Refused) -> bytes:
-        """What a client is told who may ask nothing, whatever he was about to ask."""
+        """Return the answer to a client that may ask nothing, whatever it was about to ask."""
         return _answer(refused)
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -1,16 +1,31 @@
-"""How many may be connected, and how long for: the same for every door.
+"""Limits how many connections there may be, and for how long, over all listeners together.
 
-A door wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
-protocols say through `places.place_of(self.transport)` what they are doing; one that says nothing
-has `request_seconds` in all.
+A listener wraps its factory in `LimitedFactory`, all of them with one `Connections`. Its
+protocols say through `slots.slot_of(self.transport)` what they do; one that says nothing has
+`request_seconds` in all.
 
 Who may ask is known by the address, before a byte is read. Unknown addresses are refused in
 few connections at a time, by a factory that reads nothing; the others are closed at once.
 
-Nobody is kept out by connections on which nothing happens: when there is no more room, one on
-which nothing has come yet has to go, the oldest first. Only for a connection with bytes waiting,
-one has to go that waits for its next request, or for the rest of one. So no number of silent
-connections ever costs one that has sent something; what waits to be read counts as sent.
+The order of eviction, when there is no more room: a connection that has sent nothing goes first,
+and then, only for one that has sent something, one that waits for its next request, for the rest
+of one, or for its client to take what is written; among these first one of an unknown address,
+then one of the address with most connections, and of these the one that has been in its state for
+longest; but never one that is being served or on which bytes wait to be read, and not for another
+of its own address one that came into its state just now (`test_any_history`).
+
+Invariants (each with its test in `tests/listeners/test_limits.py`):
+
+1. There is never more than one connection above the limit, which had sent nothing when it came;
+   what is aborted, and not closed by the system yet, is limited too (`test_flood`,
+   `test_any_history`).
+2. No number of silent connections costs one that has sent something
+   (`test_cut_none_that_has_sent`), and none that is served is ever cut for another
+   (`test_nobody_who_is_served_goes`).
+3. Connections of unknown addresses cost no other (`test_no_room_of_others`).
+4. A slot is given back once, however its connection ends (`test_slots_are_given_back`).
+5. When the daemon stops, what is served or half sent gets its answer, and no connection has
+   another request (`test_stop`, `test_half_sent`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,17 +37,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from tezio_signer.config.settings import Limits
+from tezio_signer.decision import Decision, Decisions
 from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.peers import peer_at
-from tezio_signer.listeners.slots import Closable, Place, State
+from tezio_signer.listeners.slots import Connection, Slot, State
 from tezio_signer.listeners.turns import Turns
-from tezio_signer.policy import Credentials, Peer
 from tezio_signer.rates import Rate
 from tezio_signer.reactors import Alarm
+from tezio_signer.request import Admitted, Credentials, Listener, Peer
 from tezio_signer.sparinglog import SparingLog
 
 MOST_UNKNOWN = 16
-"""Connections at once of all addresses together that are not allowed to ask."""
+"""Connections at once of all unknown addresses together."""
 TOLD_PER_SECOND = 50
 """Connections of unknown addresses that are told why they are refused; others are closed."""
 HANDSHAKES_PER_SECOND = 4
@@ -40,20 +56,23 @@ HANDSHAKES_PER_SECOND = 4
 FINISH_SECONDS = 1.5
 """How long a request of which a part has come may go on to come when the daemon stops."""
 UNKNOWN = "unknown addresses"
-"""By what connections of addresses that may ask nothing are counted."""
+"""The peer that connections of all addresses count for that may ask nothing."""
 _LOCAL = "a local socket"
 YOUNG_SECONDS = 0.05
-"""For how long a connection is not cut for another of the same peer."""
+"""How long a connection that came into its state is not evicted for another of its address."""
+_EVICTED_FOR_BYTES = (State.RECEIVING, State.IDLE, State.CLOSING)
+"""What a connection does that may be evicted for another on which bytes wait."""
 _REMEMBERED = 1024
 
 
 class Connections(Service):
-    """All connections of all doors. Stopping it lets no connection have another request.
+    """Keeps all connections of all listeners; once it is stopped, none has another request.
 
-    :param admit: raises NotAdmitted for who may ask nothing at all.
-    :ivar limits: what it holds them to.
+    :param admit: raises NotAdmitted for who may ask nothing at all; without it, that is decided
+        at the first request.
+    :param decisions: is told of who is refused.
+    :ivar limits: what connections are held to.
     :ivar turns: shares out the reactor's time among their addresses.
-    :ivar stopping: whether it has been stopped.
     """
 
     _log = Logger()
@@ -62,71 +81,64 @@ class Connections(Service):
         self,
         limits: Limits,
         clock: IReactorTime,
-        admit: Callable[[Peer], object] = lambda _: None,
+        admit: Callable[[Peer], Admitted] | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.limits = limits
         self.clock = clock
         self.turns = Turns(clock)
-        self.stopping = False
-        self.admit = admit
-        self._strangers = SparingLog(self._log, clock)
-        self._unknown = SparingLog(self._log, clock)
+        self._admit = admit
+        self._decisions = decisions or Decisions(clock)
+        self._cuts = SparingLog(self._log, clock)
         self._told = {
             False: Rate(TOLD_PER_SECOND, clock, 1.0),
             True: Rate(HANDSHAKES_PER_SECOND, clock, 1.0),
         }
-        self._refusals: dict[str, NotAdmitted | None] = {}
-        # For each peer its connections, those that have done the same for longest first.
-        self._places: dict[str, dict[Place, None]] = {}
-        self._open = 0
-        self._leaving = 0
+        self._known: dict[str, Admitted | NotAdmitted] = {}
+        # For each peer its slots, those that have been in their state for longest first.
+        self._slots: dict[str, dict[Slot, None]] = {}
+        self._aborted = 0
         self._finished: Deferred[None] | None = None
         self._finishing = Alarm(clock)
 
     @property
-    def open_files(self) -> int:
-        """The most file descriptors that connections can take."""
-        return self.limits.connections + 1 + self._most_leaving
+    def stopping(self) -> bool:
+        """Whether it has been stopped."""
+        return self._finished is not None
 
-    @property
-    def _most_leaving(self) -> int:
-        # Twisted closes them in its next round only, after it has accepted others.
-        return max(1, self.limits.connections // 2)
-
-    def refusal(
+    def admission(
         self, address: object, credentials: Credentials | None = None
-    ) -> NotAdmitted | None:
-        """Why who connects may ask nothing, if so; whose address is not known may not.
+    ) -> Admitted | NotAdmitted | None:
+        """Return who connects, or why that client may ask nothing; an unknown address may not.
 
         :param credentials: of who has connected to a Unix socket.
+        :return: None if it is not decided here.
         """
+        if self._admit is None:
+            return None
         host = None if credentials else getattr(address, "host", None)
-        if host in self._refusals:
-            return self._refusals[host]
-        refused = None
+        if host in self._known:
+            return self._known[host]
+        admission: Admitted | NotAdmitted
         try:
-            self.admit(peer_at(address, credentials))
-        except NotAdmitted as error:
-            refused = error.with_traceback(None)
+            admission = self._admit(peer_at(address, credentials))
+        except NotAdmitted as refused:
+            admission = refused.with_traceback(None)
         if host is not None:
-            if len(self._refusals) >= _REMEMBERED:
-                self._refusals.clear()
-            self._refusals[host] = refused
-        return refused
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[host] = admission
+        return admission
 
-    def may_tell(self, name: str, refused: NotAdmitted, tls: bool) -> bool:
-        """Whether there is time to tell somebody that he may ask nothing; logged either way."""
-        self._unknown.warn(
-            "refused a connection from {peer}: {status} {sentence}",
-            peer=name,
-            status=refused.status,
-            sentence=str(refused),
-            reason=refused.reason,
-        )
+    def may_tell(
+        self, name: str, refused: NotAdmitted, tls: bool, listener: Listener | None = None
+    ) -> bool:
+        """Record that a client may ask nothing; return whether there is time to tell it, too."""
+        self._decisions.record(Decision("a connection", name, listener).refused(refused))
         return self._told[tls].take(None)
 
     def make_room(self, peer: str, name: str, speaks: bool = False) -> bool:
-        """Whether a peer may have another connection, for which an older one may be cut.
+        """Return whether a peer may have another connection; one may be evicted for it.
 
         :param name: what it is called in the log.
         :param speaks: whether bytes of it are here already.
@@ -136,106 +148,112 @@ class Connections(Service):
         full = self._full(peer, 0)
         if full is None:
             return True
-        may_cut = peer != UNKNOWN
-        if may_cut and self._cut_one(full, peer, speaks):
-            return True
-        if may_cut and not speaks and self._may_be_silent(full):
-            return True
-        self.turned_away(name, "found no room")
+        if peer != UNKNOWN:
+            if self._evict(full, peer, speaks):
+                return True
+            if not speaks and self._may_be_silent(full):
+                return True
+        self.log_cut(name, "was refused, since there are too many")
         return False
 
     def _full(self, peer: str, more: int) -> list[str] | None:
-        """The peers of which one has to make room; None if there is room.
+        """Return the peers of which one has to make room, in the order of eviction, if so.
 
-        :param more: how many there may be more than the limit says.
+        :param more: how many connections there may be more than the limit says.
         """
         most = MOST_UNKNOWN if peer == UNKNOWN else self.limits.connections_per_peer
-        if len(self._places.get(peer, ())) >= most + more:
+        if len(self._slots.get(peer, ())) >= most + more:
             return [peer]
-        if self._open >= self.limits.connections + more:
-            return sorted(self._places, key=self._crowd, reverse=True)
+        # What is aborted is not closed yet. Up to a limit, it costs no other its slot.
+        closing = max(0, self._aborted - self.limits.most_aborted)
+        if closing + sum(map(len, self._slots.values())) >= self.limits.connections + more:
+            return sorted(self._slots, key=self._eviction_rank, reverse=True)
         return None
 
-    def _cut_one(
-        self, crowds: list[str], peer: str, speaks: bool, but: Place | None = None
-    ) -> bool:
-        if self._leaving >= self._most_leaving:
+    def _eviction_rank(self, peer: str) -> tuple[bool, int, float]:
+        slots = self._slots[peer]
+        return peer == UNKNOWN, len(slots), -next(iter(slots)).since
+
+    def _eviction_order(self, peers: Iterable[str], newest: float, speaks: bool) -> Iterator[Slot]:
+        """Yield the connections that may be evicted, in the order at the top of this module.
+
+        :param newest: those that came into their state later may not.
+        :param speaks: whether it is for one on which bytes wait.
+        """
+        for silent in (True, False) if speaks else (True,):
+            for peer in peers:
+                for slot in list(self._slots.get(peer, ())):
+                    if slot.since > newest and not (speaks and silent):
+                        break  # but the kernel hands silent ones over all at once
+                    if slot.state is State.SILENT if silent else slot.state in _EVICTED_FOR_BYTES:
+                        yield slot
+
+    def _evict(self, full: list[str], peer: str, speaks: bool, spared: Slot | None = None) -> bool:
+        """Evict a connection for one of a peer; return whether there was one to evict."""
+        if self._aborted >= self.limits.most_aborted:
             return False
         # What a flood from one address makes of its own connections must stay cheap.
-        young = self.clock.seconds() - (YOUNG_SECONDS if crowds == [peer] else 0)
-        for place in self._dispensable(crowds, young, speaks):
-            if place is not but and not place.look():
-                self._cut(place, "had to make room for another")
+        newest = self.clock.seconds() - (YOUNG_SECONDS if full == [peer] else 0)
+        for slot in self._eviction_order(full, newest, speaks):
+            if slot is not spared and not slot.look():
+                self.cut(slot, "was closed to make room for another")
                 return True
         return False
 
-    def _cut(self, place: Place, why: str) -> None:
-        self.turned_away(place.name, why)
-        self._forget(place)
-        self._leaving += 1
-        place.cut()
-
-    def _dispensable(self, crowds: Iterable[str], young: float, speaks: bool) -> Iterator[Place]:
-        """Connections that may be cut for one which has sent something, or has not."""
-        lasting = (State.SILENT, State.SERVING)
-        for silent in (True, False) if speaks else (True,):
-            for crowd in crowds:
-                for place in list(self._places.get(crowd, ())):
-                    if place.since > young and not (speaks and silent):
-                        break  # but the kernel hands silent ones over all at once
-                    if place.state is State.SILENT if silent else place.state not in lasting:
-                        yield place
-
-    def _may_be_silent(self, crowds: list[str]) -> bool:
-        """Whether one silent connection more than the limit may stay until it has spoken.
+    def _may_be_silent(self, full: list[str]) -> bool:
+        """Return whether one silent connection more than the limit may stay until it has spoken.
 
         There is one at most, and only while there is another that could go for it.
         """
-        states = {place.state for crowd in crowds for place in self._places.get(crowd, ())}
-        if State.SILENT in states or states == {State.SERVING}:
+        states = {slot.state for peer in full for slot in self._slots.get(peer, ())}
+        if State.SILENT in states or states <= {State.SERVING}:
             return False
-        return self._full(crowds[0], 1) is None
+        return self._full(full[0], 1) is None
 
-    def spoke(self, place: Place) -> None:
-        """A connection has sent its first bytes: it is not there on sufferance any more."""
-        full = self._full(place.peer, 1)
-        if full is not None and not self._cut_one(full, place.peer, True, place):
-            self._cut(place, "found no room")
+    def spoke(self, slot: Slot) -> None:
+        """Evict another connection, or else this one, if it was one more than the limit."""
+        full = self._full(slot.peer, 1)
+        if full is not None and not self._evict(full, slot.peer, True, slot):
+            self.cut(slot, "was refused, since there are too many")
 
-    def _crowd(self, peer: str) -> tuple[bool, int, float]:
-        places = self._places[peer]
-        return peer == UNKNOWN, len(places), -next(iter(places)).since
+    def enter(self, peer: str, name: str, connection: Connection, speaks: bool = False) -> Slot:
+        """Return the slot of a connection that there is room for."""
+        return Slot(self, peer, name, connection, speaks)
 
-    def enter(self, peer: str, name: str, transport: Closable, speaks: bool = False) -> Place:
-        """The place of a connection that there is room for."""
-        self._open += 1
-        return Place(self, peer, name, transport, speaks)
-
-    def moved(self, place: Place) -> None:
-        """A place does something else than before."""
-        places = self._places.setdefault(place.peer, {})
-        places.pop(place, None)
-        places[place] = None
+    def changed(self, slot: Slot) -> None:
+        """Put a connection behind all of its peer that came into their state before it."""
+        slots = self._slots.setdefault(slot.peer, {})
+        slots.pop(slot, None)
+        slots[slot] = None
         self._tell_if_finished()
 
-    def left(self, place: Place) -> None:
-        """The connection of a place is closed."""
-        if place in self._places.get(place.peer, ()):
-            self._forget(place)
-        else:
-            self._leaving -= 1
-        self._tell_if_finished()
+    def cut(self, slot: Slot, why: str) -> None:
+        """Abort a connection, and say so in the log."""
+        self.log_cut(slot.name, why)
+        slot.abort()
 
-    def _forget(self, place: Place) -> None:
-        self._open -= 1
-        places = self._places[place.peer]
-        del places[place]
-        if not places:
-            del self._places[place.peer]
-
-    def turned_away(self, name: str, why: str) -> None:
+    def log_cut(self, name: str, why: str) -> None:
         """Log that a connection was cut or refused, but not every one of a flood."""
-        self._strangers.warn("a connection from {peer} {why}", peer=name, why=why)
+        self._cuts.warn("a connection from {peer} {why}", peer=name, why=why)
+
+    def aborted(self, slot: Slot) -> None:
+        """Give back the slot of a connection that is going to be lost."""
+        self._aborted += 1
+        self._forget(slot)
+
+    def left(self, slot: Slot) -> None:
+        """Give back the slot of a connection that is lost, unless that was done before."""
+        if slot in self._slots.get(slot.peer, ()):
+            self._forget(slot)
+        else:
+            self._aborted -= 1
+
+    def _forget(self, slot: Slot) -> None:
+        slots = self._slots[slot.peer]
+        del slots[slot]
+        if not slots:
+            del self._slots[slot.peer]
+        self._tell_if_finished()
 
     def stopService(self) -> Deferred[None]:
         """Close what is not being served, and the rest when it has its answer.
@@ -244,48 +262,33 @@ class Connections(Service):
             time to come to their end.
         """
         super().stopService()
-        self.stopping = True
-        finished: Deferred[None] = Deferred()
-        for place in self._all():
-            if place.state is not State.SERVING and not self._half_sent(place):
-                self._close(place)
-        if not self._receiving():
+        finished = self._finished = Deferred()
+        for slot in self._in_state(State.SILENT, State.IDLE):
+            slot.look()
+        for slot in self._in_state(State.SILENT, State.IDLE, State.CLOSING):
+            slot.close()
+        if self._in_state(State.RECEIVING):
+            self._finishing.set(FINISH_SECONDS, self._finish)
+        else:
+            self._finishing.end()
             finished.callback(None)
-            return finished
-        self._finished = finished
-        self._finishing.set(FINISH_SECONDS, self._finish)
         return finished
 
-    def _all(self) -> list[Place]:
-        return [place for places in self._places.values() for place in places]
-
-    def _receiving(self) -> list[Place]:
-        return [place for place in self._all() if place.state is State.RECEIVING]
-
-    def _half_sent(self, place: Place) -> bool:
-        if place.state in (State.SILENT, State.IDLE):
-            place.look()
-        return place.state is State.RECEIVING
+    def _in_state(self, *states: State) -> list[Slot]:
+        return [slot for slots in self._slots.values() for slot in slots if slot.state in states]
 
     def _finish(self) -> None:
-        for place in self._receiving():
-            self._close(place)
-        self._tell_if_finished()
-
-    def _close(self, place: Place) -> None:
-        place.close()
-        place.closing()
+        for slot in self._in_state(State.RECEIVING):
+            slot.close()
 
     def _tell_if_finished(self) -> None:
         finished = self._finished
-        if finished is None or self._receiving():
-            return
-        self._finished = None
-        # In the next turn: a request that has just come has then been handed on.
-        self._finishing.set(0, partial(finished.callback, None))
+        if finished is not None and not finished.called and not self._in_state(State.RECEIVING):
+            # In the next turn: a request that has just come has then been handed on.
+            self._finishing.set(0, partial(finished.callback, None))
 
 
 def host_of(address: object, otherwise: str = _LOCAL) -> str:
-    """Who is connected: the IP address, or that it is a local socket."""
+    """Return who is connected: the IP address, or that it is a local socket."""
     host = getattr(address, "host", None)
     return otherwise if host is None else str(host).removeprefix("::ffff:")

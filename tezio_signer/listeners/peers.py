@@ -1,7 +1,8 @@
-"""Who is on the other end of a connection."""
+"""Tells who is at the other end of a connection."""
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import cast
 
 from attrs import frozen
@@ -10,7 +11,8 @@ from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.policy import Credentials, Peer
+from tezio_signer.listeners.slots import slot_of
+from tezio_signer.request import Admitted, Credentials, Peer
 
 NO_PROOF = "Proof of possession can only be requested for BLS keys."
 _UCRED = struct.Struct("iII")
@@ -52,8 +54,27 @@ def peer_of(transport: ITransport) -> Peer:
     return peer_at(transport.getPeer(), credentials_at(transport))
 
 
+def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Admitted:
+    """Who asks over a connection; raises NotAdmitted for who may ask nothing.
+
+    That was decided when the connection was accepted, or when its proxy had said whose it is, and
+    holds for all its requests. It is decided at the first request of the others: those of a proxy
+    itself, and of a port that is not one of `ports.py`.
+    """
+    slot = slot_of(transport)
+    if slot.admission is None:
+        try:
+            slot.admission = admit(peer_of(transport))
+        except NotAdmitted as refused:
+            slot.admission = refused
+    if isinstance(slot.admission, NotAdmitted):
+        # Or it would hold on to the frames of each request.
+        raise slot.admission.with_traceback(None)
+    return slot.admission
+
+
 def named(transport: ITransport) -> str:
-    """A peer for the log, also one whose address is not known."""
+    """Return a peer for the log, also one whose address is not known."""
     try:
         return str(peer_of(transport))
     except NotAdmitted:
@@ -61,7 +82,7 @@ def named(transport: ITransport) -> str:
 
 
 def credentials_at(transport: object) -> Credentials | None:
-    """Of a Unix socket's client; None for any other."""
+    """Return the credentials of a Unix socket's client, or None for any other connection."""
     try:
         handle = cast(Connection, transport).getHandle()
     except AttributeError:  # so Twisted's transports say that they are closed
@@ -72,7 +93,7 @@ def credentials_at(transport: object) -> Credentials | None:
 
 
 def credentials_of(connection: socket.socket) -> Credentials:
-    """Whose process is at the other end of a Unix socket."""
+    """Return whose process is at the other end of a Unix socket."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return _NOBODY  # not on Linux: where users are checked, nobody passes

@@ -1,15 +1,23 @@
-"""Why a port of TCP cannot be listened on, and whether it could be, without listening."""
+"""Tells why a port of TCP cannot be listened on, and whether it could be, without listening."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, ENODEV
 from ipaddress import IPv6Address, ip_address
-from socket import gaierror, socket
-from typing import Any
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AI_NUMERICHOST,
+    AI_NUMERICSERV,
+    SO_REUSEADDR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
 
-from twisted.internet import tcp
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
 
 from tezio_signer.errors import InUseError, StartupError
 
@@ -19,7 +27,7 @@ _FIRST_FREE = 1024
 
 @contextmanager
 def listening_errors(port: int, interface: str) -> Iterator[None]:
-    """What keeps this process from listening on a port comes as StartupError.
+    """Raise StartupError for what keeps this process from listening on a port.
 
     :raises InUseError: if somebody listens there already.
     """
@@ -39,68 +47,44 @@ def _why(error: Exception, port: int, interface: str) -> str:
         address = ip_address(interface) if interface else None
     except ValueError:  # a host name
         if number == EADDRNOTAVAIL:
-            return f"{interface} is the name of another machine; take an address of this one"
+            return f"{interface} is the name of another machine; use an address of this one"
         if isinstance(error, gaierror | UnicodeError):
-            return f"nobody knows a machine of this name ({said}); take an address of this one"
+            return f"this host name is not known ({said}); use an address of this machine"
         return _why(error, port, "")
     if isinstance(address, IPv6Address):
         zone = address.scope_id
         if zone is None and number == EINVAL and address.is_link_local:
-            return f"this address wants the name of a network interface, as in {address}%eth0"
+            return f"this address needs the name of a network interface, as in {address}%eth0"
         if zone is not None and (isinstance(error, gaierror) or number in (EINVAL, ENODEV)):
             return f"this machine has no network interface {zone} (`ip link` shows what it has)"
     if number == EADDRNOTAVAIL:
         return "this machine does not have this address (`ip address` shows those that it has)"
     if number == EADDRINUSE:
-        return "this port is in use by another program; stop it first, or take another port"
+        return "this port is in use by another program; stop it first, or use another port"
     if number == EACCES and port < _FIRST_FREE:
         return (
-            f"this user may not use a port below {_FIRST_FREE}; take a higher one, or allow it "
+            f"this user may not use a port below {_FIRST_FREE}; use a higher one, or allow it "
             "(AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of systemd)"
         )
     if number == EAFNOSUPPORT:
-        return "this machine does not have this kind of address switched on"
+        return "this kind of address is not enabled on this machine; use another one"
     return said
 
 
-class _BoundError(Exception):
-    """It is bound, and would listen next."""
+def try_tcp(port: int, interface: str) -> None:
+    """Raise StartupError if a port could not be listened on; nobody notices that it was tried.
 
-
-class _OnlyBound(socket):
-    """A socket that does not come to listen, so that nobody can connect to it."""
-
-    def listen(self, backlog: int = 0) -> None:
-        """Go no further."""
-        raise _BoundError
-
-
-class _Trial(tcp.Port):
-    """A port that is bound in just the way in which one is that is opened, and no further."""
-
-    _bound: socket | None = None
-
-    def createInternetSocket(self) -> socket:
-        self._bound = _OnlyBound(fileno=super().createInternetSocket().detach())
-        return self._bound
-
-    def end(self) -> None:
-        """Give it free."""
-        if self._bound is not None:
-            self._bound.close()
-
-
-def try_tcp(port: int, interface: str, reactor: Any) -> None:
-    """Raises StartupError if a port could not be listened on; nobody notices.
-
-    With a port that is in use by a daemon this is harmless: SO_REUSEADDR, which Twisted sets,
-    lets others listen on one that is bound only.
+    It is bound as Twisted's `tcp.Port` binds it, and no further. With a port that is in use by a
+    daemon this is harmless: SO_REUSEADDR lets others listen on one that is bound only.
 
     :raises InUseError: if somebody listens there now.
     """
-    trial = _Trial(port, Factory(), 1, interface, reactor)
-    try:
-        with listening_errors(port, interface), suppress(_BoundError):
-            trial.startListening()
-    finally:
-        trial.end()
+    with listening_errors(port, interface):
+        family, address = AF_INET, (interface, port)
+        if ":" in interface:
+            family = AF_INET6
+            numeric = AI_NUMERICHOST | AI_NUMERICSERV
+            address = getaddrinfo(interface, port, flags=numeric)[0][4]  # type: ignore[assignment]
+        with socket(family, SOCK_STREAM) as bound:
+            bound.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            bound.bind(address)

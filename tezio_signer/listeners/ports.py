@@ -1,4 +1,8 @@
-"""Listening ports that a flood of connections does not make deaf for those that they have."""
+"""Ports that go on serving the connections that they have while a flood of others comes.
+
+They take the place of those that Twisted's endpoints open, through the reactor that `service.py`
+hands to the endpoints: so every kind of endpoint has them, whoever has parsed its string.
+"""
 
 import os
 from collections.abc import Callable
@@ -41,16 +45,16 @@ MOST_LOOKED_AT = 128
 
 
 class _ListeningSocket(socket):
-    """Does not bother the reactor with connections that are over, or of who may ask nothing.
+    """A socket that hands over no connection that is over already, or that its factory refuses.
 
-    :ivar factory: is asked of each connection whether to accept it.
+    :ivar factory: says of each connection whether to accept it, by its method `arrives`.
     """
 
     factory: Any = None
     _looks = MOST_LOOKED_AT
 
     def begin_turn(self) -> None:
-        """Look at so many connections again."""
+        """Allow as many connections to be looked at as one turn of the reactor has time for."""
         self._looks = MOST_LOOKED_AT
 
     def accept(self) -> tuple[socket, Any]:
@@ -87,14 +91,14 @@ class _ListeningSocket(socket):
 
 
 def _host_of(address: Any) -> str:
-    """The IP address of a client, with its zone if it has one."""
+    """Return the IP address of a client, with its zone if it has one."""
     if len(address) == 4 and address[3]:
         return getnameinfo(address, NI_NUMERICHOST | NI_NUMERICSERV)[0]
     return str(address[0])
 
 
 class _Port(tcp.Port):
-    """What all ports have in common."""
+    """A port whose socket filters connections, and which accepts few of them in each turn."""
 
     def createInternetSocket(self) -> socket:
         listening = _ListeningSocket(fileno=super().createInternetSocket().detach())
@@ -196,7 +200,7 @@ def adopt(
         handed_over = _ListeningSocket(fileno=os.dup(descriptor))
         listens = handed_over.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
     except OSError as error:
-        raise StartupError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+        raise StartupError(f"descriptor {descriptor} is not a socket: {error.strerror}") from error
     if handed_over.family != family or not listens:
         handed_over.close()
         raise StartupError(
@@ -218,7 +222,7 @@ def adopt(
 
 
 def _wait_for_data(listening: socket, seconds: float) -> None:
-    """Have the system keep connections on which nothing comes: here, the client speaks first.
+    """Have the system keep connections on which nothing comes, since here the client speaks first.
 
     A flood of them, or thousands that are idle, then costs the daemon nothing.
     """

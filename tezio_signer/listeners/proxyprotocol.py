@@ -1,4 +1,4 @@
-"""Doors behind a proxy that says of each connection whose it is: the PROXY protocol of HAProxy.
+"""Listeners behind a proxy that says of each connection whose it is: HAProxy's PROXY protocol.
 
 Both versions of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. Twisted's own
 reading of it lets pass for the proxy whoever the proxy says nothing of, and takes some of
@@ -23,10 +23,11 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
 from tezio_signer.listeners.peers import UnsaidAddress, credentials_at
-from tezio_signer.listeners.slots import place_of
-from tezio_signer.listeners.wrapping import HalfCloseableWrapper, name_of
+from tezio_signer.listeners.slots import slot_of
+from tezio_signer.listeners.wrapping import HalfCloseableWrapper, listener_of, name_of
 
 _NEWLINE = b"\r\n"
 _LONGEST_LINE = 107
@@ -43,7 +44,7 @@ _UNIX_PATHS = struct.Struct("!108s108s")
 
 @frozen
 class Header:
-    """What a proxy says first.
+    """The header that a proxy sends ahead of what its client sends.
 
     :ivar client: whose connection it is; None for the proxy's own, such as a health check.
     :ivar length: of the header, in bytes.
@@ -54,7 +55,7 @@ class Header:
 
 
 def read_header(received: bytes) -> Header | None:
-    """What a proxy has said; None while there is not all of it. Raises ValueError."""
+    """Return what a proxy has said, or None while some of it is missing; raises ValueError."""
     if received.startswith(_SECOND[: len(received)]):
         return _read_second(received)
     if received.startswith(_FIRST[: len(received)]):
@@ -151,17 +152,17 @@ class _Proxied(HalfCloseableWrapper):
             super().loseConnection()
 
     def _goes_on(self, client: IAddress) -> bool:
-        """Whether a client of the proxy is served, or told at least that it is not."""
+        """Return whether a client of the proxy is served, or told at least that it is not."""
         factory = cast(ProxiedFactory, self.factory)
-        connections, place = factory.connections, place_of(self.transport)
-        if place is not None:
-            place.client = host_of(client)
-        refused = connections.refusal(client, credentials_at(self.transport))
-        if refused is None:
+        connections, slot = factory.connections, slot_of(self.transport)
+        slot.client = host_of(client)
+        admission = connections.admission(client, credentials_at(self.transport))
+        slot.admission = admission
+        if not isinstance(admission, NotAdmitted):
             return True
-        if place is not None:
-            place.client = UNKNOWN
-        told = connections.may_tell(host_of(client, str(client)), refused, factory.tls)
+        slot.client = UNKNOWN
+        name, listener = host_of(client, str(client)), listener_of(factory)
+        told = connections.may_tell(name, admission, factory.tls, listener)
         if not told or factory.refusing is None:
             self.loseConnection()
             return False
@@ -172,15 +173,13 @@ class _Proxied(HalfCloseableWrapper):
         self._muted = True  # TLS would say that there is an end
         served.connectionLost(Failure(ConnectionDone()))
         self._muted = False
-        if place is not None:
-            place.close = self.loseConnection
         refusing.makeConnection(cast(ITransport, self))
         return True
 
     def _turn_away(self) -> None:
-        assert isinstance(self.factory, ProxiedFactory)
+        factory = cast(ProxiedFactory, self.factory)
         peer = host_of(super().getPeer())
-        self.factory.connections.turned_away(peer, "does not begin with a PROXY header")
+        factory.connections.log_cut(peer, "does not begin with a PROXY header")
         self._received = b""
         self.loseConnection()
 
@@ -212,5 +211,5 @@ class ProxiedFactory(WrappingFactory):
         self.tls = tls
 
     def logPrefix(self) -> str:
-        """The name of the door."""
+        """The name of the factory that it wraps."""
         return f"{name_of(self.wrappedFactory)} (PROXY)"

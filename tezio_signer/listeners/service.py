@@ -1,6 +1,5 @@
-"""Where the daemon listens: Twisted's endpoint strings, with limits and TLS of our choice."""
+"""Listens where Twisted's endpoint strings say, with ports, limits and TLS of our choice."""
 
-import resource
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,53 +7,36 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.protocol import Factory
 
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.settings import ClientCa
 from tezio_signer.errors import StartupError
 from tezio_signer.listeners import ports
-from tezio_signer.listeners.certificates import ServedCertificates
-from tezio_signer.listeners.endpoints import Endpoint
-from tezio_signer.listeners.handshakes import TlsFactory
 from tezio_signer.listeners.limits import Connections
-from tezio_signer.listeners.portcheck import try_tcp
 from tezio_signer.listeners.proxyprotocol import ProxiedFactory
-from tezio_signer.listeners.tlsdirectory import speak_sparingly
-from tezio_signer.listeners.unixpath import SocketPath
+from tezio_signer.listeners.tls.certificates import ServedCertificates, certificates_of
+from tezio_signer.listeners.tls.directory import speak_sparingly
+from tezio_signer.listeners.tls.handshakes import TlsFactory
 from tezio_signer.listeners.unknownaddress import RefusingFactory
 from tezio_signer.listeners.wrapping import LimitedFactory
 from tezio_signer.reactors import Reactor
 
-OTHER_FILES = 64
-"""File descriptors for all that is no connection: log, devices, store, listening ports."""
 
-
-def check_open_files(connections: Connections) -> None:
-    """Raises StartupError if this process may not open enough files for its connections."""
-    needed = connections.open_files + OTHER_FILES
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed not in (resource.RLIM_INFINITY, -1) and allowed < needed:
-        raise StartupError(
-            f"limits.connections is {connections.limits.connections}, which may need {needed} open "
-            f"files; this process may open {allowed} (ulimit -n)"
-        )
-
-
-def door(
+def listener(
     endpoint: str,
     factory: IProtocolFactory,
     reactor: Reactor,
     connections: Connections,
     client_ca: ClientCa | None = None,
 ) -> IService:
-    """The service that listens on an endpoint; raises StartupError.
+    """Return the service that listens on an endpoint; raises StartupError.
 
     :param factory: may have a method `refusal`, the bytes that tell a client in its protocol
         of a `NotAdmitted`.
     """
     to_open = Endpoint.parse(endpoint)
     try:
-        source = to_open.certificates(client_ca)
+        source = certificates_of(to_open, client_ca)
         certificates = None if source is None else ServedCertificates(source, reactor)
         if to_open.kind == "tls":
             speak_sparingly(reactor)
@@ -68,24 +50,7 @@ def door(
         listening: Any = _ListeningReactor(reactor, connections, limit)
         return listening_service(to_open.transport, factory, listening)
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise StartupError(f"{endpoint!r} is no endpoint to listen on: {error}") from error
-
-
-def try_door(endpoint: str, reactor: Reactor, connections: Connections) -> None:
-    """Raises StartupError for what would keep the daemon from an endpoint; opens nothing.
-
-    A socket of systemd is handed to the daemon itself only, and what a plugin opens is not known.
-
-    :raises InUseError: if somebody listens there now, who may be the daemon.
-    """
-    to_open = Endpoint.parse(endpoint)
-    if to_open.kind == "systemd":
-        return
-    door(endpoint, Factory(), reactor, connections)
-    if to_open.is_known:
-        trying: Any = _TryingReactor(reactor)
-        listening: Any = listening_service(to_open.transport, Factory(), trying)
-        listening.privilegedStartService()
+        raise StartupError(f"{endpoint!r} is not an endpoint to listen on: {error}") from error
 
 
 def _limited(
@@ -96,12 +61,12 @@ def _limited(
     certificates: ServedCertificates | None,
     proxied: bool,
 ) -> LimitedFactory:
-    """A factory with all that lies between it and a port: limits, the proxy, TLS."""
+    """Wrap a factory in all that lies between it and a port: limits, the proxy, TLS."""
     tls = certificates is not None
     answer = getattr(factory, "refusal", None)
     refusing: IProtocolFactory | None = None
     if answer is not None:
-        refusing = RefusingFactory(factory, answer, connections.admit, reactor, not tls)
+        refusing = RefusingFactory(factory, answer, reactor, not tls)
     if certificates is not None:
         factory = TlsFactory(certificates, factory, reactor)
         refusing = refusing and TlsFactory(certificates, refusing, reactor)
@@ -111,7 +76,13 @@ def _limited(
 
 
 class _ListeningReactor:
-    """A reactor whose ports are limited."""
+    """A reactor whose ports are those of `ports.py`, with limits around every factory.
+
+    Twisted's endpoints know nothing of limits, and of no port but the reactor's own. They listen
+    through the methods of the reactor that they are given, so this one takes its place: no kind
+    of endpoint, and no plugin's, can then be opened without limits, and Twisted alone goes on
+    deciding what an endpoint string means.
+    """
 
     def __init__(
         self,
@@ -162,26 +133,3 @@ class _ListeningReactor:
             descriptor, family, self._limited(factory), self._reactor, self._seconds
         )
         return opened
-
-
-class _TryingReactor:
-    """A reactor that finds out whether it could listen, and does not."""
-
-    def __init__(self, reactor: Reactor) -> None:
-        self._reactor: Any = reactor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
-
-    def listenTCP(self, port: int, factory: object, backlog: int = 0, interface: str = "") -> None:
-        try_tcp(port, interface, self._reactor)
-
-    def listenUNIX(
-        self,
-        address: str,
-        factory: object,
-        backlog: int = 0,
-        mode: int = 0,
-        wantPID: bool = True,  # noqa: N803
-    ) -> None:
-        SocketPath(address, wantPID).look()

@@ -1,4 +1,4 @@
-"""Who is worked for next: no client has a turn of the reactor for himself.
+"""Decides whose bytes are worked on next, so that no client takes all of the reactor's time.
 
 What a connection has received is worked on in small pieces, and the time that each piece
 takes is counted for its address. When the pieces of one turn of the reactor have taken long
@@ -22,7 +22,7 @@ REMEMBERED = 1024
 """Addresses whose time is counted, besides those that wait."""
 
 Piece = Callable[[], bool]
-"""Does a small piece of work; says whether there is another."""
+"""Does a small piece of work, and returns whether there is another."""
 
 
 @define
@@ -49,9 +49,9 @@ class Turns:
         self._working = False
 
     def ask(self, who: str, piece: Piece, at_once: bool = True) -> None:
-        """Have pieces of work done, the first at once if there is time.
+        """Let pieces of work be done, the first at once if there is time.
 
-        :param at_once: False if whoever asks is not ready for it before the next turn.
+        :param at_once: False if the caller is not ready for it before the next turn.
         """
         self._waiting.setdefault(who, deque()).append(piece)
         if not at_once:

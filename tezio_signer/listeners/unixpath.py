@@ -1,4 +1,4 @@
-"""The path of a Unix socket: of one daemon at a time, and of none that has died."""
+"""Keeps the path of a Unix socket for one daemon at a time, and for none that has died."""
 
 import fcntl
 import os
@@ -54,7 +54,7 @@ class SocketPath:
             raise
 
     def look(self) -> None:
-        """Raises StartupError for what would keep a daemon from the path; changes nothing.
+        """Raise StartupError for what would keep a daemon from the path; changes nothing.
 
         :raises InUseError: if a daemon listens there now.
         """
@@ -71,10 +71,10 @@ class SocketPath:
             raise self.refusal(error) from error
 
     def refusal(self, error: OSError) -> StartupError:
-        """What an operator is told of an error of the system's."""
+        """Return what an operator is told of an error of the system."""
         directory = os.path.dirname(self._absolute)
         if error.errno == ENOENT and not os.path.isdir(directory):
-            return StartupError(f"{self._path}: there is no directory {directory}")
+            return StartupError(f"{self._path}: there is no directory {directory}; create it")
         if error.errno == EADDRINUSE:
             return StartupError(
                 f"{self._path} exists, and with lockfile=0 it is not taken over: delete it, or "
@@ -83,7 +83,7 @@ class SocketPath:
         return StartupError(f"{self._path}: {error.strerror or error}")
 
     def bound(self) -> None:
-        """The socket that is there now is ours."""
+        """Note that the socket that is there now is ours."""
         self._bound = _identity(os.lstat(self._absolute))
 
     def release(self) -> None:
@@ -123,7 +123,7 @@ class SocketPath:
             os.close(lock)  # its owner has removed it meanwhile
 
     def _check_lock(self) -> None:
-        """Raises for a file that is there, and that `_locked` could not use."""
+        """Raise StartupError for a file that is there, and that `_locked` could not use."""
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             lock = os.open(self._absolute + LOCK_SUFFIX, flags)
@@ -137,17 +137,20 @@ class SocketPath:
     def _check_is_lock(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode) or status.st_size:
             raise StartupError(
-                f"{self._absolute}{LOCK_SUFFIX} is in the way: it is no lock of this daemon's"
+                f"{self._absolute}{LOCK_SUFFIX} is not a lock of this daemon: move it away, or "
+                "use another path"
             )
 
     def _has_dead(self) -> bool:
-        """Whether there is the socket of a daemon that has died; raises for all else."""
+        """Return whether the socket of a dead daemon is there; raises StartupError for all else."""
         try:
             status = os.lstat(self._absolute)
         except FileNotFoundError:
             return False
         if not stat.S_ISSOCK(status.st_mode):
-            raise StartupError(f"{self._path} is no socket, and stays as it is")
+            raise StartupError(
+                f"{self._path} exists and is not a socket: move it away, or use another path"
+            )
         with socket(AF_UNIX, SOCK_STREAM) as asking:
             asking.setblocking(False)
             answer = asking.connect_ex(self._path)
@@ -162,7 +165,7 @@ class SocketPath:
 
 
 def _try_to_make_file(directory: str) -> None:
-    """Raises OSError if nothing can be made in a directory; leaves nothing there."""
+    """Raise OSError if nothing can be made in a directory; leaves nothing there."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

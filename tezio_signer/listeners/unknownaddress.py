@@ -1,4 +1,4 @@
-"""What an address or a user that may ask nothing is told, without reading what is sent.
+"""Tells unknown addresses and users that they may ask nothing, and reads nothing of theirs.
 
 The answer is written as soon as it is known who connects. What comes meanwhile is thrown
 away, up to a limit: closing at once would have the system reset the connection, and the
@@ -20,9 +20,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tezio_signer.errors import NotAdmitted
-from tezio_signer.listeners.peers import peer_of
+from tezio_signer.listeners.slots import slot_of
 from tezio_signer.listeners.wrapping import name_of
-from tezio_signer.policy import Peer
 from tezio_signer.reactors import cancel
 
 MAX_DISCARDED = 64 * 1024
@@ -40,7 +39,9 @@ class _Refusing(Protocol):
 
     def connectionMade(self) -> None:
         self._alarm = self.factory.clock.callLater(LINGER, self._cut)
-        self.transport.write(self.factory.answer(self.factory.refusal(self.transport)))
+        refused = slot_of(self.transport).admission
+        assert isinstance(refused, NotAdmitted)
+        self.transport.write(self.factory.answer(refused))
         if self.factory.closes_one_side:
             self.transport.loseWriteConnection()
         else:
@@ -65,11 +66,10 @@ class _Refusing(Protocol):
 
 
 class RefusingFactory(Factory):
-    """Tells everybody that he may ask nothing.
+    """Makes connections whose client is told that it may ask nothing.
 
-    :param served: the factory in whose place it is.
+    :param served: the factory that it stands in for.
     :param answer: the bytes that tell of a refusal in its protocol.
-    :param admit: raises NotAdmitted for who may ask nothing.
     :param closes_one_side: the client's side stays open for what is thrown away; not under TLS,
         which says itself that there will be no more.
     """
@@ -81,7 +81,6 @@ class RefusingFactory(Factory):
         self,
         served: IProtocolFactory,
         answer: Callable[[NotAdmitted], bytes],
-        admit: Callable[[Peer], object],
         clock: IReactorTime,
         closes_one_side: bool,
     ) -> None:
@@ -89,21 +88,12 @@ class RefusingFactory(Factory):
         self.clock = clock
         self.closes_one_side = closes_one_side
         self._served = served
-        self._admit = admit
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol = _Refusing()
         protocol.factory = self
         return protocol
 
-    def refusal(self, transport: Any) -> NotAdmitted:
-        """Why the client of a connection may ask nothing."""
-        try:
-            self._admit(peer_of(transport))
-        except NotAdmitted as refused:
-            return refused
-        return NotAdmitted("this client may ask nothing")
-
     def logPrefix(self) -> str:
-        """The name of the factory in whose place it is."""
+        """Return the name of the factory that it stands in for."""
         return name_of(self._served)

@@ -1,8 +1,9 @@
-"""Factories whose connections are limited: what lies between a port and a protocol.
+"""Limits the connections of a factory; it lies between a port and a protocol.
 
 What is received is given on in slices, when it is the turn of the connection's address.
 """
 
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any, cast
 
 from attrs import frozen
@@ -21,16 +22,17 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from tezio_signer.errors import NotAdmitted
 from tezio_signer.listeners.limits import UNKNOWN, Connections, host_of
-from tezio_signer.listeners.slots import Place
-from tezio_signer.policy import Credentials
+from tezio_signer.listeners.slots import Slot
+from tezio_signer.request import Admitted, Credentials, Listener
 
 SLICE = 4096
 """Bytes that are worked on at a time, before others may have their turn."""
 
 
 class HalfCloseableWrapper(ProtocolWrapper):
-    """Tells the protocol that it wraps when one side is closed, if that wants to know."""
+    """Tells the protocol that it wraps when one side of the connection is closed."""
 
     def readConnectionLost(self) -> None:
         cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()
@@ -41,41 +43,43 @@ class HalfCloseableWrapper(ProtocolWrapper):
 
 @frozen
 class _Arrival:
-    """A connection that is to be accepted.
+    """A connection that is going to be accepted.
 
-    :ivar peer: by what it is counted.
+    :ivar peer: the address that it counts for.
     :ivar speaks: whether bytes of it are here already.
+    :ivar admission: what was decided on who is connected, if it is known already who that is.
     """
 
     peer: str
     speaks: bool
+    admission: Admitted | NotAdmitted | None = None
 
 
 @implementer(IConsumer, IPushProducer)
 class _LimitedProtocol(HalfCloseableWrapper):
-    """What the protocol of a door takes for its transport.
+    """The transport of a listener's protocol.
 
-    It gives on what is received in slices, when it is the turn of the connection's address;
-    meanwhile nothing more is read.
+    Bytes that were received wait here until they are given on, a slice in each turn of the
+    connection's address, and until the protocol wants them. While any wait, and while it wants
+    none, nothing more is read; so one connection holds no more than one reading of its socket.
     """
 
     _log = Logger()
     transport: Any
-    place: Place
+    slot: Slot
     _received = b""
-    _asked = False
-    _wants_none = False
-    _reads = True
+    _waits_for_turn = False
+    _paused = False  # by the protocol
 
-    def __init__(self, factory: Any, wrapped: Any, arrival: _Arrival) -> None:
-        super().__init__(factory, wrapped)
+    def __init__(self, factory: "LimitedFactory", wrapped: Any, arrival: _Arrival) -> None:
+        super().__init__(cast(Any, factory), wrapped)
+        self._connections = factory.connections
         self._arrival = arrival
 
     def makeConnection(self, transport: Any) -> None:
-        connections = cast(LimitedFactory, self.factory).connections
-        arrival = self._arrival
         name = host_of(transport.getPeer())
-        self.place = connections.enter(arrival.peer, name, transport, arrival.speaks)
+        self.slot = self._connections.enter(self._arrival.peer, name, self, self._arrival.speaks)
+        self.slot.admission = self._arrival.admission
         # Not all that the transport provides: Twisted's TLS declares each of it anew.
         provided: list[Any] = [ITCPTransport] if ITCPTransport.providedBy(transport) else []
         if IHalfCloseableProtocol.providedBy(self.wrappedProtocol):
@@ -86,68 +90,85 @@ class _LimitedProtocol(HalfCloseableWrapper):
         self.wrappedProtocol.makeConnection(cast(ITransport, self))
 
     def dataReceived(self, data: bytes) -> None:
-        self.place.heard()
-        if not self.place.gone:
+        self.slot.heard()
+        if not self.slot.gone:
             self._received += data
             self._ask()
 
     def pauseProducing(self) -> None:
-        """The protocol wants nothing more for now."""
-        self._wants_none = True
+        """Give on nothing more for now."""
+        self._paused = True
         self._read_or_not()
 
     def resumeProducing(self) -> None:
-        """The protocol wants more, but not before it has come to the end of what it is at."""
-        self._wants_none = False
+        """Give on more, but not before the protocol has come to the end of what it is at."""
+        self._paused = False
         self._ask(at_once=False)
 
     def _ask(self, at_once: bool = True) -> None:
         """Ask for a turn, if there is something to give on."""
-        if self._received and not self._asked and not self._wants_none:
-            self._asked = True
-            turns = cast(LimitedFactory, self.factory).connections.turns
-            turns.ask(self.place.client, self._give_on, at_once)
+        if self._received and not self._waits_for_turn and not self._paused:
+            self._waits_for_turn = True
+            self._connections.turns.ask(self.slot.client, self._give_on, at_once)
         self._read_or_not()
 
     def _give_on(self) -> bool:
-        if self._wants_none:  # since it has asked
-            self._asked = False
-            return False
-        data, self._received = self._received[:SLICE], self._received[SLICE:]
-        self.place.unread = bool(self._received)
-        if data and not self.place.gone:
+        """Give on a slice; return whether another one waits for a turn."""
+        if not self._paused and not self.slot.gone:
+            data, self._received = self._received[:SLICE], self._received[SLICE:]
+            self.slot.unread = bool(self._received)
             try:
                 self.wrappedProtocol.dataReceived(data)
             except Exception:
-                self._log.failure("fault while reading from {peer}", peer=self.place.name)
-                self.place.cut()
-        self._asked = bool(self._received) and not self._wants_none and not self.place.gone
+                self._log.failure("fault while reading from {peer}", peer=self.slot.name)
+                self.slot.abort()
+        more = bool(self._received) and not self._paused and not self.slot.gone
+        self._waits_for_turn = more
         self._read_or_not()
-        return self._asked
+        return more
 
     def _read_or_not(self) -> None:
-        if self.place.gone or self.transport.disconnecting:
+        if self.slot.gone or self.transport.disconnecting:
             return
-        reads = not self._received and not self._wants_none
-        if reads is not self._reads:
-            self._reads = reads
-            if reads:
-                self.transport.resumeProducing()
-            else:
-                self.transport.pauseProducing()
+        if self._received or self._paused:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    def bytes_wait(self) -> bool:
+        """Return whether the system has bytes that were not read yet."""
+        try:
+            return bool(self.transport.getHandle().recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except (AttributeError, OSError):  # no connection of the system's, or nothing there
+            return False
+
+    def finish(self) -> None:
+        """Have the innermost protocol serve what has come, and close, in its own way.
+
+        That is its method `finish`; one without it is closed when everything is written.
+        """
+        inner: Any = self
+        while isinstance(inner, ProtocolWrapper):
+            inner = inner.wrappedProtocol
+        finish = getattr(inner, "finish", None) or inner.transport.loseConnection
+        finish()
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+        self.transport.abortConnection()
 
     def loseConnection(self) -> None:
-        self.place.closing()
+        self.slot.closing()
         super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.place.left()
+        self.slot.left()
         self._received = b""
         super().connectionLost(reason)
 
 
 class LimitedFactory(WrappingFactory):
-    """Gives connections to another factory, as far as there is room for them.
+    """A factory that gives connections to another one, as far as there is room for them.
 
     It wants to be the outermost, around TLS and the like: what it refuses costs nothing more.
 
@@ -178,24 +199,26 @@ class LimitedFactory(WrappingFactory):
     def arrives(
         self, address: object, credentials: Credentials | None = None, speaks: bool = False
     ) -> bool:
-        """Whether a connection is to be accepted, which is then the next that is built.
+        """Return whether a connection is to be accepted, which is then the next that is built.
 
         :param credentials: of who has connected to a Unix socket.
         :param speaks: whether bytes of it are here already.
         """
         connections, name = self.connections, host_of(address)
         peer = name
-        # Who is at a Unix socket that is not one of ports.py is found out with each request.
+        admission: Admitted | NotAdmitted | None = None
+        # Who is at a Unix socket that is not one of ports.py is found out with the first request.
         known = credentials is not None or getattr(address, "host", None) is not None
         if known and not self._proxied:
-            refused = connections.refusal(address, credentials)
-            if refused is not None:
+            admission = connections.admission(address, credentials)
+            if isinstance(admission, NotAdmitted):
                 peer = UNKNOWN
-                if not connections.may_tell(name, refused, self._tls) or self._refusing is None:
+                told = connections.may_tell(name, admission, self._tls, listener_of(self))
+                if not told or self._refusing is None:
                     return False
         if not connections.make_room(peer, name, speaks):
             return False
-        self._arrival = _Arrival(peer, speaks)
+        self._arrival = _Arrival(peer, speaks, admission)
         return True
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -209,11 +232,18 @@ class LimitedFactory(WrappingFactory):
         return None if built is None else _LimitedProtocol(self, built, arrival)
 
     def logPrefix(self) -> str:
-        """The name of the door."""
+        """The name of the factory that it wraps."""
         return name_of(self.wrappedFactory)
 
 
 def name_of(factory: IProtocolFactory) -> str:
-    """What the connections of a factory are called in the log."""
+    """Return what the connections of a factory are called in the log."""
     prefix = getattr(factory, "logPrefix", None)
     return prefix() if prefix else type(factory).__name__
+
+
+def listener_of(factory: object) -> Listener | None:
+    """The protocol that a factory speaks, however it is wrapped."""
+    while isinstance(factory, WrappingFactory):
+        factory = factory.wrappedFactory
+    return getattr(factory, "listener", None)

@@ -92,7 +92,8 @@ def observer_of(
     def left_out(counts: Mapping[int, int]) -> bytes:
         numbers = ", ".join(f"{counts[i]} {_LEVELS[i].name}" for i in sorted(counts))
         text = (
-            f"{sum(counts.values())} lines of the log were left out ({numbers}): nobody took them"
+            f"{sum(counts.values())} lines of the log were left out ({numbers}): they were not "
+            "read in time"
         )
         return shown(form(LogLevel.warn, text, time.time()), encoding)
 

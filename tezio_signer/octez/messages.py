@@ -1,6 +1,6 @@
 """The messages of the Octez socket protocol: bytes to values and back; no I/O.
 
-Layouts: Octez `src/lib_signer_services/signer_messages.ml` and `src/lib_base/unix/socket.ml`.
+`docs/protocols/octez-remote-signer.md` describes the layouts.
 Integers are big-endian, but little-endian inside BSON. A request has to be exactly
 well-formed: what is cut off, too long or of an unknown kind is an `Undecodable`.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from tezio_signer.tezos.binary import Reader
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 
 FRAME_HEADER = 2
@@ -104,43 +105,29 @@ Request = (
 )
 
 
-class _Cursor:
-    """Reads fields from left to right; raises Undecodable for one that does not fit."""
+class _Request(Reader):
+    """The payload of a frame; what cannot be read is an `Undecodable`."""
 
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self._at = 0
-
-    def left(self) -> int:
-        return len(self._payload) - self._at
-
-    def take(self, size: int, field: str) -> bytes:
-        if size > self.left():
-            raise Undecodable(f"the {field} is cut off: {self.left()} of {size} bytes")
-        self._at += size
-        return self._payload[self._at - size : self._at]
-
-    def number(self, size: int, field: str) -> int:
-        return int.from_bytes(self.take(size, field), "big")
+    error = Undecodable
 
     def hash(self) -> PublicKeyHash:
         raw = self.take(_HASH_LENGTH, "public key hash")
         try:
             return PublicKeyHash.from_bytes(raw)
         except ValueError as error:
-            raise Undecodable(f"{raw[0]} is no kind of key") from error
+            raise self.unreadable(f"{raw[0]} is no kind of key") from error
 
     def signing_hash(self) -> tuple[PublicKeyHash, int | None]:
         """The key of a request to sign, where the hash of a tz4 key is wrapped with a version."""
-        tag = self._payload[self._at : self._at + 1]
-        if tag > bytes([_WITH_VERSION]):
-            raise Undecodable(f"{tag[0]} is no kind of key that signs over a socket")
-        if tag != bytes([_WITH_VERSION]):
+        tag = self.next()
+        if tag is not None and tag > _WITH_VERSION:
+            raise self.unreadable(f"{tag} is no kind of key that signs over a socket")
+        if tag != _WITH_VERSION:
             return self.hash(), None
         self.take(1, "kind of key")
         key, version = self.hash(), self.number(1, "signature version")
         if version not in _VERSIONS:
-            raise Undecodable(f"{version} is no signature version")
+            raise self.unreadable(f"{version} is no signature version")
         return key, version
 
     def data(self) -> bytes:
@@ -148,11 +135,11 @@ class _Cursor:
 
     def signature(self) -> Signature | None:
         """All that is left: the signature has no byte to say that it is there."""
-        if not self.left():
+        raw = self.rest("authentication signature")
+        if not raw:
             return None
-        raw = self.take(self.left(), "authentication signature")
         if len(raw) not in _SIGNATURES:
-            raise Undecodable(f"an authentication signature has not {len(raw)} bytes")
+            raise self.unreadable(f"an authentication signature has not {len(raw)} bytes")
         return Signature(_SIGNATURES[len(raw)], raw)
 
     def optional_bls_key(self) -> bytes | None:
@@ -162,37 +149,36 @@ class _Cursor:
         return self.take(_BLS_KEY_LENGTH, "public key")
 
 
-def _sign(cursor: _Cursor) -> Request:
-    key, version = cursor.signing_hash()
-    return Sign(key, cursor.data(), cursor.signature(), version)
+def _sign(read: _Request) -> Request:
+    key, version = read.signing_hash()
+    return Sign(key, read.data(), read.signature(), version)
 
 
-_READERS: dict[int, Callable[[_Cursor], Request]] = {
+_READERS: dict[int, Callable[[_Request], Request]] = {
     0x00: _sign,
-    0x01: lambda cursor: GetPublicKey(cursor.hash()),
+    0x01: lambda read: GetPublicKey(read.hash()),
     0x02: lambda _: GetAuthorizedKeys(),
-    0x03: lambda cursor: DeterministicNonce(cursor.hash(), cursor.data(), cursor.signature()),
-    0x04: lambda cursor: DeterministicNonceHash(cursor.hash(), cursor.data(), cursor.signature()),
-    0x05: lambda cursor: SupportsDeterministicNonces(cursor.hash()),
+    0x03: lambda read: DeterministicNonce(read.hash(), read.data(), read.signature()),
+    0x04: lambda read: DeterministicNonceHash(read.hash(), read.data(), read.signature()),
+    0x05: lambda read: SupportsDeterministicNonces(read.hash()),
     0x06: lambda _: ListKnownKeys(),
-    0x07: lambda cursor: ProvePossession(cursor.hash(), cursor.optional_bls_key()),
+    0x07: lambda read: ProvePossession(read.hash(), read.optional_bls_key()),
 }
 
 
 def decode(payload: bytes) -> Request:
     """Decode the payload of a frame; raises Undecodable."""
-    cursor = _Cursor(payload)
-    tag = cursor.number(1, "kind of request")
+    read = _Request(payload, "the request")
+    tag = read.number(1, "kind")
     if tag not in _READERS:
-        raise Undecodable(f"{tag} is no kind of request")
-    request = _READERS[tag](cursor)
-    if cursor.left():
-        raise Undecodable(f"{cursor.left()} trailing bytes")
+        raise read.unreadable(f"{tag} is no kind of request")
+    request = _READERS[tag](read)
+    read.end()
     return request
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload with its length in front; raises OverflowError above MAX_PAYLOAD bytes."""
+    """Return a payload with its length in front; raises OverflowError above MAX_PAYLOAD bytes."""
     return len(payload).to_bytes(FRAME_HEADER, "big") + payload
 
 
@@ -209,37 +195,37 @@ def _hashes(keys: Iterable[PublicKeyHash]) -> bytes:
 
 
 def signature_answer(signature: Signature) -> bytes:
-    """The answer to Sign, and the proof for ProvePossession."""
+    """Return the answer to Sign, and the proof for ProvePossession."""
     return _OK + signature.data
 
 
 def public_key_answer(key: PublicKey) -> bytes:
-    """The answer to GetPublicKey."""
+    """Return the answer to GetPublicKey."""
     return _OK + bytes([key.curve.value]) + key.data
 
 
 def authorized_keys_answer(keys: Iterable[PublicKeyHash] | None) -> bytes:
-    """The answer to GetAuthorizedKeys; None says that nobody has to authenticate."""
+    """Return the answer to GetAuthorizedKeys; None says that nobody has to authenticate."""
     return _OK + (b"\x00" if keys is None else b"\x01" + _hashes(keys))
 
 
 def known_keys_answer(keys: Iterable[PublicKeyHash]) -> bytes:
-    """The answer to ListKnownKeys."""
+    """Return the answer to ListKnownKeys."""
     return _OK + _hashes(keys)
 
 
 def nonce_answer(nonce: bytes) -> bytes:
-    """The answer to DeterministicNonce and to DeterministicNonceHash."""
+    """Return the answer to DeterministicNonce and to DeterministicNonceHash."""
     return _OK + _sized(nonce)
 
 
 def supports_answer(supported: bool) -> bytes:
-    """The answer to SupportsDeterministicNonces."""
+    """Return the answer to SupportsDeterministicNonces."""
     return _OK + (b"\xff" if supported else b"\x00")
 
 
 def error_answer(sentence: str) -> bytes:
-    """An error trace of one failure, of which the client prints the sentence.
+    """Return an error trace of one failure, of which the client prints the sentence.
 
     Octez keeps each error of a trace as a BSON document (bsonspec.org).
     """

@@ -1,7 +1,7 @@
 """The firmware of a Tezio HSM in software, faults included, without I/O.
 
-It follows the published sources of the API sketch, and is held to exchanges
-recorded from them. Where the device reads or writes outside an array, this
+It follows the published sources of the API sketch, and is held to exchanges recorded from
+them (`docs/protocols/tezio-hsm.md`). Where the device reads or writes outside an array, this
 does the same in a model of the memory around it, as far as a reply depends
 on it; what would crash the device leaves this one silent until it is power-cycled.
 """

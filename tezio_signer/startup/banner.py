@@ -1,42 +1,41 @@
 """What a daemon says of itself when it has started: everything that decides what it signs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tezio_signer import __version__
+from tezio_signer.config.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.config.settings import Settings, SigningKey
-from tezio_signer.listeners.endpoints import UNIX_MODE, Endpoint
 
 
-def banner(
-    settings: Settings, source: Path | None, http: Sequence[str], sockets: Sequence[str]
-) -> str:
+def banner(settings: Settings, source: Path | None) -> str:
     """Version, configuration, store, listeners with their protection, keys with their rules.
 
     :param source: the configuration file; None if the settings are built in.
-    :param http: the endpoints that HTTP is spoken at.
-    :param sockets: those of the protocol for sockets.
     """
     return "\n".join(
         [
             f"Tezio Signer {__version__} has started",
             f"configuration: {'built in' if source is None else source.absolute()}",
             f"watermarks: {settings.store or 'in memory, and gone when it stops'}",
-            *(f"HTTP at {text}: {_protection(settings, text, True)}" for text in http),
-            *(f"Octez socket at {text}: {_protection(settings, text, False)}" for text in sockets),
+            *(f"HTTP at {text}: {_protection(settings, text, True)}" for text in settings.http),
+            *(
+                f"Octez socket at {text}: {_protection(settings, text, False)}"
+                for text in settings.octez_socket
+            ),
             f"who may ask: {', '.join(_askers(settings))}",
             *(
                 f"{key.key}: {', '.join(_rules(settings, key))}"
                 for key in settings.signing_keys.values()
             ),
-            _ready(settings, http),
+            _ready(settings),
         ]
     )
 
 
-def _ready(settings: Settings, http: Sequence[str]) -> str:
+def _ready(settings: Settings) -> str:
     """A last line: that requests may come, and one to try if this machine can send it as it is."""
-    for endpoint in map(Endpoint.parse, http):
+    for endpoint in map(Endpoint.parse, settings.http):
         port = endpoint.arguments.get("port", "0")
         plain = endpoint.kind == "tcp" and not endpoint.proxied and port != "0"
         if plain and settings.request_token is None:

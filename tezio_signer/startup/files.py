@@ -9,10 +9,9 @@ from pwd import getpwuid
 
 from attrs import frozen
 
+from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.settings import EtcdAddress, Settings, StoreAddress
 from tezio_signer.host.accounts import group_name, user_name
-from tezio_signer.listeners.certificates import CertificateFiles
-from tezio_signer.listeners.endpoints import Endpoint
 
 
 @frozen
@@ -54,14 +53,14 @@ class FileFacts:
         return group_name(self.gid)
 
 
-def named_files(settings: Settings, endpoints: Iterable[str]) -> list[NamedFile]:
+def named_files(settings: Settings) -> list[NamedFile]:
     """The files beside the configuration and the store, each once; they need not exist."""
     files = []
-    for endpoint in map(Endpoint.parse, endpoints):
-        source = endpoint.certificates()
-        if isinstance(source, CertificateFiles):
-            files.append(NamedFile("private key", source.key, secret=True))
-            files.append(NamedFile("certificate", source.certificate))
+    for endpoint in map(Endpoint.parse, settings.endpoints):
+        if endpoint.certificate_files is not None:
+            key, certificate = endpoint.certificate_files
+            files.append(NamedFile("private key", key, secret=True))
+            files.append(NamedFile("certificate", certificate))
     if settings.client_ca is not None:
         files.append(NamedFile("client_ca", settings.client_ca.path))
     if settings.request_token is not None and settings.request_token.path is not None:

@@ -7,34 +7,29 @@ port, no device, no store.
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
+from tezio_signer.config.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.config.listen import unprotected_by_token
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.config.store import store_warnings
 from tezio_signer.listeners.endpointcheck import check_endpoints
-from tezio_signer.listeners.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.startup.files import exposed, facts_of, named_files
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 
 MAINNET = "NetXdQprcVkpaWU"
 
 
-def warnings_of(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> tuple[str, ...]:
-    """What to warn of; raises StartupError for what must not be.
-
-    :param http: the endpoints of the HTTP API, wherever they were given.
-    :param sockets: those of the socket protocol.
-    """
+def warnings_of(settings: Settings) -> tuple[str, ...]:
+    """What to warn of; raises StartupError for what must not be."""
     return (
         *settings.warnings,
         *store_warnings(settings.store),
         *baking_anywhere(settings),
         *asked_of_octez(settings),
         *without_a_curve(settings),
-        *check_endpoints([*http, *sockets], settings.client_ca),
-        *unprotected_by_token(settings.request_token, sockets),
-        *exposed(facts_of(named_files(settings, [*http, *sockets]))),
-        *open_to_many(settings, http, sockets),
+        *check_endpoints(settings.endpoints, settings.client_ca),
+        *unprotected_by_token(settings.request_token, settings.octez_socket),
+        *exposed(facts_of(named_files(settings))),
+        *open_to_many(settings),
     )
 
 
@@ -84,18 +79,19 @@ def without_a_curve(settings: Settings) -> list[str]:
     ]
 
 
-def open_to_many(settings: Settings, http: Sequence[str], sockets: Sequence[str]) -> list[str]:
+def open_to_many(settings: Settings) -> list[str]:
     """Who can have signed what without showing anything, at each endpoint.
 
     One address that is allowed is a client, and may be trusted; a network is more than that.
     """
     unasked = [key for key in settings.signing_keys.values() if not settings.asks(key)]
     warnings = []
-    for text, is_http in [*((at, True) for at in http), *((at, False) for at in sockets)]:
+    http = [(at, True) for at in settings.http]
+    for text, is_http in [*http, *((at, False) for at in settings.octez_socket)]:
         endpoint = Endpoint.parse(text)
         with_token = is_http and settings.request_token is not None
         with_certificate = endpoint.is_tls and settings.client_ca is not None
-        who = _strangers(settings, endpoint)
+        who = _who_connects(settings, endpoint)
         if who is None or with_token or with_certificate:
             continue
         warnings += [
@@ -107,7 +103,7 @@ def open_to_many(settings: Settings, http: Sequence[str], sockets: Sequence[str]
     return warnings
 
 
-def _strangers(settings: Settings, endpoint: Endpoint) -> str | None:
+def _who_connects(settings: Settings, endpoint: Endpoint) -> str | None:
     """Those who may ask at an endpoint and are more than single machines; None without them."""
     if endpoint.kind == "unix":
         mode = endpoint.arguments.get("mode", UNIX_MODE)

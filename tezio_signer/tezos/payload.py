@@ -1,6 +1,7 @@
 """What a client asks to have signed, decoded completely by its magic byte.
 
-Layouts: Octez `src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`.
+`docs/protocols/octez-remote-signer.md` describes the layouts, which are those of Octez
+(`src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`).
 All integers are big-endian. A payload that is too short, too long or contradicts
 itself is a ValueError: nothing half read may reach the HSM.
 """
@@ -12,6 +13,7 @@ from attrs import frozen
 
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
+from tezio_signer.tezos.binary import Reader
 
 
 class Operation(Enum):
@@ -28,6 +30,10 @@ class Operation(Enum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
+"""What a baker signs at each level and round; each has a watermark."""
 
 
 class NeverSigned(ValueError):
@@ -87,47 +93,6 @@ _WITH_DAL = 0x17
 _BLS_KINDS = {0x28, 0x29}
 
 
-class _Cursor:
-    """Reads fields from left to right; a field that does not fit is a ValueError."""
-
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self._at = 0
-        self._what = what
-
-    def take(self, size: int, field: str) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        if len(taken) < size:
-            raise ValueError(f"{self._what} is cut off in its {field}")
-        self._at += size
-        return taken
-
-    def byte(self, field: str) -> int:
-        return self.take(1, field)[0]
-
-    def uint16(self, field: str) -> int:
-        return int.from_bytes(self.take(2, field), "big")
-
-    def int32(self, field: str) -> int:
-        return int.from_bytes(self.take(4, field), "big", signed=True)
-
-    def natural32(self, field: str) -> int:
-        value = self.int32(field)
-        if value < 0:
-            raise ValueError(f"{self._what} has a negative {field}: {value}")
-        return value
-
-    def rest(self) -> bytes:
-        rest = self._data[self._at :]
-        self._at = len(self._data)
-        return rest
-
-    def end(self) -> None:
-        left = len(self._data) - self._at
-        if left:
-            raise ValueError(f"{self._what} has {left} trailing byte{'s' * (left > 1)}")
-
-
 def decode(data: bytes) -> Payload:
     """Decode a payload, magic byte first.
 
@@ -142,11 +107,11 @@ def decode(data: bytes) -> Payload:
         raise ValueError(f"unknown magic byte 0x{data[0]:02X}; {_ACCEPTED}") from error
     match operation:
         case Operation.BLOCK:
-            return _block(_Cursor(data[1:], "the block"))
+            return _block(_reader(data, "the block"))
         case Operation.PREATTESTATION | Operation.ATTESTATION:
-            return _consensus(_Cursor(data[1:], f"the {operation}"), operation)
+            return _consensus(_reader(data, f"the {operation}"), operation)
         case Operation.GENERIC:
-            return _generic(_Cursor(data[1:], "the generic operation"))
+            return _generic(_reader(data, "the generic operation"))
         case _:
             raise NeverSigned(
                 f"magic byte 0x{data[0]:02X} ({operation}) not allowed: never signed; {_ACCEPTED}"
@@ -156,47 +121,51 @@ def decode(data: bytes) -> Payload:
 _ACCEPTED = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
 
 
-def _chain_id(cursor: _Cursor) -> str:
-    return base58check.encode(Base58Type.CHAIN_ID, cursor.take(4, "chain id"))
+def _reader(data: bytes, what: str) -> Reader:
+    """Reads what is behind the magic byte; errors count from that."""
+    return Reader(data[1:], what, 1)
 
 
-def _block(cursor: _Cursor) -> Block:
-    chain_id = _chain_id(cursor)
-    level = cursor.natural32("level")
-    cursor.byte("protocol")
-    cursor.take(32, "predecessor")
-    cursor.take(8, "timestamp")
-    cursor.byte("validation pass")
-    cursor.take(32, "operations hash")
-    fitness = cursor.take(cursor.natural32("fitness length"), "fitness")
+def _chain_id(reader: Reader) -> str:
+    return base58check.encode(Base58Type.CHAIN_ID, reader.take(4, "chain id"))
+
+
+def _block(reader: Reader) -> Block:
+    chain_id = _chain_id(reader)
+    level = reader.natural32("level")
+    reader.number(1, "protocol")
+    reader.take(32, "predecessor")
+    reader.take(8, "timestamp")
+    reader.number(1, "validation pass")
+    reader.take(32, "operations hash")
+    fitness = reader.part(reader.natural32("fitness length"), "fitness", "the block's fitness")
     round_ = _fitness_round(fitness, level)
-    cursor.take(32, "context")
-    cursor.take(32, "payload hash")
-    payload_round = cursor.natural32("payload round")
+    reader.take(32, "context")
+    reader.take(32, "payload hash")
+    payload_round = reader.natural32("payload round")
     if payload_round > round_:
         raise ValueError(f"the block's payload round {payload_round} is above its round {round_}")
-    cursor.take(8, "proof of work nonce")
-    match cursor.byte("seed nonce flag"):
+    reader.take(8, "proof of work nonce")
+    match reader.number(1, "seed nonce flag"):
         case 0x00:
             pass
         case 0xFF:
-            cursor.take(32, "seed nonce hash")
+            reader.take(32, "seed nonce hash")
         case flag:
-            raise ValueError(f"the block has an invalid seed nonce flag 0x{flag:02X}")
-    cursor.byte("votes")  # the votes in it differ by protocol
-    cursor.end()
+            raise reader.unreadable(f"the block has an invalid seed nonce flag 0x{flag:02X}")
+    reader.number(1, "votes")  # the votes in it differ by protocol
+    reader.end()
     return Block(chain_id, level, round_, payload_round)
 
 
-def _fitness_round(fitness: bytes, header_level: int) -> int:
+def _fitness_round(reader: Reader, header_level: int) -> int:
     """The round of a Tenderbake fitness, which has to agree with the header and itself."""
-    cursor = _Cursor(fitness, "the block's fitness")
 
     def element(name: str, sizes: tuple[int, ...]) -> bytes:
-        size = cursor.natural32(f"{name} length")
+        size = reader.natural32(f"{name} length")
         if size not in sizes:
-            raise ValueError(f"the block's fitness has a {name} of {size} bytes")
-        return cursor.take(size, name)
+            raise reader.unreadable(f"the block's fitness has a {name} of {size} bytes")
+        return reader.take(size, name)
 
     version = element("version", (1,))
     if version != b"\x02":
@@ -205,7 +174,7 @@ def _fitness_round(fitness: bytes, header_level: int) -> int:
     locked_round = element("locked round", (0, 4))
     predecessor_round = int.from_bytes(element("predecessor round", (4,)), "big", signed=True)
     round_ = int.from_bytes(element("round", (4,)), "big", signed=True)
-    cursor.end()
+    reader.end()
     if level != header_level:
         raise ValueError(f"the block's level is {header_level} in its header, {level} in fitness")
     if round_ < 0:
@@ -219,38 +188,40 @@ def _fitness_round(fitness: bytes, header_level: int) -> int:
     return round_
 
 
-def _consensus(cursor: _Cursor, operation: Operation) -> Consensus:
-    chain_id = _chain_id(cursor)
-    branch = cursor.take(32, "branch")
-    kind = cursor.byte("kind")
+def _consensus(reader: Reader, operation: Operation) -> Consensus:
+    chain_id = _chain_id(reader)
+    branch = reader.take(32, "branch")
+    kind = reader.number(1, "kind")
     if _KINDS.get(kind) is not operation:
-        raise ValueError(f"kind 0x{kind:02X} does not belong under the magic byte of {operation}")
-    slot = None if kind in _BLS_KINDS else cursor.uint16("slot")
-    level = cursor.natural32("level")
-    round_ = cursor.natural32("round")
-    block_payload_hash = cursor.take(32, "block payload hash")
-    dal_content = _dal_content(cursor) if kind == _WITH_DAL else None
-    cursor.end()
+        raise reader.unreadable(
+            f"kind 0x{kind:02X} does not belong under the magic byte of {operation}"
+        )
+    slot = None if kind in _BLS_KINDS else reader.number(2, "slot")
+    level = reader.natural32("level")
+    round_ = reader.natural32("round")
+    block_payload_hash = reader.take(32, "block payload hash")
+    dal_content = _dal_content(reader) if kind == _WITH_DAL else None
+    reader.end()
     return Consensus(
         operation, chain_id, level, round_, slot, branch, block_payload_hash, dal_content
     )
 
 
-def _dal_content(cursor: _Cursor) -> bytes:
+def _dal_content(reader: Reader) -> bytes:
     """One canonical, non-negative signed zarith number: a set of slots."""
-    content = bytearray([cursor.byte("DAL content")])
+    content = bytearray([reader.number(1, "DAL content")])
     if content[0] & 0x40:
-        raise ValueError("the attestation has a negative DAL content")
+        raise reader.unreadable("the attestation has a negative DAL content")
     while content[-1] & 0x80:
-        content.append(cursor.byte("DAL content"))
+        content.append(reader.number(1, "DAL content"))
     if len(content) > 1 and content[-1] == 0:
-        raise ValueError("the attestation's DAL content ends in a superfluous zero")
+        raise reader.unreadable("the attestation's DAL content ends in a superfluous zero")
     return bytes(content)
 
 
-def _generic(cursor: _Cursor) -> Generic:
-    branch = cursor.take(32, "branch")
-    contents = cursor.rest()
+def _generic(reader: Reader) -> Generic:
+    branch = reader.take(32, "branch")
+    contents = reader.rest("contents")
     if not contents:
         raise ValueError("the generic operation has no contents")
     if contents[0] in _CONSENSUS_KINDS:

@@ -1,11 +1,11 @@
-"""One mark as JSON, as it is exported and kept in etcd, and the checks of its fields."""
+"""Turns a mark into JSON, as it is exported and kept in etcd, and checks what it reads back."""
 
 from typing import Any
 
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Operation
-from tezio_signer.watermarks.rule import BAKING_OPERATIONS, NO_PAYLOAD, Mark, MarkId
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
+from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 
 LAST_ROUND = LAST_LEVEL = 2**31 - 1
 _NEEDED = ("chain", "key", "operation", "level", "round")
@@ -17,12 +17,12 @@ class TransferError(Exception):
 
 
 def order(mark_id: MarkId) -> tuple[str, str, str]:
-    """What marks are sorted by: chain, key, operation."""
+    """Return what marks are sorted by: chain, key, operation."""
     return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
 
 
 def row(mark_id: MarkId, mark: Mark) -> dict[str, Any]:
-    """A mark under the names that `docs/watermarks.md` documents."""
+    """Return a mark under the names that `docs/watermarks.md` documents."""
     return {
         "chain": mark_id.chain_id,
         "key": str(mark_id.key),
@@ -35,7 +35,7 @@ def row(mark_id: MarkId, mark: Mark) -> dict[str, Any]:
 
 
 def read_row(where: str, value: object) -> tuple[MarkId, Mark]:
-    """A mark that `row` has made; raises TransferError, which begins with `where`."""
+    """Read a mark that `row` has made; raises TransferError, which begins with `where`."""
     entry = json_object(where, value)
     for unknown in sorted(entry.keys() - set(_FIELDS)):
         raise TransferError(f"{where}: {unknown!a:.40} is unknown")
@@ -51,7 +51,7 @@ def read_row(where: str, value: object) -> tuple[MarkId, Mark]:
 
 
 def read_id(where: str, chain_id: object, key: object, operation: object) -> MarkId:
-    """What a mark is kept for, out of three texts; raises TransferError."""
+    """Read from three texts what a mark is kept for; raises TransferError."""
     return MarkId(
         chain(f"{where}.chain", chain_id),
         key_hash(f"{where}.key", key),
@@ -60,21 +60,21 @@ def read_id(where: str, chain_id: object, key: object, operation: object) -> Mar
 
 
 def json_object(where: str, value: object) -> dict[str, Any]:
-    """A value that has to be an object."""
+    """Check that a value is an object; raises TransferError."""
     if not isinstance(value, dict):
         raise TransferError(f"{where}: an object is expected")
     return value
 
 
 def json_text(where: str, value: object) -> str:
-    """A value that has to be a text."""
+    """Check that a value is a text; raises TransferError."""
     if not isinstance(value, str):
         raise TransferError(f"{where}: a text is expected, not {value!r:.40}")
     return value
 
 
 def natural(where: str, value: object) -> int:
-    """A level or a round, as Octez has them."""
+    """Check that a value is a level or a round, as Octez has them; raises TransferError."""
     if type(value) is not int or not 0 <= value <= LAST_LEVEL:
         raise TransferError(
             f"{where}: a number from 0 to {LAST_LEVEL} is expected, not {value!r:.40}"
@@ -83,7 +83,7 @@ def natural(where: str, value: object) -> int:
 
 
 def chain(where: str, value: object) -> str:
-    """A chain id."""
+    """Read a chain id; raises TransferError."""
     try:
         return base58check.chain_id(json_text(where, value))
     except ValueError as error:
@@ -91,7 +91,7 @@ def chain(where: str, value: object) -> str:
 
 
 def key_hash(where: str, value: object) -> PublicKeyHash:
-    """The hash of a key that can be in an HSM."""
+    """Read the hash of a key that can be in an HSM; raises TransferError."""
     try:
         return PublicKeyHash.parse(json_text(where, value))
     except ValueError as error:
@@ -99,7 +99,7 @@ def key_hash(where: str, value: object) -> PublicKeyHash:
 
 
 def baking_operation(where: str, value: object) -> Operation:
-    """What has watermarks, by its name."""
+    """Read the name of an operation that has watermarks; raises TransferError."""
     for operation in BAKING_OPERATIONS:
         if value == str(operation):
             return operation
@@ -110,14 +110,17 @@ def baking_operation(where: str, value: object) -> Operation:
 def signed(
     where: str, key: PublicKeyHash, payload_hash: object, signature: object
 ) -> tuple[bytes, Signature | None]:
-    """What a mark was for; without a hash nothing is signed at its position."""
+    """Read what a mark was for; raises TransferError.
+
+    Without a hash nothing is signed at its position.
+    """
     if payload_hash is None and signature is not None:
         raise TransferError(f"{where}: there is a signature, but not the hash of its payload")
     return hash_of_payload(where, payload_hash), _signature(where, key, signature)
 
 
 def hash_of_payload(where: str, value: object) -> bytes:
-    """64 hexadecimal digits as 32 bytes; NO_PAYLOAD for null."""
+    """Read 64 hexadecimal digits, or null for NO_PAYLOAD; raises TransferError."""
     if value is None:
         return NO_PAYLOAD
     try:

@@ -1,32 +1,20 @@
-"""Stores by their address: for the daemon, and for the operator's commands."""
+"""Opens stores by their address: for the daemon, and for the operator's commands."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from attrs import frozen
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from OpenSSL.crypto import Error as PemError
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute, succeed
-from twisted.internet.ssl import (
-    Certificate,
-    PrivateCertificate,
-    TLSVersion,
-    optionsForClientTLS,
-    platformTrust,
-    trustRootFromCertificates,
-)
 from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IPolicyForHTTPS
-from zope.interface import implementer
 
-from tezio_signer.config.hints import encrypted, spelled_out
+from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.settings import EtcdAddress, StoreAddress
 from tezio_signer.reactors import Reactor
-from tezio_signer.watermarks.etcd.gateway import EtcdGateway, Login
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.login import Login
 from tezio_signer.watermarks.etcd.store import EtcdStore
+from tezio_signer.watermarks.etcd.tls import read_file, tls_policy
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
@@ -35,14 +23,12 @@ from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, WatermarkStore
 
 _CONNECT_TIMEOUT = 1.0
-_END = b"-----END CERTIFICATE-----"
-_Value = TypeVar("_Value")
 
 
 def open_store(
     address: StoreAddress | None, reactor: Reactor, config: str | None = None
 ) -> WatermarkStore:
-    """The store of a daemon; None for one in memory.
+    """Open the store of a daemon; the address None means one in memory.
 
     :param config: the configuration file as it was named, for the commands in sentences.
     :raises StoreError: if it cannot be opened; whoever is to run a command is told the whole.
@@ -57,14 +43,14 @@ def open_store(
 
 
 def etcd_store(address: EtcdAddress, reactor: Reactor) -> EtcdStore:
-    """A store in etcd; raises StoreError if a file that it needs cannot be used."""
+    """Make a store in etcd; raises StoreError if a file that it needs cannot be used."""
     pool = HTTPConnectionPool(reactor)
     pool._factory = _QuietFactory
     pool.retryAutomatically = False  # the gateway asks another member instead
-    agent = Agent(reactor, _tls_policy(address), _CONNECT_TIMEOUT, pool=pool)
+    agent = Agent(reactor, tls_policy(address), _CONNECT_TIMEOUT, pool=pool)
     login = None
     if address.user is not None and address.password_file is not None:
-        password = _read(address.password_file).decode(errors="replace").partition("\n")[0]
+        password = read_file(address.password_file).decode(errors="replace").partition("\n")[0]
         login = Login(address.user, password)
     gateway = EtcdGateway(address.endpoints, HTTPClient(agent), pool, reactor, login)
     return EtcdStore(gateway, reactor)
@@ -76,92 +62,27 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
-@implementer(IPolicyForHTTPS)
-@frozen
-class _TlsPolicy:
-    """Which servers are believed, and who we are."""
-
-    trust: Any
-    identity: PrivateCertificate | None
-    chain: list[Any]
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        options: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_2}
-        if self.chain:
-            options["extraCertChain"] = self.chain
-        return optionsForClientTLS(
-            hostname.decode("ascii"),
-            trustRoot=self.trust,
-            clientCertificate=self.identity,
-            extraCertificateOptions=options,
-        )
-
-
-def _tls_policy(address: EtcdAddress) -> _TlsPolicy:
-    trust = platformTrust()
-    if address.ca is not None:
-        trust = trustRootFromCertificates(_certificates(address.ca))
-    identity, chain = None, []
-    if address.certificate is not None and address.private_key is not None:
-        chain = [link.original for link in _certificates(address.certificate)[1:]]
-        _check_not_encrypted(address.private_key)
-        pem = _read(address.certificate) + b"\n" + _read(address.private_key)
-        identity = _loaded(address.private_key, PrivateCertificate.loadPEM, pem)
-    return _TlsPolicy(trust, identity, chain)
-
-
-def _check_not_encrypted(path: Path) -> None:
-    """Raises StoreError for a key for whose password OpenSSL would ask at the terminal."""
-    try:
-        load_pem_private_key(_read(path), None)
-    except TypeError as error:
-        raise StoreError(f"{path}: {encrypted(path)}") from error
-    except (ValueError, UnsupportedAlgorithm):
-        pass  # is said in other words where it is used
-
-
-def _certificates(path: Path) -> list[Certificate]:
-    blocks = _read(path).split(_END)[:-1]
-    if not blocks:
-        raise StoreError(f"{path}: holds no certificate in PEM")
-    return [_loaded(path, Certificate.loadPEM, block + _END) for block in blocks]
-
-
-def _loaded(path: Path, load: Callable[[bytes], _Value], pem: bytes) -> _Value:
-    try:
-        return load(pem)
-    except (PemError, ValueError, TypeError) as error:
-        raise StoreError(f"{path}: cannot be used: not PEM, or not what belongs here") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-
-
 class OperatedStore(Protocol):
-    """A store in the hands of its operator. Everything fails with StoreError."""
+    """What an operator does to a store. Everything fails with StoreError."""
 
     def create(self) -> Deferred[None]:
         """Make it, empty; fails if it exists."""
 
     def read(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks, also while a daemon uses the store."""
+        """Return all marks, also while a daemon uses the store."""
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks, with the intention to replace some; comes before `replace`."""
+        """Return all marks, with the intention to replace some; comes before `replace`."""
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
         """Put these in the place of what stands; lowers marks too."""
 
     def close(self) -> Deferred[None]:
-        """Give it free."""
+        """Release it."""
 
 
 class SqliteFile:
-    """An `OperatedStore` in an SQLite file; nothing is waited for. Not beside a daemon."""
+    """An `OperatedStore` in an SQLite file. It blocks, so no daemon may use it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -172,11 +93,11 @@ class SqliteFile:
         return execute(sqlite.create, self._path)
 
     def read(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; takes no lock."""
+        """Return all marks; takes no lock."""
         return execute(reading.read, self._path)
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; locks the store until it is closed."""
+        """Return all marks; locks the store until it is closed."""
         return execute(lambda: self._opened().load())
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:

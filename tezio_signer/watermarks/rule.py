@@ -6,7 +6,6 @@ from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation
 
-BAKING_OPERATIONS = (Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
 NO_PAYLOAD = bytes(32)
 """The hash of a closed mark, which stands for no payload: nothing is signed at its position."""
 
@@ -21,7 +20,7 @@ class MarkId:
 
     @classmethod
     def of(cls, key: PublicKeyHash, payload: Baking) -> "MarkId":
-        """The mark that a payload of this key moves."""
+        """Return what the mark is kept for that a payload of this key moves."""
         return cls(payload.chain_id, key, payload.operation)
 
 
@@ -40,7 +39,7 @@ class Mark:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Level and round, in the order in which marks move."""
+        """The level and the round, in the order in which marks move."""
         return self.level, self.round
 
 
@@ -52,7 +51,7 @@ def judge(
     max_level_jump: int | None = None,
     highest: Mark | None = None,
 ) -> Mark:
-    """The mark to keep so that `asked` may be signed.
+    """Decide whether `asked` may be signed, and return the mark to keep for it.
 
     This is `standing` itself when its payload is asked for again: its signature, if
     it has one, is then the answer.
@@ -86,7 +85,7 @@ def judge(
 
 
 def settle(standing: Mark | None, asked: Mark) -> Mark:
-    """The mark that stands in a store after `asked` was brought to it.
+    """Return the mark that stands in a store after `asked` was brought to it.
 
     This never is a lower one, nor another payload or signature at the same position.
     """
@@ -105,11 +104,10 @@ def _check_jump(
     max_level_jump: int | None,
 ) -> None:
     its_name, before = named
-    mark = (0, 0) if before is None else before.position
-    name, (level, round_) = max(
-        (its_name, mark), ("configured floor", floor), key=lambda candidate: candidate[1]
-    )
-    if before is None and level == 0:
+    name, (level, round_) = "configured floor", floor
+    if before is not None and before.position >= floor:
+        name, (level, round_) = its_name, before.position
+    elif before is None and level == 0:
         return
     if max_level_jump is not None and asked.level - level > max_level_jump:
         raise Conflict(

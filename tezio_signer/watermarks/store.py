@@ -1,14 +1,19 @@
-"""What every store of watermarks does, and how it says that it cannot."""
+"""Says what every store of watermarks does, and how it fails."""
 
-from typing import Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
 
+from tezio_signer.errors import OperatorError
 from tezio_signer.watermarks.rule import Mark, MarkId
 
+if TYPE_CHECKING:  # `check` reads an SQLite file without Twisted
+    from twisted.internet.defer import Deferred
 
-class StoreError(Exception):
+
+class StoreError(OperatorError):
     """The store cannot be opened, read or written; `str()` says why and what to do."""
 
 
@@ -47,7 +52,7 @@ class WatermarkStore(Protocol):
     shared: bool
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks of the store; fails with StoreError."""
+        """Return all marks of the store; fails with StoreError."""
 
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
         """Write a mark, if it is no step back (`rule.settle`).
@@ -57,4 +62,4 @@ class WatermarkStore(Protocol):
         """
 
     def close(self) -> Deferred[None]:
-        """Give the store free for others, when all that was brought is written."""
+        """Release the store for others, when all that was brought is written."""

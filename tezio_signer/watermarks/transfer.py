@@ -1,4 +1,4 @@
-"""Marks as text: our own format, and what octez-signer and Signatory keep; no files here.
+"""Reads and writes marks as text: our own format, and what octez-signer and Signatory keep.
 
 The formats are described in `docs/watermarks.md`.
 """
@@ -73,12 +73,12 @@ class Reading:
 
 
 def closed(level: int, round_: int) -> Mark:
-    """A mark at which nothing is signed, nor below it."""
+    """Make a mark at which nothing is signed, nor below it."""
     return Mark(level, round_, NO_PAYLOAD)
 
 
 def merge(standing: Mark | None, brought: Mark) -> tuple[Outcome, Mark]:
-    """The mark that holds what both hold: never lower than either of them."""
+    """Make the mark that holds what both hold; it is never lower than either of them."""
     if standing is None or brought.position > standing.position:
         return Outcome.RAISED, brought
     if brought.position < standing.position or brought == standing:
@@ -93,7 +93,7 @@ def merge(standing: Mark | None, brought: Mark) -> tuple[Outcome, Mark]:
 
 
 def combine(readings: Iterable[Reading]) -> Reading:
-    """Several readings as one, with the highest of each mark."""
+    """Make one reading of several, with the highest of each mark."""
     marks: dict[MarkId, Mark] = {}
     ignored: list[str] = []
     for reading in readings:
@@ -104,18 +104,18 @@ def combine(readings: Iterable[Reading]) -> Reading:
 
 
 def rows(marks: Mapping[MarkId, Mark]) -> list[dict[str, Any]]:
-    """Marks in order, as they are listed and exported."""
+    """Return marks in order, as they are listed and exported."""
     ordered = sorted(marks.items(), key=lambda item: order(item[0]))
     return [row(mark_id, mark) for mark_id, mark in ordered]
 
 
 def dump(marks: Mapping[MarkId, Mark]) -> str:
-    """Marks in our own format."""
+    """Write marks in our own format."""
     return json.dumps({"version": VERSION, "marks": rows(marks)}, indent=2) + "\n"
 
 
 def load(name: str, text: str) -> Reading:
-    """The marks of a text, in whichever of the formats it is.
+    """Read the marks of a text, in whichever of the formats it is.
 
     :param name: the name of its file: those of octez-signer tell the operation, those of
         Signatory the chain. It stands in front of errors.
@@ -132,7 +132,7 @@ def load(name: str, text: str) -> Reading:
 
 
 def signatory_chain(name: str) -> str | None:
-    """The chain of a file that Signatory names `NetX….json`; None for other names."""
+    """Return the chain of a file that Signatory names `NetX….json`; None for other names."""
     try:
         return base58check.chain_id(name.removesuffix(".json")) if name.endswith(".json") else None
     except ValueError:
@@ -214,7 +214,7 @@ def _signatory(name: str, document: dict[str, Any], chain_id: str) -> Reading:
 def _of_keys(
     where: str, separator: str, value: object
 ) -> Iterator[tuple[str, PublicKeyHash, dict[str, Any]]]:
-    """The entries under public key hashes, each with its place for errors."""
+    """Yield the entries under public key hashes, each with its place for errors."""
     for text, entry in json_object(where, value).items():
         key = key_hash(where, text)
         there = f"{where}{separator}{key}"
@@ -226,7 +226,7 @@ def _foreign(where: str) -> str:
 
 
 def _position(where: str, entry: dict[str, Any]) -> tuple[int, int]:
-    """Level and round; without a round, which old versions left out, all rounds are meant."""
+    """Read level and round; without a round, which old versions left out, all rounds are meant."""
     level = natural(f"{where}.level", entry.get("level"))
     round_ = entry.get("round")
     return level, LAST_ROUND if round_ is None else natural(f"{where}.round", round_)

@@ -17,9 +17,11 @@ from twisted.python.failure import Failure
 from tests.campaigns.histories.disk import Disk, MarkFile
 from tests.campaigns.histories.etcd import Etcd
 from tests.campaigns.histories.patching import everywhere
+from tests.support.changedclaim import changed_claim
 from tests.support.fakeetcd import FakeEtcd
 from tezio_signer.errors import Conflict, Unavailable
-from tezio_signer.hsm.device import HsmDevice, Job, NotSent
+from tezio_signer.hsm.exchange import NotSent
+from tezio_signer.hsm.signing import Signing, State
 from tezio_signer.tezos.keys import PublicKey, Signature, digest
 from tezio_signer.watermarks import rule
 from tezio_signer.watermarks.claims import Claim, Watermarks
@@ -216,7 +218,7 @@ def _signature_stored_late() -> Iterator[None]:
             _ignored(claim.complete(signature))
             return succeed(signature)
 
-        return evolve(claim, complete=complete)
+        return changed_claim(claim, complete=complete)
 
     with _claiming(change):
         yield
@@ -224,14 +226,17 @@ def _signature_stored_late() -> Iterator[None]:
 
 @_bug("a signature leaves, and only the claim was stored before it")
 def _signature_not_stored() -> Iterator[None]:
-    with _claiming(lambda claim, _: evolve(claim, complete=succeed)):
+    with _claiming(lambda claim, _: changed_claim(claim, complete=succeed)):
         yield
 
 
 @_bug("a signature leaves although another one of its payload is stored")
 def _own_signature_preferred() -> Iterator[None]:
     def change(claim: Claim, _: bytes) -> Claim:
-        return evolve(claim, complete=lambda own: claim.complete(own).addCallback(lambda _: own))
+        def complete(own: Signature) -> Deferred[Signature]:
+            return claim.complete(own).addCallback(lambda _: own)
+
+        return changed_claim(claim, complete=complete)
 
     with _claiming(change):
         yield
@@ -241,7 +246,7 @@ def _own_signature_preferred() -> Iterator[None]:
 def _claim_not_stored() -> Iterator[None]:
     def change(claim: Claim, _: bytes) -> Claim:
         _ignored(claim.durable)
-        return evolve(claim, durable=succeed(claim.signature), complete=succeed)
+        return changed_claim(claim, durable=succeed(claim.signature), complete=succeed)
 
     with _claiming(change):
         yield
@@ -250,8 +255,7 @@ def _claim_not_stored() -> Iterator[None]:
 @_bug("a claim is forgotten, here and in the store, when its request fails")
 def _claim_forgotten() -> Iterator[None]:
     stores: list[Etcd | Disk] = []
-    forgotten: set[tuple[MarkId, bytes]] = set()
-    judge, claim = rule.judge, Watermarks.claim
+    claim = Watermarks.claim
     etcd_made, disk_made = Etcd.__init__, Disk.__init__
 
     def make_etcd(etcd: Etcd, *arguments: Any) -> None:
@@ -262,24 +266,20 @@ def _claim_forgotten() -> Iterator[None]:
         stores[:] = [disk]
         disk_made(disk, *arguments)
 
-    def judged(mark_id: MarkId, standing: Mark | None, asked: Mark, *more: Any) -> Mark:
-        if standing is not None and (mark_id, standing.payload_hash) in forgotten:
-            standing = None
-        return judge(mark_id, standing, asked, *more)
-
     def claimed(watermarks: Watermarks, key: Any, payload: Any, data: bytes, *more: Any) -> Claim:
         mark_id = MarkId.of(key, payload)
         hashed = digest(data)
         (store,) = stores
 
         def failed(failure: Failure) -> Failure:
-            forgotten.add((mark_id, hashed))
+            held = watermarks._marks.get(mark_id)
+            if held is not None and held.standing.payload_hash == hashed:
+                del watermarks._marks[mark_id]
             store.lower(mark_id, hashed)
             return failure
 
         given = claim(watermarks, key, payload, data, *more)
-        forgotten.discard((mark_id, hashed))
-        return evolve(
+        return changed_claim(
             given,
             durable=given.durable.addErrback(failed),
             complete=lambda signature: given.complete(signature).addErrback(failed),
@@ -289,7 +289,6 @@ def _claim_forgotten() -> Iterator[None]:
         patch.object(Etcd, "__init__", make_etcd),
         patch.object(Disk, "__init__", make_disk),
         patch.object(Watermarks, "claim", claimed),
-        everywhere(judge, judged),
     ):
         yield
 
@@ -375,13 +374,13 @@ def _late_for_the_next() -> Iterator[None]:
 
 @_bug("a command is taken back although the board has it")
 def _withdrawn_after_sent() -> Iterator[None]:
-    withdraw = HsmDevice.withdraw
+    withdraw = Signing.withdraw
 
-    def withdrawn(device: HsmDevice, job: Job) -> bool:
-        if job.sent and not job.result.called:
-            job.result.errback(NotSent("withdrawn before it reached the HSM"))
+    def withdrawn(signing: Signing) -> bool:
+        if signing.state is State.SENT:
+            signing.result.errback(NotSent("withdrawn before it reached the HSM"))
             return True
-        return withdraw(device, job)
+        return withdraw(signing)
 
-    with patch.object(HsmDevice, "withdraw", withdrawn):
+    with patch.object(Signing, "withdraw", withdrawn):
         yield

@@ -11,10 +11,11 @@ from twisted.python.failure import Failure
 from tests.campaigns.histories.boards import MemoryBoard
 from tests.campaigns.histories.referee import Referee
 from tests.campaigns.signing import Asked
+from tests.support.fakeboard import FakePorts
 from tests.support.harness import settings_with, submission
 from tezio_signer.errors import Conflict, StartupError
 from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.serialhsm import ExclusiveSerialPort, HsmProtocol
+from tezio_signer.serialhsm import HsmProtocol
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking
@@ -163,9 +164,12 @@ class Process:
         )
         self.pool = HsmPool(
             self.clock,
-            lambda: [board.board() for board in boards if board.plugged],
-            self._open_port,
-            self._watch,
+            FakePorts(
+                self.clock,
+                lambda: [board.board() for board in boards if board.plugged],
+                self._open_port,
+                self._watch,
+            ),
         )
         self.signer = Signer(_SETTINGS, self.pool, self.watermarks, self.clock)
         self.watermarks.startService()
@@ -180,7 +184,7 @@ class Process:
         """Whether it knows the marks of the store."""
         return self.watermarks.watched is not None and self.watermarks.watched.was_read
 
-    def _open_port(self, protocol: HsmProtocol, port: str) -> ExclusiveSerialPort:
+    def _open_port(self, protocol: HsmProtocol, port: str) -> object:
         (board,) = (board for board in self._boards if board.board().port == port)
         return board.open(protocol)
 

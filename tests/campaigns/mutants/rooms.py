@@ -24,11 +24,17 @@ ROOMS = {
         ("watermarks.test_rule", "watermarks.test_claims", *_PROMISES),
     ),
     "claims": Room(
-        ("tezio_signer.watermarks.claims",),
         (
+            "tezio_signer.watermarks.claims",
+            "tezio_signer.watermarks.heldmark",
+            "tezio_signer.watermarks.readingloop",
+        ),
+        (
+            "watermarks.test_readingloop",
             "watermarks.test_claims",
             "watermarks.test_sharedclaims",
             "watermarks.test_recovery",
+            "watermarks.test_heldmark",
             "test_signer_store",
             "test_resource_watermarks",
             *_PROMISES,
@@ -61,13 +67,15 @@ ROOMS = {
         ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
         (
             "watermarks.etcd.test_store",
+            "watermarks.etcd.test_seen",
+            "watermarks.etcd.test_damage",
             "watermarks.etcd.test_answers",
             "watermarks.etcd.test_gateway",
             *_PROMISES,
         ),
     ),
     "signer": Room(
-        ("tezio_signer.signer",),
+        ("tezio_signer.signer", "tezio_signer.inflight"),
         (
             "test_signer",
             "test_signer_store",
@@ -77,15 +85,50 @@ ROOMS = {
             "listeners.test_unknownaddress",
         ),
     ),
-    "policy": Room(("tezio_signer.policy",), ("test_policy", "test_admission", "test_resource")),
+    "policy": Room(
+        (
+            "tezio_signer.policy",
+            "tezio_signer.request",
+            "tezio_signer.rules.rule",
+            "tezio_signer.rules.access",
+            "tezio_signer.rules.operations",
+            "tezio_signer.rules.spending",
+            "tezio_signer.rules.watermark",
+        ),
+        (
+            "test_policy",
+            "test_request",
+            "rules.test_access",
+            "rules.test_operations",
+            "rules.test_spending",
+            "rules.test_watermark",
+            "listeners.test_admission",
+        ),
+    ),
+    "decision": Room(
+        ("tezio_signer.decision", "tezio_signer.listeners.peers"),
+        (
+            "test_decision",
+            "listeners.test_admission",
+            "listeners.test_unknownaddress",
+            "listeners.test_proxyprotocol",
+        ),
+    ),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
     ),
     "hsmpool": Room(
-        ("tezio_signer.hsm.pool", "tezio_signer.hsm.signing", "tezio_signer.hsm.nonces"),
+        (
+            "tezio_signer.hsm.pool",
+            "tezio_signer.hsm.signing",
+            "tezio_signer.hsm.discovery",
+            "tezio_signer.hsm.nonces",
+        ),
         (
             "hsm.test_signing",
+            "hsm.test_nonces",
+            "hsm.test_pool_queue",
             "hsm.test_pool_boards",
             "hsm.test_pool_looking",
             "hsm.test_pool_waiting",
@@ -97,8 +140,12 @@ ROOMS = {
         ("tezio_signer.hsm.framing",),
         ("hsm.test_framing", "test_serialhsm", "hsm.test_device"),
     ),
-    "payload": Room(("tezio_signer.tezos.payload",), ("tezos.test_payload", "test_policy")),
+    "payload": Room(
+        ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
+        ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_request"),
+    ),
     "keys": Room(
-        ("tezio_signer.tezos.keys",), ("tezos.test_keys", "tezos.test_base58check", "test_policy")
+        ("tezio_signer.tezos.keys",),
+        ("tezos.test_keys", "tezos.test_base58check", "rules.test_access"),
     ),
 }

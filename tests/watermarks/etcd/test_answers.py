@@ -15,9 +15,9 @@ from tests.support.fakeetcd import FakeEtcd
 from tests.support.storeconformance import ATTESTATION, BLOCK, MARK
 from tezio_signer.errors import StartupError
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.etcd import gateway as etcdgateway
 from tezio_signer.watermarks.etcd.answers import read_answer
-from tezio_signer.watermarks.etcd.gateway import EtcdGateway, _AttemptError
+from tezio_signer.watermarks.etcd.gateway import EtcdGateway
+from tezio_signer.watermarks.etcd.member import AttemptError, legible, read_body, text
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import settle
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
@@ -35,7 +35,8 @@ STRANGE: tuple[Any, ...] = (
 """In the place of anything."""
 
 
-_BOTH = [{"request_range": {"key": key, "range_end": "~"}} for key in ("", "")]
+_ANY = text("\0"), text("~")
+_BOTH = [{"request_range": {"key": _ANY[0], "range_end": _ANY[1]}} for _ in range(2)]
 
 
 class StrangeEtcd:
@@ -167,7 +168,7 @@ class StrangeAnswersTests(SynchronousTestCase):
         for change in changes(answer):
             self.way.etcd.restore(state)
             store = self.way.store()
-            store._marker, store._held = behind._marker, {}
+            store._marker = behind._marker
             first = iter([change])
             self.way.change = lambda answer, first=first: next(first, lambda same: same)(answer)  # type: ignore[misc]
             kept = self.end(store.keep(BLOCK, mark))
@@ -214,7 +215,7 @@ class StrangeAnswersTests(SynchronousTestCase):
                 continue
             self.way.change = lambda answer: answer
             clock.advance(10)
-            self.assertIsNone(watermarks._missing, changed)
+            self.assertIsNone(watermarks._reading.missing, changed)
             self.assertEqual(ended, [])
             watermarks._reading.stop()
 
@@ -228,7 +229,7 @@ class StrangeAnswersTests(SynchronousTestCase):
 
             self.way.change = broken
             error = self.failureResultOf(self.way.store().load(), StoreAwayError).value
-            self.assertIn("what answers is no etcd", str(error))
+            self.assertIn("not an etcd JSON gateway", str(error))
             self.assertIn("no Base64", str(error))
 
     def test_true_is_true(self) -> None:
@@ -279,9 +280,9 @@ class BodiesTests(SynchronousTestCase):
         for body in bodies:
             for status in (100, 200, 204, 301, 400, 401, 403, 404, 500, 503, 999):
                 try:
-                    answer = etcdgateway._answer(status, body)
-                except _AttemptError as error:
-                    self.assertTrue(etcdgateway.legible(str(error)).isprintable())
+                    answer = read_body(status, body)
+                except AttemptError as error:
+                    self.assertTrue(legible(str(error)).isprintable())
                 else:
                     self.assertIsInstance(answer, dict)
                     self.assertEqual(status, 200)
@@ -289,4 +290,4 @@ class BodiesTests(SynchronousTestCase):
     def test_encoded(self) -> None:
         """What a real answer holds is read as it was written."""
         value = b64encode(json.dumps({"a": "ä"}).encode()).decode()
-        self.assertEqual(etcdgateway._answer(200, json.dumps({"a": value}).encode()), {"a": value})
+        self.assertEqual(read_body(200, json.dumps({"a": value}).encode()), {"a": value})

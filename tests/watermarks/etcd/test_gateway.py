@@ -29,7 +29,7 @@ from tests.support.scriptedmembers import (
     silent,
     wrong_password,
 )
-from tezio_signer.watermarks.etcd import gateway as etcdgateway
+from tezio_signer.watermarks.etcd import member
 
 
 class OrderTests(GatewayTestCase):
@@ -203,7 +203,7 @@ class AnswerTests(GatewayTestCase):
 
     def test_too_long(self) -> None:
         """An answer beyond all measure is not collected, and its connection closed."""
-        self.patch(etcdgateway, "MAX_ANSWER", 100)
+        self.patch(member, "MAX_ANSWER", 100)
         most = answers(b'{"right": true' + b" " * 85 + b"}")
         self.assertEqual(self.successResultOf(Members({A: most}).ask()), RIGHT)
         response = Response(200, b'{"right": true' + b" " * 86 + b"}", complete=False)

@@ -23,7 +23,7 @@ from tests.support.scriptedmembers import (
     silent,
     wrong_password,
 )
-from tezio_signer.watermarks.etcd.gateway import Login
+from tezio_signer.watermarks.etcd.login import Login
 from tezio_signer.watermarks.store import StoreError
 
 
@@ -184,7 +184,9 @@ class LoginTests(GatewayTestCase):
             members = Members({A: answers(token)}, LOGIN)
             asking = members.ask(10)
             members.wait(3.1)
-            self.assertEqual(self.away(asking), f"{A}: what answers is no etcd: it gives no token")
+            self.assertEqual(
+                self.away(asking), f"{A}: not an etcd JSON gateway: it gives no token to a user"
+            )
             self.assertEqual(members.asked, [])
 
     def test_unauthenticated_login(self) -> None:

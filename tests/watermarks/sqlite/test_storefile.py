@@ -510,6 +510,7 @@ class LostTests(StoreTestCase):
                 "CREATE TEMP TABLE s AS SELECT * FROM store",
                 statement,
             )
+            self.assertRaises(StoreError, self.store.look)
             self.assertRaises(StoreError, self.keep)
             self.assertNotEqual(self.copies("", "-wal"), before)
             self.level -= 1

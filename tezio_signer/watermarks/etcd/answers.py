@@ -20,41 +20,22 @@ _RANGE = "response_range"
 
 
 @frozen
-class KeyValue:
-    """What stands under a key, and since which revision."""
-
-    key: str
-    value: str
-    revision: int
-
-
-@frozen
-class Page:
-    """What was found by a range request.
-
-    :ivar more: whether there are more of them than it was to show.
-    """
-
-    found: tuple[KeyValue, ...] = ()
-    more: bool = False
-
-
-@frozen
 class Answer:
     """What became of a transaction.
 
+    :ivar revision: of the whole of etcd, at which all that is shown stood.
     :ivar succeeded: whether its comparisons held; then it has written.
-    :ivar pages: one for each request that was carried out, an empty one for those that write.
+    :ivar shown: keys with their values, for each request that was carried out; none for those
+        that write.
     """
 
     revision: int
     succeeded: bool
-    pages: tuple[Page, ...]
+    shown: tuple[Mapping[str, str], ...]
 
-    def first(self, number: int) -> KeyValue | None:
-        """What was found under the one key of a range request."""
-        found = self.pages[number].found
-        return found[0] if found else None
+    def value(self, number: int) -> str | None:
+        """What was found under the one key of a range request; None if there was nothing."""
+        return next(iter(self.shown[number].values()), None)
 
 
 class _ShapeError(Exception):
@@ -79,38 +60,39 @@ def read_answer(
         replies = _list(answer, "responses")
         if len(replies) != len(asked):
             raise _ShapeError(f"{len(replies)} responses to {len(asked)} requests")
-        pages = tuple(_page(*each) for each in zip(asked, replies, strict=True))
-        return Answer(_revision(_object(answer.get("header")), "revision"), succeeded, pages)
+        shown = tuple(_shown(*each) for each in zip(asked, replies, strict=True))
+        return Answer(_revision(_object(answer.get("header"))), succeeded, shown)
     except _ShapeError as error:
         raise StoreAwayError(
-            f"what answers is no etcd: its answers to transactions are others: {error}"
+            f"not an etcd JSON gateway: its answer to a transaction is wrong: {error}; look at "
+            "what listens at the addresses of watermarks.store"
         ) from error
 
 
-def _page(asked: Mapping[str, Any], reply: object) -> Page:
+def _shown(asked: Mapping[str, Any], reply: object) -> Mapping[str, str]:
     (request,) = asked
     kind = request.replace("request_", "response_")
     if list(_object(reply)) != [kind]:
         raise _ShapeError(f"a response is none of {kind}")
     if kind != _RANGE:
-        return Page()
-    shown = _object(_object(reply)[kind])
-    found = tuple(map(_key_value, _list(shown, "kvs")))
-    if "range_end" not in asked[request]:
-        key = _text(asked[request]["key"])
-        if [each.key for each in found] not in ([], [key]):
-            raise _ShapeError("what is shown under a key is of others")
-    return Page(found, _boolean(shown, "more"))
+        return {}
+    first, limit = _text(asked[request]["key"]), int(asked[request].get("limit", 1))
+    end = _text(asked[request]["range_end"]) if "range_end" in asked[request] else f"{first}\0"
+    found = _object(_object(reply)[kind])
+    listed = [_key_value(each) for each in _list(found, "kvs")]
+    shown = dict(listed)
+    if len(shown) != len(listed) or not all(first <= key < end for key in shown):
+        raise _ShapeError("it shows other keys than were asked for")
+    if _boolean(found, "more") and len(shown) < limit:
+        raise _ShapeError("there are more keys than it shows")
+    return shown
 
 
-def _key_value(value: object) -> KeyValue:
+def _key_value(value: object) -> tuple[str, str]:
     found = _object(value)
     if "key" not in found:
         raise _ShapeError("there is a value without a key")
-    # The gateway leaves out what is empty.
-    return KeyValue(
-        _text(found["key"]), _text(found.get("value", "")), _revision(found, "mod_revision")
-    )
+    return _text(found["key"]), _text(found.get("value", ""))  # what is empty is left out
 
 
 def _object(value: object) -> Mapping[str, Any]:
@@ -133,13 +115,13 @@ def _boolean(entries: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _revision(entries: Mapping[str, Any], name: str) -> int:
+def _revision(header: Mapping[str, Any]) -> int:
     """A number of 64 bits, which the gateway writes as a text; never 0."""
-    value = entries.get(name)
+    value = header.get("revision")
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if type(value) is not int or not 0 < value <= _LAST_REVISION:
-        raise _ShapeError(f"{name} is no revision")
+        raise _ShapeError("its revision is none")
     return value
 
 

@@ -1,7 +1,46 @@
-"""Watermarks in an etcd cluster, for several signers: moved by compare-and-swap."""
+"""Watermarks in an etcd cluster, for several signers: moved by compare-and-swap.
+
+There is one key for each mark, `tezio-signer/marks/<chain>/<key>/<operation>`, with the mark as
+JSON, and one marker, which says that this is a store, and which.
+
+States. Of each key the store remembers what it has seen there last (`_Seen`): no mark, or a mark
+with its very text; and the revision of etcd at which it was so. Keys of which it remembers
+nothing were not there at the revision of its newest reading. The store as a whole is unread until
+it has seen a marker, and belongs to that marker from then on.
+
+Transitions. All of them are answers of etcd to transactions, and each shows some keys as they
+stood at one revision. Everything that is shown passes through `_observe`:
+
+- a reading shows all marks, and by that also which are gone;
+- a swap that was done shows the mark that it has written;
+- a swap that failed shows what stands instead.
+
+Transactions are linearizable: the revision of an answer is at least any that was seen before it
+was asked for. If it is not, etcd has gone back in time, as when a backup is restored: what is
+remembered then counts as older than any answer. A question without an answer changes nothing,
+though it may have been carried out; what is seen next tells.
+
+Invariants, each with the test in `tests/watermarks/etcd` that shows it:
+
+1. A mark is written only in the place of the very text that is remembered, so that of two
+   daemons one comes first (`test_first_comes_first`). Texts and not revisions are compared: after
+   a backup was restored, one may come twice (`test_revision_that_comes_twice`).
+2. A mark is written only beside the marker that was read first (`test_another_when_keeping`).
+3. What is written is no step back from what it replaces (`test_never_down`, of all stores).
+4. An older answer never replaces what was seen later, whichever member gives it, and whenever
+   (`test_any_order`, `test_answer_that_is_older_than_a_swap`, `test_page_of_before_a_swap`).
+5. A mark of which `keep` says that it stands has stood in etcd (`test_keeping`).
+6. A mark that is seen to be lower, or gone, is reported (`test_lowered`, `test_not_in_the_backup`).
+7. A reading shows all marks, or fails: with one that is damaged (`test_values`), with one that is
+   none (`test_keys`), or with too many (`test_too_many`).
+8. Swaps of one mark are made one after the other, as they were brought; other marks do not wait
+   (`test_one_at_a_time`).
+
+There are at most MOST_MARKS marks, so that all of them fit into one answer.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -10,45 +49,44 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa:
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from tezio_signer.watermarks.etcd.answers import Answer, KeyValue, read_answer
-from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway, legible, text
+from tezio_signer.watermarks.etcd.answers import Answer, read_answer
+from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway
+from tezio_signer.watermarks.etcd.member import legible, text
 from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
 
 PREFIX = "tezio-signer/"
 MARKER = f"{PREFIX}store"
-"""Says that this is a store, and which: it is made once, and no mark moves without it."""
+"""The key of the marker, which is made once."""
 MARKS = f"{PREFIX}marks/"
+_BEHIND_MARKS = f"{MARKS[:-1]}0"  # "0" comes right after "/"
 FORMAT = 1
+MOST_MARKS = 4800
+"""Marks of 100 keys with 16 chains and 3 operations each. The JSON gateway needs up to 750 bytes
+for one, 3.6 MB for all."""
 _RAISE = "set high_water_marks to a level above all that was signed"
-_PAGE = 1000
-_WHOLE_EVERY = 12
-"""One in so many readings is of all marks, and shows also what has become older, or less."""
 _SIGNATURE_PATIENCE = 0.6
 _AT_ONCE = 100
 """Marks in one transaction; etcd takes 128 operations unless it is told otherwise."""
 
 
 @frozen
-class _Held:
-    """What was seen under a key: the mark, its text as it stands there, and since when."""
+class _Seen:
+    """What stood under the key of a mark.
 
+    :ivar read_at: etcd's revision at that time; 0 if any answer is newer.
+    :ivar value: the text of the mark, None if there was none.
+    """
+
+    mark_id: MarkId
+    read_at: int
     mark: Mark | None = None
-    value: str = ""
-    revision: int = 0
-
-
-_NOTHING = _Held()
+    value: str | None = None
 
 
 class EtcdStore:
-    """A `WatermarkStore` that other daemons may use at the same time.
-
-    One key for each mark, `tezio-signer/marks/<chain>/<key>/<operation>`, with the mark as
-    JSON. A mark moves only from the very state that was seen, so that of two daemons one
-    comes first, and the other learns what stands.
-    """
+    """A `WatermarkStore` that other daemons may use at the same time."""
 
     _log = Logger()
     shared = True
@@ -57,11 +95,9 @@ class EtcdStore:
         self._gateway = gateway
         self._clock = clock
         self._marker: str | None = None
-        self._held: dict[MarkId, _Held] = {}
-        self._revision = 0
-        self._heard = 0
-        self._readings = 0
-        self._locks: dict[MarkId, DeferredLock] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._read_at = 0
+        self._locks: dict[str, DeferredLock] = {}
 
     def create(self) -> Deferred[None]:
         """Make an empty store; fails with StoreError if there is one."""
@@ -69,70 +105,36 @@ class EtcdStore:
 
     async def _create(self) -> None:
         marker = json.dumps({"format": FORMAT, "id": uuid4().hex})
-        answer = await self._transaction(
-            [_unchanged(MARKER, _NOTHING)],
-            [_put(MARKER, marker)],
-            [_get(MARKER)],
-        )
+        absent = [_stands(MARKER, None)]
+        answer = await self._transaction(absent, [_put(MARKER, marker)], [_get(MARKER)])
         # A first attempt without an answer may have made it.
-        if not answer.succeeded:
-            found = answer.first(0)
-            if found is None or found.value != marker:
-                raise StoreError("this etcd has a watermark store already, and it is left as it is")
+        if not answer.succeeded and answer.value(0) != marker:
+            raise StoreError("this etcd has a watermark store already, and it is left as it is")
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks; after the first time mostly only those that have changed are asked for."""
-        if self._readings % _WHOLE_EVERY == 0:
-            self._revision = 0
-        self._readings += 1
+        """All marks; fails with StoreError."""
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> dict[MarkId, Mark]:
-        key, newest, heard, whole = MARKS, 0, self._heard, self._revision == 0
-        shown: set[MarkId] = set()
-        while True:
-            asked = {
-                "key": text(key),
-                "range_end": text(f"{MARKS[:-1]}0"),  # "0" comes right after "/"
-                "limit": str(_PAGE),
-                "min_mod_revision": str(self._revision + 1),
-            }
-            # Both at one revision.
-            answer = await self._transaction([], [_get(MARKER), {"request_range": asked}], [])
-            self._check_marker(answer.first(0))
-            page = answer.pages[1]
-            if newest == 0:
-                newest = answer.revision
-                if newest < heard:
-                    self._log.critical("etcd has gone back in time: was a backup restored?")
-                    self._revision = self._heard = 0
-                    self._held = {i: evolve(held, revision=0) for i, held in self._held.items()}
-                    return await self._load()
-            for found in page.found:
-                if not key <= found.key < f"{MARKS[:-1]}0":
-                    raise StoreAwayError("what answers is no etcd: it shows keys out of order")
-                key = f"{found.key}\0"
-                mark_id = _mark_id(found.key)
-                shown.add(mark_id)
-                # A swap that was answered meanwhile may be newer than this page. What is only
-                # older than before is of a backup, whose keys keep their revisions.
-                if self._held.get(mark_id, _NOTHING).revision <= answer.revision:
-                    self._see(mark_id, found)
-            if not page.more:
-                break
-            if not page.found:
-                raise StoreAwayError("what answers is no etcd: there is more, but it shows none")
-        if whole:
-            for mark_id in self._held.keys() - shown:
-                if self._held[mark_id].revision <= newest:
-                    self._see(mark_id, None)
-        self._revision = newest
-        self._heard = max(self._heard, newest)
-        return {mark_id: held.mark for mark_id, held in self._held.items() if held.mark}
+        # One more than there may be shows that there are too many.
+        marks = {"key": text(MARKS), "range_end": text(_BEHIND_MARKS), "limit": str(MOST_MARKS + 1)}
+        answer = await self._transaction([], [_get(MARKER), {"request_range": marks}], [])
+        self._check_marker(answer.value(0))
+        shown = answer.shown[1]
+        if len(shown) > MOST_MARKS:
+            raise StoreError(
+                f"there are more than {MOST_MARKS} watermarks in etcd, too many to be read; "
+                f"delete those of keys that are no longer used (etcdctl del {MARKS}…)"
+            )
+        gone = self._seen.keys() - shown.keys()
+        for key, value in (*shown.items(), *((key, None) for key in gone)):
+            self._observe(key, value, answer.revision)
+        self._read_at = max(self._read_at, answer.revision)
+        return {seen.mark_id: seen.mark for seen in self._seen.values() if seen.mark}
 
     read = load
 
-    def _check_marker(self, found: KeyValue | None) -> None:
+    def _check_marker(self, found: str | None) -> None:
         """Only the store that was read first is ours; raises StoreError."""
         marker = _known_marker(found)
         if self._marker not in (None, marker):
@@ -142,91 +144,107 @@ class EtcdStore:
             )
         self._marker = marker
 
-    def _see(self, mark_id: MarkId, found: KeyValue | None) -> _Held:
-        """Remember what stands under a mark's key."""
-        if found is None:
-            held = _NOTHING
-        else:
-            held = _Held(_mark(mark_id, found), found.value, found.revision)
-        before = self._held.get(mark_id, _NOTHING)
-        if before.mark and (held.mark is None or settle(held.mark, before.mark) != held.mark):
-            self._log.critical(
-                "the mark of {key} for {operation} on {chain} was lowered in etcd, or is gone",
-                key=mark_id.key,
-                operation=mark_id.operation,
-                chain=mark_id.chain_id,
-            )
-        self._held[mark_id] = held
-        return held
+    def _observe(self, key: str, value: str | None, read_at: int) -> None:
+        """Remember what stood under a mark's key at a revision, unless a later one was seen.
+
+        :raises StoreError: if it is no mark; what was seen before is then still remembered.
+        """
+        before = self._known(key)
+        if read_at < before.read_at:
+            return
+        mark = before.mark
+        if value != before.value:
+            mark = None if value is None else _mark(key, before.mark_id, value)
+            if before.mark and (mark is None or settle(mark, before.mark) != mark):
+                self._log.critical(
+                    "the mark of {key} for {operation} on {chain} was lowered in etcd, or is gone",
+                    key=before.mark_id.key,
+                    operation=before.mark_id.operation,
+                    chain=before.mark_id.chain_id,
+                )
+        self._seen[key] = _Seen(before.mark_id, read_at, mark, value)
+
+    def _known(self, key: str) -> _Seen:
+        """What is remembered; raises StoreError if the key is none of a mark."""
+        # A key of which nothing is remembered was not there when all marks were read.
+        return self._seen.get(key) or _Seen(_mark_id(key), self._read_at)
 
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
-        """Swap the mark, if it is no step back."""
+        """Swap the mark, if it is no step back.
+
+        Fails with StoreError; the mark may have been written all the same.
+        """
         return Deferred.fromCoroutine(self._keep(mark_id, mark))
 
     async def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
         # A client waits for two commits, that of its claim and that of the signature.
         patience = PATIENCE if mark.signature is None else _SIGNATURE_PATIENCE
         until = self._clock.seconds() + patience
-        lock = self._locks.setdefault(mark_id, DeferredLock())
+        key = _key(mark_id)
+        lock = self._locks.setdefault(key, DeferredLock())
         try:
             await lock.acquire().addTimeout(patience, self._clock)
         except TimeoutError:
             raise StoreAwayError("etcd is still busy with an earlier claim") from None
         try:
-            held = self._held.get(mark_id, _NOTHING)
-            while (now := settle(held.mark, mark)) != held.mark:
-                if await self._swap(mark_id, held, now, until):
-                    return Kept(held.mark, now)
-                held = self._held.get(mark_id, _NOTHING)
-            return Kept(now, now)
+            while True:
+                seen = self._known(key)
+                now = settle(seen.mark, mark)
+                if now == seen.mark:
+                    return Kept(now, now)
+                if await self._swap(key, seen.value, _json(mark_id, now), until):
+                    return Kept(seen.mark, now)
         finally:
             lock.release()
 
-    async def _swap(self, mark_id: MarkId, held: _Held, mark: Mark, until: float) -> bool:
-        """Put a mark in the place of what is held; if that is outdated, see what stands."""
+    async def _swap(self, key: str, seen: str | None, value: str, until: float) -> bool:
+        """Put a mark in the place of what was seen, or see what stands there instead."""
         if self._marker is None:
             raise StoreAwayError("the store has not been read yet")
-        key, value = _key(mark_id), _json(mark_id, mark)
+        if seen is None:
+            self._check_room(key)
         answer = await self._transaction(
-            [_holds(MARKER, self._marker), _unchanged(key, held)],
+            [_stands(MARKER, self._marker), _stands(key, seen)],
             [_put(key, value)],
             [_get(MARKER), _get(key)],
             until,
         )
-        # A page that was read meanwhile may show what came after this.
-        newest = self._held.get(mark_id, _NOTHING) == held
-        if answer.succeeded:
-            self._heard = max(self._heard, answer.revision)
-            if newest:
-                self._held[mark_id] = _Held(mark, value, answer.revision)
-            return True
-        self._check_marker(answer.first(0))
-        if newest:
-            self._see(mark_id, answer.first(1))
-        return False
+        if not answer.succeeded:
+            self._check_marker(answer.value(0))
+        self._observe(key, value if answer.succeeded else answer.value(1), answer.revision)
+        return answer.succeeded
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
         """Put these in the place of what was seen when loading.
 
         This may lower a mark: it is for an operator who knows why, not for signing. Fails
         with StoreError if a daemon has moved one meanwhile; the marks before it, in groups
-        of a hundred, are then replaced.
+        of a hundred, are then replaced. What is replaced is seen by the next `load`.
         """
         return Deferred.fromCoroutine(self._replace(marks))
 
     async def _replace(self, marks: Mapping[MarkId, Mark]) -> None:
-        listed = list(marks.items())
-        for start in range(0, len(listed), _AT_ONCE):
-            group = listed[start : start + _AT_ONCE]
-            unchanged = [
-                _unchanged(_key(mark_id), self._held.get(mark_id, _NOTHING)) for mark_id, _ in group
-            ]
-            puts = [_put(_key(mark_id), _json(mark_id, mark)) for mark_id, mark in group]
-            gets = [_get(_key(mark_id)) for mark_id, _ in group]
-            answer = await self._transaction(unchanged, puts, gets)
+        values = {_key(mark_id): _json(mark_id, mark) for mark_id, mark in marks.items()}
+        self._check_room(*values)
+        keys = list(values)
+        for start in range(0, len(keys), _AT_ONCE):
+            group = keys[start : start + _AT_ONCE]
+            seen = {key: self._seen[key].value for key in group if key in self._seen}
+            answer = await self._transaction(
+                [_stands(key, seen.get(key)) for key in group],
+                [_put(key, values[key]) for key in group],
+                [_get(key) for key in group],
+            )
             # A first attempt without an answer may have put them.
-            if not answer.succeeded and not _stand(group, answer):
+            there = [answer.value(number) for number in range(len(group))]
+            if not answer.succeeded and there != [values[key] for key in group]:
                 raise StoreError("a signer has moved the marks meanwhile; try again")
+
+    def _check_room(self, *keys: str) -> None:
+        """Not more marks than can be read; raises StoreError."""
+        standing = {key for key, seen in self._seen.items() if seen.mark}
+        if len(standing.union(keys)) > MOST_MARKS:
+            raise StoreError(f"etcd may hold {MOST_MARKS} watermarks, and there would be more")
 
     def close(self) -> Deferred[None]:
         """Close the connections."""
@@ -239,20 +257,25 @@ class EtcdStore:
         failure: list[dict[str, Any]],
         until: float | None = None,
     ) -> Answer:
+        """Ask etcd; raises StoreError. What is shown is for the caller to observe."""
+        before = self._seen
+        newest = max([self._read_at, *(seen.read_at for seen in before.values())])
         question = {"compare": compare, "success": success, "failure": failure}
-        answer = await self._gateway.ask("/v3/kv/txn", question, until)
-        return read_answer(answer, compare, success, failure)
+        found = await self._gateway.ask("/v3/kv/txn", question, until)
+        answer = read_answer(found, compare, success, failure)
+        # Questions from before it was noticed say nothing new about it.
+        if answer.revision < newest and self._seen is before:
+            self._log.critical("etcd has gone back in time: was a backup restored?")
+            self._seen = {key: evolve(seen, read_at=0) for key, seen in before.items()}
+            self._read_at = 0
+        return answer
 
 
-def _holds(key: str, value: str) -> dict[str, Any]:
-    return {"target": "VALUE", "key": text(key), "value": text(value)}
-
-
-def _unchanged(key: str, held: _Held) -> dict[str, Any]:
-    """Compares values, not revisions: after a backup was restored, one may come twice."""
-    if held == _NOTHING:
+def _stands(key: str, value: str | None) -> dict[str, Any]:
+    """Compares what is under a key with a text, or with nothing."""
+    if value is None:
         return {"target": "MOD", "key": text(key), "mod_revision": "0"}
-    return _holds(key, held.value)
+    return {"target": "VALUE", "key": text(key), "value": text(value)}
 
 
 def _put(key: str, value: str) -> dict[str, Any]:
@@ -263,7 +286,7 @@ def _get(key: str) -> dict[str, Any]:
     return {"request_range": {"key": text(key)}}
 
 
-def _known_marker(found: KeyValue | None) -> str:
+def _known_marker(found: str | None) -> str:
     """The marker as it stands; raises StoreError if it is missing, or none of ours."""
     if found is None:
         raise StoreError(
@@ -271,7 +294,7 @@ def _known_marker(found: KeyValue | None) -> str:
             f"tezio-signer watermarks init; if it was lost, {_RAISE} as well"
         )
     try:
-        version = json.loads(found.value)["format"]
+        version = json.loads(found)["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StoreError(f"{MARKER} in etcd is not the marker of a watermark store") from error
     if type(version) is not int:
@@ -281,7 +304,7 @@ def _known_marker(found: KeyValue | None) -> str:
             f"the watermark store in etcd has format {version!s:.20}, not {FORMAT}; use the "
             "version of Tezio Signer that wrote it"
         )
-    return found.value
+    return found
 
 
 def _key(mark_id: MarkId) -> str:
@@ -289,6 +312,7 @@ def _key(mark_id: MarkId) -> str:
 
 
 def _mark_id(key: str) -> MarkId:
+    """What a key stands for; raises StoreError."""
     try:
         chain, address, operation = key.removeprefix(MARKS).split("/")
         return read_id(key, chain, address, operation)
@@ -296,25 +320,16 @@ def _mark_id(key: str) -> MarkId:
         raise StoreError(f"{legible(key)} in etcd is no key of a watermark") from error
 
 
-def _stand(marks: Sequence[tuple[MarkId, Mark]], answer: Answer) -> bool:
-    """Whether an answer shows just these marks."""
-    found = [answer.first(number) for number in range(len(marks))]
-    return all(
-        kv is not None and kv.value == _json(mark_id, mark)
-        for (mark_id, mark), kv in zip(marks, found, strict=True)
-    )
-
-
 def _json(mark_id: MarkId, mark: Mark) -> str:
     return json.dumps(row(mark_id, mark))
 
 
-def _mark(mark_id: MarkId, found: KeyValue) -> Mark:
+def _mark(key: str, mark_id: MarkId, value: str) -> Mark:
     """A mark as it stands under its key; raises StoreError."""
     try:
-        read_id, mark = read_row(_key(mark_id), json.loads(found.value))
+        its_id, mark = read_row(key, json.loads(value))
     except (ValueError, RecursionError, TransferError) as error:
         raise StoreError(f"a watermark in etcd is damaged: {legible(str(error))}") from error
-    if read_id != mark_id:
-        raise StoreError(f"{_key(mark_id)} in etcd holds the watermark of another key")
+    if its_id != mark_id:
+        raise StoreError(f"{key} in etcd holds the watermark of another key")
     return mark

@@ -1,4 +1,4 @@
-"""Whose the files of a store are, and what to do about those that are somebody else's."""
+"""Says whose the files of a store are, and what to do about those that are somebody else's."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from pathlib import Path
 from tezio_signer.host.accounts import group_name, user_name
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
-"""What is behind the path of a store in the names of its files."""
+"""What follows the path of a store in the names of its files."""
 _DIRECTORY, _FILE = os.W_OK | os.X_OK, os.R_OK | os.W_OK
 
 
 def what_is_denied(store: Path) -> str:
-    """What of a store this process may not use, whose that is and what to do; "" for nothing.
+    """Say what of a store this process may not use, whose that is and what to do; "" for nothing.
 
     It begins with a semicolon: it is for the end of a sentence.
     """
@@ -43,9 +43,9 @@ def _needed(real: Path) -> Iterator[tuple[Path, int]]:
 
 
 def give_to_owner(made: Path, of: Path) -> None:
-    """Let a new file belong to whom another one, or a directory, belongs, if that may be.
+    """Give a new file the owner of another one, or of a directory, if that may be.
 
-    What is not a new file of ours is not followed to where it leads.
+    A link, which is no new file of ours, is not followed.
     """
     with suppress(OSError):
         owner = of.stat()
@@ -54,7 +54,7 @@ def give_to_owner(made: Path, of: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk; raises OSError."""
+    """Sync the names in a directory to the disk; raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Making an SQLite store, and never in the place of one that was there before."""
+"""Makes an SQLite store, but never in the place of one that was there before."""
 
 import os
 from contextlib import ExitStack, closing
@@ -19,7 +19,7 @@ from tezio_signer.watermarks.store import StoreError
 
 
 def create(path: Path) -> None:
-    """Make an empty store in a new file, which belongs to whom its directory belongs.
+    """Make an empty store in a new file, which gets the owner of its directory.
 
     :raises StoreError: if there is a file already or was a store before, or if it cannot be
         made; nothing is left of it then.
@@ -46,7 +46,7 @@ def _exists_already(path: Path) -> StoreError:
 
 
 def _check_new(path: Path) -> None:
-    """Raises StoreError if a store was here: its successor would know nothing of its marks.
+    """Raise StoreError if a store was here: its successor would know nothing of its marks.
 
     SQLite, too, would take what is left of it for a part of the new one.
     """
@@ -71,7 +71,7 @@ def _make(path: Path) -> None:
 
 
 def _put(made: Path, path: Path) -> None:
-    """Give a complete file its name, which is never that of a part of it."""
+    """Give a complete file its name, which no incomplete one ever has."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError as error:

@@ -1,4 +1,4 @@
-"""A store that blocks, used from the reactor: written in one thread, many marks at a time."""
+"""Uses a store that blocks from the reactor: writes in one thread, many marks at a time."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
 
 STOP_PATIENCE = 2.0
-"""Seconds that a disk gets for what was given to it when the daemon stops."""
+"""Seconds that a disk gets for what it still has to write when the daemon stops."""
 REST = 1.0
 """Seconds without a commit after which the store tidies up."""
 LOOK_INTERVAL = 1.0
@@ -29,26 +29,26 @@ class BlockingStore(Protocol):
     """A store whose methods may block; they raise StoreError."""
 
     def load(self) -> dict[MarkId, Mark]:
-        """All marks of the store."""
+        """Return all marks of the store."""
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
         """Write these, each if it is no step back; they survive a power cut on return."""
 
     def tidy(self) -> None:
-        """What can wait until nobody waits."""
+        """Do what can wait until nobody waits."""
 
     def close(self) -> None:
-        """Give the store free for others."""
+        """Release the store for others."""
 
 
 class Writer(Protocol):
     """Runs what blocks, in order, one after the other."""
 
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """The result of the work, when its turn has come and it is done."""
+        """Do the work when its turn has come; fires with its result."""
 
     def stop(self) -> bool:
-        """Finish the work that was given, and end; False if it takes too long."""
+        """Finish the work that was given, and end; returns False if it takes too long."""
 
 
 class ThreadWriter:
@@ -66,7 +66,7 @@ class ThreadWriter:
         self._thread.start()
 
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """The result of the work, delivered in the reactor's thread."""
+        """Do the work in the thread; fires with its result in the reactor's thread."""
         done: Deferred[_Result] = Deferred()
 
         def do() -> None:
@@ -84,7 +84,7 @@ class ThreadWriter:
             do()
 
     def stop(self) -> bool:
-        """Wait for the work that was given, but not for ever; whether it is done."""
+        """Wait for the work that was given, but not for ever; returns whether it is done."""
         self._given.put(None)
         self._thread.join(self._patience)
         return not self._thread.is_alive()
@@ -125,7 +125,7 @@ class GroupedStore:
         self._look_later()
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
-        """All marks of the store, read at once."""
+        """Read all marks of the store at once."""
         return execute(self._store.load)
 
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
@@ -139,8 +139,8 @@ class GroupedStore:
     def _begin(self) -> None:
         """Write at the end of this turn of the reactor: first the HSM is to be asked.
 
-        A thread that is at work would slow that down; and what else comes in this turn is
-        written together.
+        A working thread would slow that down; and what else comes in this turn is written
+        together.
         """
         if self._clock is None:
             self._write()

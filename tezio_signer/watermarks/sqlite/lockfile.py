@@ -1,7 +1,7 @@
-"""The file beside an SQLite store: keeps others out, and knows how far the store had come.
+"""Keeps the file beside an SQLite store, which keeps others out and notes how far the store is.
 
-It is never there without a whole note: it gets its name when the note is on the disk. So what
-cannot be read was damaged, and says nothing of whether the store is the newest.
+The file is never there without a whole note, since it gets its name when the note is on the disk.
+So a note that cannot be read was damaged, and says nothing of whether the store is the newest.
 """
 
 import fcntl
@@ -17,12 +17,12 @@ from tezio_signer.watermarks.sqlite.access import give_to_owner, sync_directory,
 from tezio_signer.watermarks.store import StoreError
 
 _TRIAL_AT = 4096
-"""Where writing is tried out: in another block than what is noted."""
+"""Where writing is tried out: in another block than the note."""
 _NOTE = 128
 """Bytes of a note, fewer than a sector has: a power cut leaves no half of one."""
 _FORM = re.compile(rb"([!-~]{1,64}) ([0-9]{20})\n")
 _TRIES = 10
-"""To lock a file that others delete and make at the same time."""
+"""How often it is tried to lock a file that others delete and make at the same time."""
 
 
 @frozen
@@ -38,13 +38,13 @@ class Progress:
 
 
 def lock_beside(store: Path) -> Path:
-    """Where the lock of a store is: one, whatever links lead to the store."""
+    """Return where the lock of a store is: one place, whatever links lead to the store."""
     real = Path(os.path.realpath(store))
     return real.with_name(f"{real.name}.lock")
 
 
 def noted_beside(store: Path) -> Progress | None:
-    """What was noted last about a store, also while a daemon has it; None without a file.
+    """Read what was noted last about a store, also while a daemon has it; None without a file.
 
     The store itself is at least as far when it is read after this.
 
@@ -81,7 +81,7 @@ def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
 
 
 def check_access(store: Path) -> None:
-    """Raises what `take` does if there is a lock that this process may not write."""
+    """Raise what `take` does if there is a lock that this process may not write."""
     path = lock_beside(store)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
@@ -102,31 +102,31 @@ class LockFile:
         self._status = os.fstat(file)
 
     def noted(self) -> Progress:
-        """What was noted last; raises StoreError for what is no note."""
+        """Read what was noted last; raises StoreError if it is no note."""
         return _progress(os.pread(self._file, _NOTE, 0), self._store, self.path)
 
     def note(self, progress: Progress) -> None:
         """Note how far the store has come for certain.
 
-        It is not synced, and no error if the disk is full: an older note is true as well.
+        It is not synced, and a full disk is no error: an older note is true as well.
         """
         with suppress(OSError):
             os.pwrite(self._file, _note(progress), 0)
 
     def note_for_certain(self, progress: Progress) -> None:
-        """Note it in the place of whatever is there, and have it on the disk; raises OSError."""
+        """Write a note over whatever is there, and sync it; raises OSError."""
         os.pwrite(self._file, _note(progress), 0)
         os.fsync(self._file)
 
     def is_there(self) -> bool:
-        """Whether its path still leads to this file; raises OSError if nobody can tell."""
+        """Say whether its path still leads to this file; raises OSError if that is not known."""
         try:
             return os.path.samestat(os.lstat(self._there), self._status)
         except FileNotFoundError:
             return False
 
     def why_not_written(self) -> str:
-        """What keeps this disk from being written, in the system's words; "" if nothing does."""
+        """Say in the system's words what keeps this disk from being written; "" if nothing does."""
         try:
             os.pwrite(self._file, b"\0", _TRIAL_AT)
             os.fdatasync(self._file)
@@ -136,12 +136,12 @@ class LockFile:
         return ""
 
     def close(self) -> None:
-        """Let others have the store."""
+        """Release the store for others."""
         os.close(self._file)
 
 
 def take(store: Path) -> LockFile | None:
-    """The lock that is there, taken; None if there is none.
+    """Take the lock that is there; None if there is none.
 
     :raises StoreError: if it cannot be had, or another daemon has it.
     """
@@ -162,7 +162,7 @@ def take(store: Path) -> LockFile | None:
 
 
 def _taken(store: Path, path: Path) -> LockFile | None:
-    """Open the file and lock it; None if it is not there, or was taken away meanwhile."""
+    """Open the file and lock it; None if it is not there, or was removed meanwhile."""
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -178,10 +178,9 @@ def _taken(store: Path, path: Path) -> LockFile | None:
 
 
 def make(store: Path, progress: Progress) -> LockFile:
-    """A new lock for a store that has none, with a note that is on the disk.
+    """Make a lock for a store that has none, with a note that is on the disk.
 
-    It belongs to whom the store belongs: it may be root who makes it, and the daemon has to
-    open it too.
+    It gets the owner of the store: root may make it, and the daemon has to open it too.
 
     :raises StoreError: if it cannot be made, or another daemon has made one meanwhile.
     """

@@ -1,4 +1,4 @@
-"""An SQLite store looked at beside whoever has it: nothing of it is taken or changed."""
+"""Reads an SQLite store that others may have open, without locking or changing it."""
 
 import os
 from contextlib import ExitStack, closing
@@ -21,7 +21,7 @@ from tezio_signer.watermarks.store import StoreError
 
 
 def read(path: Path) -> dict[MarkId, Mark]:
-    """The marks of a store, also of one that a daemon is using; raises StoreError."""
+    """Read the marks of a store, also of one that a daemon is using; raises StoreError."""
     check_there(path)
     with errors(path):
         check_name(path)
@@ -38,9 +38,9 @@ def read(path: Path) -> dict[MarkId, Mark]:
 
 
 def check_access(path: Path) -> None:
-    """Raises what `SqliteStore` does for files that this process may not write; changes nothing.
+    """Raise what `SqliteStore` does for files that this process may not write; changes nothing.
 
-    Not in a process that has the store open otherwise: SQLite's locks are gone at the end.
+    It may not be called in a process that has the store open: SQLite's locks would be lost.
     """
     check_there(path)
     with errors(path):
@@ -51,13 +51,13 @@ def check_access(path: Path) -> None:
 
 
 def check_denied(path: Path) -> None:
-    """Raises StoreError for files and a directory that SQLite would find it cannot write."""
+    """Raise StoreError for files and a directory that SQLite would find it cannot write."""
     if denied := what_is_denied(path):
         raise StoreError(f"watermark store {path} cannot be written{denied}")
 
 
 def check_not_copied(path: Path) -> bool:
-    """Whether a daemon has this store; raises StoreError if one has a copy of it instead."""
+    """Say whether a daemon has this store; raises StoreError if one has a copy of it instead."""
     if is_held(path):
         return True
     with errors(path), logs_kept(path), closing(connect(path)) as connection:
@@ -66,7 +66,7 @@ def check_not_copied(path: Path) -> bool:
 
 
 def check_there(path: Path) -> None:
-    """Raises StoreError unless a filled file of the right kind is there."""
+    """Raise StoreError unless a filled file of the right kind is there."""
     with errors(path):
         try:
             path.stat()
@@ -79,7 +79,7 @@ def check_there(path: Path) -> None:
 
 
 def check_progress(path: Path, before: Progress | None, now: Progress) -> None:
-    """Raises StoreError for a store that was further when it was used last."""
+    """Raise StoreError for a store that was further when it was used last."""
     if before is not None and before.store == now.store and before.writes > now.writes:
         raise StoreError(
             f"watermark store {path} is an older copy: {now.writes} marks were written "

@@ -1,4 +1,4 @@
-"""Marks as rows of an SQLite store, and what its rows say of the whole."""
+"""Reads and writes marks as rows of an SQLite store, and reads how far the store has come."""
 
 import sqlite3
 from pathlib import Path
@@ -22,7 +22,7 @@ Row = tuple[int, int, bytes, str | None]
 
 
 def progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
-    """How far a store has come; raises StoreError."""
+    """Read how far a store has come; raises StoreError."""
     rows = connection.execute(_PROGRESS).fetchall()
     if len(rows) != 1:
         raise damaged(path, f"it has {len(rows)} ids, not 1")
@@ -33,7 +33,7 @@ def progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
 
 
 def marks_in(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
-    """All marks of a store; raises StoreError."""
+    """Read all marks of a store; raises StoreError."""
     try:
         return dict(_checked(*row) for row in connection.execute(_ALL))
     except (ValueError, TransferError) as error:
@@ -49,7 +49,7 @@ def _checked(
     payload_hash: bytes,
     signature: str | None,
 ) -> tuple[MarkId, Mark]:
-    """A row of a file that anybody may have written; raises TransferError."""
+    """Read a row of a file that anybody may have written; raises TransferError."""
     return read_row(
         "marks",
         {
@@ -65,17 +65,17 @@ def _checked(
 
 
 def mark_of(level: int, round_: int, payload_hash: bytes, signature: str | None) -> Mark:
-    """The mark of a row that was found; raises ValueError."""
+    """Read the mark of a row that was found; raises ValueError."""
     return Mark(level, round_, payload_hash, Signature.parse(signature) if signature else None)
 
 
 def row_id(mark_id: MarkId) -> tuple[str, str, str]:
-    """What a row is found by."""
+    """Return what a row is found by."""
     return mark_id.chain_id, str(mark_id.key), str(mark_id.operation)
 
 
 def row_of(mark: Mark) -> Row:
-    """The rest of a row."""
+    """Return the rest of a row."""
     return (
         mark.level,
         mark.round,

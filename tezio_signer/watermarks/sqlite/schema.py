@@ -1,4 +1,4 @@
-"""What is in the file of an SQLite store: its tables, and how it is connected to and checked."""
+"""Lays out the file of an SQLite store, connects to it, and checks what is in it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ _FULL = 2
 
 @contextmanager
 def errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]:
-    """Make what fails a StoreError.
+    """Turn the errors of SQLite and of the system into a StoreError.
 
     :param beside: a file on the same disk, which tells why SQLite cannot write.
     """
@@ -58,7 +58,7 @@ def errors(path: Path | None, beside: LockFile | None = None) -> Iterator[None]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is there, whose every commit is synced."""
+    """Connect to a file that is there, with every commit synced; raises StoreError."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -105,7 +105,7 @@ def lay_out(connection: sqlite3.Connection) -> None:
 
 
 def check_filled(path: Path) -> None:
-    """Raises StoreError for an empty file."""
+    """Raise StoreError for an empty file."""
     if path.is_file() and path.stat().st_size == 0:
         raise StoreError(
             f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
@@ -115,7 +115,7 @@ def check_filled(path: Path) -> None:
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises StoreError unless this is a whole store, of this version."""
+    """Raise StoreError unless this is a whole store, of this version."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != APPLICATION_ID:
@@ -138,7 +138,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _tables(connection: sqlite3.Connection) -> dict[str, str]:
-    """The SQL of all that is in a store, as it was written, by name."""
+    """Return the SQL of all that is in a store, as it was written, by name."""
     return {
         name: sql
         for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema")
@@ -147,5 +147,5 @@ def _tables(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def damaged(path: Path | None, found: object) -> StoreError:
-    """What is said of a store in which something makes no sense."""
+    """Make the error for a store in which something makes no sense."""
     return StoreError(f"watermark store {path} is damaged: {' '.join(str(found).split())}{RESCUE}")

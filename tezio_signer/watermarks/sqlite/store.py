@@ -1,4 +1,4 @@
-"""Watermarks in one SQLite file: WAL mode, every mark synced to the disk."""
+"""Keeps watermarks in one SQLite file, in WAL mode, with every mark synced to the disk."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +87,7 @@ class SqliteStore:
             undoing.pop_all()
 
     def _begin_log(self, file: StoreFile, path: Path) -> None:
-        """Have an empty log; not before the file proved ours."""
+        """Begin an empty log; this may not come before the file has proved to be ours."""
         file.give_logs()
         use_log(self._connection, path)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -102,12 +102,12 @@ class SqliteStore:
         self._version = _data_version(connection)
 
     def load(self) -> dict[MarkId, Mark]:
-        """All marks of the store."""
+        """Return all marks of the store."""
         with errors(self._path):
             return marks_in(self._connection, self._path)
 
     def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
-        """Write marks where they are no step back, together; on the disk on return."""
+        """Write marks together, each if it is no step back; they are on the disk on return."""
         with self._transaction() as written:
             return [self._settle(mark_id, mark, written) for mark_id, mark in marks]
 
@@ -161,7 +161,7 @@ class SqliteStore:
                     self._read_anew(self._file, self._path)
 
     def look(self) -> None:
-        """Raises StoreLostError unless the store is as it was left here."""
+        """Raise StoreLostError unless the store is as it was left here."""
         with errors(self._path, self._lock):
             self._guard()
             if _data_version(self._connection) != self._version:
@@ -196,9 +196,9 @@ class SqliteStore:
                     raise StoreLostError(f"{_log_removed(self._path)}, and is made anew")
 
     def _guard(self) -> None:
-        """Raises StoreLostError unless the next daemon would read what is written here.
+        """Raise StoreLostError unless the next daemon would read what is written here.
 
-        What can be put in order without losing a mark is: a log or a lock without a name.
+        A log or a lock that has lost its name is made anew, since that loses no mark.
         """
         file, path = self._file, self._path
         if file is None or path is None:
@@ -221,7 +221,7 @@ class SqliteStore:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _open_anew(self, file: StoreFile, path: Path) -> None:
-        """Write into a log that has a name again; what is in the old one comes into the file."""
+        """Begin a log that has a name again; what is in the old one is moved into the file."""
         try:
             if self._open:
                 (busy, _, _) = self._connection.execute(
@@ -241,7 +241,7 @@ class SqliteStore:
         self._log.warn("{sentence}, and is made anew; no mark is lost", sentence=_log_removed(path))
 
     def _read_anew(self, file: StoreFile, path: Path) -> None:
-        """See what others have written into the file, past all that SQLite remembers of it."""
+        """Read what others have written into the file, past all that SQLite remembers of it."""
         before, found = self._connection, file.found
         try:
             self._adopt(_connect_again(path), path)
@@ -265,7 +265,7 @@ class SqliteStore:
         self._connection = connection
 
     def _compare(self, connection: sqlite3.Connection) -> None:
-        """Raises StoreLostError for a database that holds less than is known here."""
+        """Raise StoreLostError for a database that holds less than is known here."""
         progress = progress_in(connection, self._path)
         marks = marks_in(connection, self._path)
         what = None
@@ -283,7 +283,7 @@ class SqliteStore:
         self._version = _data_version(connection)
 
     def _mind_lock(self, path: Path) -> None:
-        """Have the lock beside the file again, if it was removed or replaced."""
+        """Make the lock beside the file anew, if it was removed or replaced."""
         lock = self._lock
         if lock is None or lock.is_there():
             return
@@ -330,7 +330,7 @@ def _connect_again(path: Path) -> sqlite3.Connection:
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
-    """A number that is another one when another connection has committed something."""
+    """Return a number that changes when another connection commits something."""
     (version,) = connection.execute("PRAGMA data_version").fetchone()
     return int(version)
 

@@ -1,4 +1,4 @@
-"""The file of an open SQLite store: nobody else's, and still the one that was opened.
+"""Holds the file of an open SQLite store against others, and sees whether it is still the same.
 
 A store is a file, not a name. Its path may come to lead to another file while a daemon has it:
 the file, or a directory above it, is moved, removed, replaced or mounted over. What is then
@@ -32,7 +32,7 @@ _SOCKETS = Path("/proc/net/unix")
 
 
 def check_kind(path: Path) -> None:
-    """Raises StoreError for what is there and no file; not looked at, a pipe would hold us up."""
+    """Raise StoreError for what is there and no file, such as a pipe, which would block us."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise StoreError(
@@ -44,7 +44,7 @@ def check_kind(path: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raises StoreError for a file that has, or easily gets, other names than this path."""
+    """Raise StoreError for a file that has, or easily gets, other names than this path."""
     links = path.stat().st_nlink
     if links > 1:
         raise StoreError(_linked(path, links))
@@ -121,7 +121,7 @@ class StoreFile:
         self._copies = held
 
     def look(self) -> None:
-        """Raises StoreLostError unless the path leads to this file, and this is its only name."""
+        """Raise StoreLostError unless the path leads to this file, and this is its only name."""
         try:
             found = os.lstat(self._there)  # beside it is the log, wherever a link would lead
             named = found if self._there == self._named else os.stat(self._named)
@@ -161,7 +161,7 @@ class StoreFile:
         return self.found != self._content
 
     def log_is_gone(self) -> bool:
-        """Whether what SQLite writes into has no name any more.
+        """Say whether what SQLite writes into has no name any more.
 
         :raises StoreLostError: if the name is that of another file by now, one with content.
         """
@@ -187,26 +187,26 @@ class StoreFile:
         return gone
 
     def keep_logs(self) -> None:
-        """From now on, closing the database leaves it, and what is beside it, as it is.
+        """Have the closing of the database leave it, and what is beside it, as it is.
 
         SQLite deletes the log by its name, which may be that of another daemon's by now.
         """
         _seem_to_read(self._file)
 
     def give_logs(self) -> None:
-        """From now on, closing the database ends the log again: it is ours."""
+        """Have the closing of the database end the log again: it is ours."""
         with suppress(OSError):
             _lock(self._file, fcntl.F_UNLCK, _SHARED_FIRST, _SHARED_SIZE)
 
     def close(self) -> None:
-        """Let others have the file. The database has to be closed before."""
+        """Release the file for others. The database has to be closed before."""
         os.close(self._file)
         if self._copies is not None:
             self._copies.close()
 
 
 def check_copies(path: Path, store: str) -> None:
-    """Raises StoreError if a daemon has a copy of a store, and would keep others from this one.
+    """Raise StoreError if a daemon has a copy of a store, and would keep others from this one.
 
     The kernel lists the sockets of this network namespace; holding one, even for a moment, could
     keep a daemon from starting.
@@ -231,7 +231,7 @@ def _copy_in_use(path: Path) -> StoreError:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a daemon or a command has the store at a path; takes and changes nothing."""
+    """Say whether a daemon or a command has the store at a path; takes and changes nothing."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -249,9 +249,9 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def logs_kept(path: Path) -> Iterator[None]:
-    """Closing a database meanwhile leaves the log beside it, which may not belong to it.
+    """Have the closing of a database leave the log beside it, which may not belong to it.
 
-    Not in a process that has it open otherwise: SQLite's own locks are gone at the end.
+    It may not be used in a process that has the database open: SQLite's locks would be lost.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

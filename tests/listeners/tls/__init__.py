@@ -1,0 +1,1 @@
+"""Tests of TLS: certificates, handshakes, and what is logged of them."""

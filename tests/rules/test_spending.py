@@ -1,0 +1,54 @@
+"""The rule on the rate of generic operations."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.deciding import request_for
+from tests.support.vectors import TZ1, TZ3, block, transfer
+from tezio_signer.errors import TooMany
+from tezio_signer.rates import Rate
+from tezio_signer.rules.rule import Grant
+from tezio_signer.rules.spending import within_rate
+
+
+class RateTests(SynchronousTestCase):
+    """Two generic operations a minute."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.rule = within_rate(Rate(2, self.clock))
+
+    def take(self, payload: bytes, host: str = "10.0.0.1") -> Grant:
+        """What is granted; raises TooMany."""
+        grant = self.rule(request_for(payload, peer=host))
+        assert isinstance(grant, Grant)
+        return grant
+
+    def test_too_many(self) -> None:
+        """The third is refused until time has passed; other keys and clients have their own."""
+        for number in range(2):
+            self.take(transfer(number))
+        refused = self.assertRaises(TooMany, self.take, transfer(2))
+        self.assertEqual(
+            str(refused),
+            f"more than 2 generic operations a minute for {TZ3} from 10.0.0.1; try again later",
+        )
+        self.take(transfer(2), "10.0.0.2")
+        self.rule(request_for(transfer(2), TZ1, "10.0.0.1"))
+        self.clock.advance(30)
+        self.take(transfer(2))
+
+    def test_baking(self) -> None:
+        """Blocks are not counted."""
+        for level in range(5):
+            self.take(block(level + 1, 0)).undo()
+        for number in range(2):
+            self.take(transfer(number))
+
+    def test_undo(self) -> None:
+        """What could not be served does not count."""
+        for number in range(5):
+            self.take(transfer(number)).undo()
+        for number in range(2):
+            self.take(transfer(number))
+        self.assertRaises(TooMany, self.take, transfer(2))

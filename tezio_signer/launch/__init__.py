@@ -1,0 +1,1 @@
+"""How the daemon is started: by `tezio-signer run`, or by twistd."""

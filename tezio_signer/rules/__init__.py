@@ -1,0 +1,1 @@
+"""The rules, by subject. Which of them are asked, and in which order, says `policy.py`."""

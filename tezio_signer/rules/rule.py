@@ -1,0 +1,45 @@
+"""What a rule is: of three kinds, asked in this order.
+
+An *admission* looks at who connects, before anything is read. A *check* looks at a request and
+changes nothing, so that it can also be asked in order to explain. A *reservation* takes something
+for a request (a place in a rate, the position of a watermark) and gives a `Grant`.
+
+Each raises, or fails with, the `Refused` that the client is told.
+"""
+
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from tezio_signer.noop import do_nothing
+from tezio_signer.request import Peer, SigningRequest
+from tezio_signer.watermarks.claims import Claim
+
+
+@frozen(eq=False)
+class Grant:
+    """What was reserved for a request.
+
+    :ivar claim: the watermark's claim, if the request needs one. It is for ever.
+    :ivar undo: gives the rest back, for a request that could not be served.
+    """
+
+    claim: Claim | None = None
+    undo: Callable[[], object] = do_nothing
+
+    @classmethod
+    def of(cls, grants: Sequence["Grant"]) -> "Grant":
+        """All of these together, of which one has a claim at most."""
+
+        def undo() -> None:
+            for grant in reversed(grants):
+                grant.undo()
+
+        claims = [grant.claim for grant in grants if grant.claim is not None]
+        return cls(claims[0] if claims else None, undo)
+
+
+Admission = Callable[[Peer], None]
+Check = Callable[[SigningRequest], Deferred[None] | None]
+Reservation = Callable[[SigningRequest], Deferred[Grant] | Grant]

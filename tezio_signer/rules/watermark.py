@@ -1,0 +1,19 @@
+"""The rule that keeps a key from signing two payloads at one position."""
+
+from tezio_signer.config.settings import Settings
+from tezio_signer.request import SigningRequest
+from tezio_signer.rules.rule import Grant, Reservation
+from tezio_signer.tezos.payload import Generic
+from tezio_signer.watermarks.claims import Watermarks
+
+
+def claimed(settings: Settings, watermarks: Watermarks) -> Reservation:
+    """Only above the watermark, which moves with it; generic operations have none."""
+
+    def rule(request: SigningRequest) -> Grant:
+        if isinstance(request.payload, Generic):
+            return Grant()
+        jump = settings.signing_keys[request.key].max_level_jump
+        return Grant(watermarks.claim(request.key, request.payload, request.data, jump))
+
+    return rule
