@@ -89,6 +89,7 @@ ROOMS = {
         (
             "tezio_signer.policy",
             "tezio_signer.request",
+            "tezio_signer.config.networks",
             "tezio_signer.rules.rule",
             "tezio_signer.rules.access",
             "tezio_signer.rules.operations",
@@ -98,6 +99,7 @@ ROOMS = {
         (
             "test_policy",
             "test_request",
+            "config.test_networks",
             "rules.test_access",
             "rules.test_operations",
             "rules.test_spending",
