@@ -522,6 +522,37 @@ class LostTests(StoreTestCase):
             self.restore_rows()
             self.well()
 
+    def test_lowered_in_the_log(self) -> None:
+        """A mark that another program has lowered in the log, and not in the file, is missed."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("PRAGMA wal_autocheckpoint = 0")
+            other.execute("UPDATE marks SET level = level - 1")
+            self.assertRaises(StoreLostError, self.store.look)
+
+    def test_log_made_anew_later(self) -> None:
+        """A log that cannot be made anew for the time being is made when it can be."""
+
+        def fail(_: Path) -> sqlite3.Connection:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        Path(f"{self.path}-wal").unlink()
+        connect_again = sqlite._connect_again
+        self.patch(sqlite, "_connect_again", fail)
+        for _ in range(2):
+            self.assertRaises(StoreLostError, self.store.look)
+        self.patch(sqlite, "_connect_again", connect_again)
+        self.well()
+
+    def test_read_when_tidied(self) -> None:
+        """What is brought into the file is read again at once, and not within the next commit."""
+        read: list[object] = []
+        marks_in = sqlite.marks_in
+        self.patch(sqlite, "marks_in", lambda *which: read.append(which) or marks_in(*which))
+        self.store.tidy()
+        self.assertEqual(len(read), 1)
+        self.keep()
+        self.assertEqual(len(read), 1)
+
     def restore_rows(self) -> None:
         """Have the rows of the daemon in the file again."""
         known = self.store._known[BLOCK]
