@@ -20,7 +20,7 @@ _PORTS = ("6732", "7732")
 _MARK = "--- step "
 _UNTIL_READY = """
 until_ready() {
-    timeout 30 "$@" > daemon.log 2>&1 &
+    timeout 120 "$@" > daemon.log 2>&1 &
     local pid=$!
     grep -q "ready\\|test keys" <(tail --pid=$pid -n +1 -f daemon.log) || cat daemon.log
     kill -TERM $pid
