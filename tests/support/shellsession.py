@@ -24,10 +24,13 @@ until_ready() {
     local pid=$!
     grep -q "ready\\|test keys" <(tail --pid=$pid -n +1 -f daemon.log) || cat daemon.log
     kill -TERM $pid
-    wait $pid
+    wait $pid || [ $? -eq 143 ]
 }
 """
-"""Runs a command that goes on until it is told to stop, and stops it when it is ready."""
+"""Runs a command that goes on until it is told to stop, and stops it when it is ready.
+
+It may die of the signal: it says that it is ready before it can obey one.
+"""
 _IN_FOREGROUND = re.compile(r"tezio-signer (run|simulate)\b")
 _SHIMS = {
     "tezio-signer": f'exec {shlex.quote(sys.executable)} -c {shlex.quote(COMMAND)} "$@"',
