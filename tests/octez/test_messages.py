@@ -1,6 +1,6 @@
 """The messages of the Octez socket protocol, against frames that Octez' own encoder made."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -203,6 +203,7 @@ class StrictnessTests(SynchronousTestCase):
             self.assertEqual(decode(payload), ProvePossession(K4, BLS_KEY))
         self.refused(b"\x07" + bytes(K4) + b"\x00" + BLS_KEY, "48 trailing bytes, at byte 23")
 
+    @settings(derandomize=True, deadline=None)
     @given(socket_payloads())
     def test_any_bytes(self, payload: bytes) -> None:
         """Whatever comes is a request or refused in one sentence."""
@@ -211,6 +212,7 @@ class StrictnessTests(SynchronousTestCase):
         except Undecodable as error:
             self.assertRegex(str(error), r"\A[^\r\n]{5,100}\Z")
 
+    @settings(derandomize=True, deadline=None)
     @given(
         st.sampled_from([str(key) for key in (K1, K2, K3, K4)]),
         st.binary(max_size=300),
@@ -227,6 +229,7 @@ class StrictnessTests(SynchronousTestCase):
 class ErrorTests(SynchronousTestCase):
     """Error traces."""
 
+    @settings(derandomize=True, deadline=None)
     @given(st.text(st.characters(codec="utf-8"), max_size=300))
     def test_any_sentence(self, sentence: str) -> None:
         """A sentence arrives as it was, whatever letters it has."""

@@ -18,6 +18,7 @@ The HSM:
 Watermarks:
 
 - `stores`: all fake stores and writers, and faults beneath real ones.
+- `changedclaim`: a claim that behaves otherwise than it should.
 - `sqlitecase`: a test case for the store in a file.
 - `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
   `etcdcluster`: real members.

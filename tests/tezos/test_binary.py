@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -31,6 +31,7 @@ class ReaderTests(SynchronousTestCase):
         error = self.assertRaises(kind, read)
         self.assertEqual(str(error), sentence)
 
+    @settings(derandomize=True, deadline=None)
     @given(FIELDS)
     def test_fields(self, fields: list[bytes]) -> None:
         """Fields come out as they were put together, and then nothing is left."""
@@ -40,6 +41,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual((reader.left, reader.next(), reader.rest("rest")), (0, None, b""))
         reader.end()
 
+    @settings(derandomize=True, deadline=None)
     @given(FIELDS, st.integers(1, 5), st.integers(0, 9))
     def test_cut_off(self, fields: list[bytes], missing: int, offset: int) -> None:
         """Where too little is left, the error says of which field, where it is, and how much."""
@@ -53,6 +55,7 @@ class ReaderTests(SynchronousTestCase):
         )
         self.assertEqual(reader.left, has)
 
+    @settings(derandomize=True, deadline=None)
     @given(FIELDS, st.binary(min_size=1, max_size=3), st.integers(0, 9))
     def test_end(self, fields: list[bytes], more: bytes, offset: int) -> None:
         """Bytes that are left are counted, and the first of them is named."""
@@ -62,6 +65,7 @@ class ReaderTests(SynchronousTestCase):
         words = "1 trailing byte" if len(more) == 1 else f"{len(more)} trailing bytes"
         self.assert_refuses(f"the thing has {words}, at byte {offset + len(value)}", reader.end)
 
+    @settings(derandomize=True, deadline=None)
     @given(st.integers(0, 2**32 - 1))
     def test_numbers(self, number: int) -> None:
         """Numbers are big-endian; those with a sign are in two's complement."""

@@ -27,6 +27,7 @@ OpenStore = Callable[[str, Clock, Callable[[], bool]], WatermarkStore]
 """Opens the store for a daemon, on its clock, which is asked nothing once it is dead."""
 _SETTINGS = settings_with()
 _STOPPING = "the signer is stopping"
+_LOOK = "_look"  # what the pool calls when it looks for boards
 
 
 class WatchedStore:
@@ -66,8 +67,8 @@ class WatchedStore:
 
         def failed(failure: Failure) -> Failure:
             # What has stood there once is certain, although it is written once more.
-            self._failed.add(mark_id)
             if self.shared and mark.position > self._stood.get(mark_id, (-1, -1)):
+                self._failed.add(mark_id)
                 self.doubtful.add(mark_id)
             return failure
 
@@ -227,6 +228,21 @@ class Process:
     def next_call(self) -> float | None:
         """When it has something to do by itself."""
         return min((call.getTime() for call in self.clock.calls), default=None)
+
+    def only_looks(self, until: float) -> bool:
+        """Whether all that it does until then is to look for boards."""
+        due = [call for call in self.clock.calls if call.getTime() <= until]
+        return all(getattr(call.func, "__name__", "") == _LOOK for call in due)
+
+    def besides_looks(self) -> object:
+        """What a look for boards changes, unless it finds what was known."""
+        later = [
+            call.getTime()
+            for call in self.clock.calls
+            if getattr(call.func, "__name__", "") != _LOOK
+        ]
+        ready = [device.ready for device in self.pool.devices.values()]
+        return later, ready, list(self.clients)
 
     def advance(self, now: float) -> bool:
         """Let it do what is due; whether something was."""

@@ -48,6 +48,7 @@ class Setup:
     :ivar sides: how many payloads compete for each position.
     :ivar kinds: the events that may happen.
     :ivar prompt_readings: nothing happens to what only reads the store.
+    :ivar idle_looks: time stops also when it was looked for boards, and nothing has changed.
     """
 
     daemons: int = 2
@@ -57,6 +58,7 @@ class Setup:
     sides: int = 2
     kinds: frozenset[str] = field(factory=frozenset)
     prompt_readings: bool = False
+    idle_looks: bool = True
 
 
 @lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ from attrs import define, field
 from tests.campaigns.histories.ending import finish
 from tests.campaigns.histories.events import Event, Setup
 from tests.campaigns.histories.fingerprint import fingerprint
+from tests.campaigns.histories.independence import enough
 from tests.campaigns.histories.offers import offers
 from tests.campaigns.histories.random_search import History, Outcome, replay
 from tests.campaigns.histories.referee import Figures
@@ -25,7 +26,7 @@ FAULTS = frozenset(
     ("lose", "late", "double", "crash", "pause", "pull", "power", "leave", "raise", "spoil", "stop")
 )
 _FREE = frozenset(("arrive", "start", "resume", "plug"))
-SETUP = Setup(daemons=2, sides=2, kinds=FAULTS | _FREE, prompt_readings=True)
+SETUP = Setup(daemons=2, sides=2, kinds=FAULTS | _FREE, prompt_readings=True, idle_looks=False)
 """Two daemons with a board each, on one etcd, and two payloads for one position."""
 ONCE = (Event("ask", "d0", 4), Event("ask", "d1", 5))
 """Each payload is asked for at one daemon."""
@@ -86,6 +87,7 @@ class Search:
     :param faults: how many may happen.
     :param kinds: of faults.
     :param most_states: after which the search ends, complete or not.
+    :param reduced: go through one order only of what is independent (`independence`).
     """
 
     def __init__(
@@ -95,12 +97,14 @@ class Search:
         faults: int = 2,
         kinds: frozenset[str] = FAULTS,
         most_states: int | None = None,
+        reduced: bool = True,
     ) -> None:
         self._outside = outside
         self._asks = asks
         self._faults = faults
         self._kinds = kinds
         self._most_states = most_states
+        self._reduced = reduced
         self._seen: set[bytes] = set()
         self._recent: list[_Path] = []
         self._left: list[list[_Path]] = [[] for _ in range(faults + 1)]
@@ -145,22 +149,19 @@ class Search:
         for event in path.events() if path is not None else ():
             self._do(world, event, asks)
         while not world.referee.violations:
-            state = fingerprint(world) + bytes(self._asks.index(ask) for ask in asks)
-            if state in self._seen:
-                break
-            self._seen.add(state)
-            self.found.states[faults] += 1
-            if faults < self._faults:
-                for event in self._faults_of(world):
-                    self._leave(path, event, faults + 1)
-            events = list(self._events_of(world, asks))
-            if is_over(world, asks):
-                self.found.ends += 1
+            events, strikes = self._next(world, asks, faults)
+            over = is_over(world, asks)
+            # Where only one thing can happen it is not looked whether this was seen before.
+            if strikes or over or len(events) != 1 or events[0].kind == "time":
+                if not self._is_new(world, asks):
+                    break
+                self.found.states[faults] += 1
+            for event in strikes:
+                self._leave(path, event, faults + 1)
+            if over or not events:  # or a client waits for nothing
+                self.found.ends += over
                 for event in events:
                     self._leave(path, event, faults)
-                finish(world)
-                break
-            if not events:  # nothing is under way, and a client waits for nothing
                 finish(world)
                 break
             for event in events[1:]:
@@ -176,6 +177,24 @@ class Search:
         if path is not None:
             self._recent.append(path)
         self.found.figures.add(world.referee.figures)
+
+    def _next(
+        self, world: World, asks: list[Event], faults: int
+    ) -> tuple[list[Event], list[Event]]:
+        """What may happen next, and what faults."""
+        events = list(self._events_of(world, asks))
+        strikes = list(self._faults_of(world)) if faults < self._faults else []
+        if self._reduced:
+            return enough(world, events, strikes, self._faults - faults)
+        return events, strikes
+
+    def _is_new(self, world: World, asks: list[Event]) -> bool:
+        """Whether this state is met for the first time."""
+        state = fingerprint(world) + bytes(self._asks.index(ask) for ask in asks)
+        if state in self._seen:
+            return False
+        self._seen.add(state)
+        return True
 
     def _do(self, world: World, event: Event, asks: list[Event]) -> None:
         self.found.transitions += 1

@@ -48,6 +48,12 @@ class Network:
         messages = self.ways.get(way, [])
         return messages[number] if 0 <= number < len(messages) else None
 
+    def is_late(self, way: str) -> bool:
+        """Whether nothing can arrive on a way before time passes."""
+        messages = self.ways[way]
+        # Each connection to etcd is one of many; everything else keeps its order.
+        return all(m.late for m in messages) if "etcd" in way else messages[0].late
+
     def first_prompt(self, held: Collection[str]) -> Message | None:
         """Remove a message whose turn has come and that may not wait; drop void ones.
 

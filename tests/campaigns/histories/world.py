@@ -148,11 +148,11 @@ class World:
 
     def is_quiet(self) -> bool:
         """Whether nothing that is not late can arrive before time passes."""
-        return all(
-            self._waits(way)
-            or (all(message.late for message in messages) if "etcd" in way else messages[0].late)
-            for way, messages in self.network.ways.items()
-        )
+        return not any(map(self.is_waited_for, self.network.ways))
+
+    def is_waited_for(self, way: str) -> bool:
+        """Whether something on a way arrives before time passes."""
+        return not self._waits(way) and not self.network.is_late(way)
 
     def _do_double(self, way: str, number: int) -> bool:
         message = self.network.peek(way, number)
@@ -173,9 +173,25 @@ class World:
 
     def _do_time(self, _: str, __: int) -> bool:
         call = self._next_call()
-        if call is not None:
-            self.now = max(self.now, call)
-        return call is not None
+        if call is None:
+            return False
+        self.now = max(self.now, call)
+        while not self.setup.idle_looks and self._looked_in_vain():
+            self.now = max(self.now, self._next_call() or self.now)
+        return True
+
+    def _looked_in_vain(self) -> bool:
+        """Whether all that is due is to look for boards, which changes nothing; then it is done."""
+        running = [m.running for m in self.machines.values() if m.running is not None]
+        if not all(process.only_looks(self.now) for process in running):
+            return False
+        before = self._besides_looks(running)
+        self._end_turn()
+        return before == self._besides_looks(running)
+
+    def _besides_looks(self, running: list[Process]) -> object:
+        ways = {way: len(messages) for way, messages in self.network.ways.items()}
+        return ways, [process.besides_looks() for process in running]
 
     def _do_ask(self, name: str, number: int) -> bool:
         process = self.machines[name].running

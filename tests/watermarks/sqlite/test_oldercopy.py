@@ -64,6 +64,16 @@ class OlderCopyTests(StoreTestCase):
         shutil.copy(backup, self.path)
         self.assertIn("0 marks were written in it, and 1", self.refused(self.path))
 
+    def test_noted_again_when_opened(self) -> None:
+        """A note that was not synced before a power cut is made up for by the next daemon."""
+        with closing(self.open()) as store:
+            older = self.lock.read_bytes()
+            self.write(store, 1, 2)
+        newest = self.lock.read_bytes()
+        self.lock.write_bytes(older)
+        self.open().close()
+        self.assertEqual(self.lock.read_bytes(), newest)
+
     def test_nothing_was_written_since(self) -> None:
         """A backup of the present state is as good as the store."""
         with closing(self.open()) as store:

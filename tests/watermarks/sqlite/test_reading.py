@@ -21,3 +21,12 @@ class ReadingTests(StoreTestCase):
         self.assertEqual(reading.read(self.path), {})
         self.open().keep([(BLOCK, MARK)])
         self.assertEqual(reading.read(self.path), {BLOCK: MARK})
+
+    def test_who_has_it(self) -> None:
+        """It is told whether a daemon has a store."""
+        sqlite.create(self.path)
+        self.assertIs(reading.check_not_copied(self.path), False)
+        store = self.open()
+        self.assertIs(reading.check_not_copied(self.path), True)
+        store.close()
+        self.assertIs(reading.check_not_copied(self.path), False)
