@@ -91,7 +91,7 @@ def _section(document: str, heading: str) -> Section:
 class CommandsTests(TestCase):
     """The commands of the documents, in shells of their own."""
 
-    timeout = 60
+    timeout = 240  # many commands behind each other, on a machine with much else to do
 
     def setUp(self) -> None:
         self.directory = own_directory(self)

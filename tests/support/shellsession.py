@@ -20,14 +20,17 @@ _PORTS = ("6732", "7732")
 _MARK = "--- step "
 _UNTIL_READY = """
 until_ready() {
-    timeout 30 "$@" > daemon.log 2>&1 &
+    timeout 120 "$@" > daemon.log 2>&1 &
     local pid=$!
     grep -q "ready\\|test keys" <(tail --pid=$pid -n +1 -f daemon.log) || cat daemon.log
     kill -TERM $pid
-    wait $pid
+    wait $pid || [ $? -eq 143 ]
 }
 """
-"""Runs a command that goes on until it is told to stop, and stops it when it is ready."""
+"""Runs a command that goes on until it is told to stop, and stops it when it is ready.
+
+It may die of the signal: it says that it is ready before it can obey one.
+"""
 _IN_FOREGROUND = re.compile(r"tezio-signer (run|simulate)\b")
 _SHIMS = {
     "tezio-signer": f'exec {shlex.quote(sys.executable)} -c {shlex.quote(COMMAND)} "$@"',
