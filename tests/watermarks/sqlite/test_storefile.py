@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -20,10 +21,12 @@ from twisted.trial.unittest import SkipTest
 from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.host import filesystems
 from tezio_signer.host.filesystems import Mount
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading, storefile
 from tezio_signer.watermarks.sqlite import schema as sqliteschema
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.lockfile import Progress
+from tezio_signer.watermarks.sqlite.rows import marks_in
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
@@ -541,8 +544,12 @@ class LostTests(StoreTestCase):
     def test_read_when_tidied(self) -> None:
         """What is brought into the file is read again at once, and not within the next commit."""
         read: list[object] = []
-        marks_in = sqlite.marks_in
-        self.patch(sqlite, "marks_in", lambda *which: read.append(which) or marks_in(*which))
+
+        def counted(*which: Any) -> dict[MarkId, Mark]:
+            read.append(which)
+            return marks_in(*which)
+
+        self.patch(sqlite, "marks_in", counted)
         self.store.tidy()
         self.assertEqual(len(read), 1)
         self.keep()
