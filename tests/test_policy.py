@@ -14,7 +14,7 @@ from tests.support.deciding import (
 from tests.support.harness import settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
-from tezio_signer.config.settings import Security, Settings, SigningKey
+from tezio_signer.config.settings import Limits, Security, Settings, SigningKey
 from tezio_signer.errors import (
     Conflict,
     Forbidden,
@@ -116,6 +116,15 @@ class PolicyTests(DecidingTestCase):
         self.refused(Forbidden, "chain", settings, request_for(block(7, 0)))
         self.refused(TooLarge, "1016 bytes", settings, request_for(NOOP + bytes(976)))
         self.assertIsNone(self.decide(settings, request_for(NOOP + bytes(975))).claim)
+
+    def test_rate(self) -> None:
+        """A rate is kept where it is configured; what is undone is not counted."""
+        limited = settings_with(limits=Limits(signatures_per_minute=1))
+        self.refused(TooMany, "more than 1 generic", limited, request_for(), request_for())
+        policy = self.policy(limited)
+        for _ in range(2):
+            self.successResultOf(policy.decide(request_for())).undo()
+        self.decide(settings_with(), *[request_for()] * 3)
 
 
 class ChainTests(SynchronousTestCase):

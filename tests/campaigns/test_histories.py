@@ -4,10 +4,12 @@ from gc import collect
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.campaigns.histories import exhaustive
 from tests.campaigns.histories.bugs import BUGS
 from tests.campaigns.histories.events import Event
 from tests.campaigns.histories.exhaustive import ONCE, SETUP, Search
 from tests.campaigns.histories.fingerprint import fingerprint
+from tests.campaigns.histories.found import FOUND
 from tests.campaigns.histories.random_search import Outcome, history, replay, search, shortened
 from tests.campaigns.histories.surroundings import surroundings
 from tests.campaigns.histories.telling import from_text, to_text
@@ -55,6 +57,13 @@ class HistoriesTests(SynchronousTestCase):
             again = replay(from_text(to_text(first.history)), outside)
         self.assertEqual(again.figures, first.figures)
 
+    def test_found(self) -> None:
+        """Histories that have broken a rule once break none."""
+        for what, text in FOUND.items():
+            with surroundings() as outside:
+                outcome = replay(from_text(text), outside)
+            self.assertEqual(outcome.violations, (), what)
+
     def test_shortened(self) -> None:
         """Of a history that breaks a rule those events are left that it needs."""
         with surroundings() as outside, BUGS["own-signature-preferred"].planted():
@@ -71,9 +80,24 @@ class HistoriesTests(SynchronousTestCase):
             found = Search(outside, ONCE, faults=1, kinds=frozenset(("leave",))).run()
         self.assertIsNone(found.outcome)
         self.assertTrue(found.complete)
-        self.assertGreater(found.states[0], 100)
-        self.assertGreater(found.states[1], 100)
+        self.assertGreater(found.states[0], 50)
+        self.assertGreater(found.states[1], 50)
         self.assertGreater(found.ends, 5)
+
+    def test_independent(self) -> None:
+        """Going through one order only of what is independent leaves out states, but no end."""
+        ends: list[set[bytes]] = []
+        states = []
+        for reduced in (True, False):
+            met: set[bytes] = set()
+            self.patch(exhaustive, "finish", lambda world, met=met: met.add(fingerprint(world)))
+            with surroundings() as outside:
+                kinds = frozenset(("raise",))
+                search = Search(outside, ONCE, faults=1, kinds=kinds, reduced=reduced)
+                states.append(sum(search.run().states.values()))
+            ends.append(met)
+        self.assertEqual(*ends)
+        self.assertLess(2 * states[0], states[1])
 
     def test_bug_in_an_order(self) -> None:
         """Among all orders those are found in which a bug shows itself."""

@@ -79,6 +79,9 @@ class ChangeTests(SynchronousTestCase):
             ("def f(a: int | None) -> x: return a", "def f(a: int & None) -> y: return a", True),
             ("a: x | y = 1", "a: x & y = 1", True),
             ("a: x = 1", "a: x = 2", False),
+            ("@lru_cache(maxsize=2)\ndef f(): pass", "@lru_cache(maxsize=3)\ndef f(): pass", True),
+            ("a = frozen(cache_hash=True)", "a = frozen(cache_hash=False)", True),
+            ("a = frozen(eq=True)", "a = frozen(eq=False)", False),
             ("if not a < b: c()", "if a > b: c()", False),
         ]:
             self.assertIs(meaning(one) == meaning(other), same, one)

@@ -2,17 +2,12 @@
 
 import os
 import re
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_network
 from typing import cast
 
 from attrs import frozen
-from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import octezsocketclient as octezsocket
 from tests.support.harness import Harness, settings_with
@@ -22,11 +17,7 @@ from tests.support.octezsocketclient import OctezSocketError
 from tests.support.stores import FailingStore
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
 from tezio_signer.config.settings import Limits, Settings
-from tezio_signer.errors import Forbidden
 from tezio_signer.hsm.framing import Slot
-from tezio_signer.listeners.peers import named, peer_of
-from tezio_signer.request import Peer
-from tezio_signer.rules.access import allowed_user
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.store import StoreError
@@ -407,40 +398,3 @@ class UserTests(ListenersTestCase):
         said = [formatEvent(event) for event in events if "signed" in event["log_format"]]
         whose = f"from 127.0.0.1 (uid {os.getuid()}, gid {os.getgid()}, pid {os.getpid()}) in"
         self.assertEqual([whose in line for line in said], [True, True, False])
-
-
-class _Transport(StringTransport):
-    """A transport with a socket, or without one as Twisted's are when they are closed."""
-
-    def __init__(self, address: IAddress, handle: socket.socket | None = None) -> None:
-        super().__init__(peerAddress=address)
-        self._handle = handle
-
-    def getHandle(self) -> socket.socket:
-        if self._handle is None:
-            raise AttributeError("socket")
-        return self._handle
-
-
-class PeerTests(SynchronousTestCase):
-    """Who is on the other end of a transport."""
-
-    def test_closed(self) -> None:
-        """Of a closed transport the address is still known, the user at a socket is not."""
-        tcp = _Transport(IPv4Address("TCP", "10.0.0.1", 1025))
-        self.assertEqual(peer_of(tcp), Peer.at("10.0.0.1"))
-        unix = _Transport(UNIXAddress(None))
-        self.assertRaises(Forbidden, peer_of, unix)
-        self.assertEqual(named(unix), "UNIXAddress(None)")
-
-    def test_no_credentials(self) -> None:
-        """Where the kernel does not say who it is, it is none of those that are named."""
-        ours, theirs = socket.socketpair()
-        self.addCleanup(ours.close)
-        self.addCleanup(theirs.close)
-        transport = _Transport(UNIXAddress(None), ours)
-        allowed_user(frozenset({os.getuid()}))(peer_of(transport))
-        self.patch(socket, "SO_PEERCRED", None)
-        peer = peer_of(transport)
-        self.assertEqual(peer.address, Peer().address)
-        self.assertRaises(Forbidden, allowed_user(frozenset({0, os.getuid()})), peer)

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.deciding import request_for
 from tests.support.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import TooMany
+from tezio_signer.noop import do_nothing
 from tezio_signer.rates import Rate
 from tezio_signer.rules.rule import Grant
 from tezio_signer.rules.spending import within_rate
@@ -39,9 +40,9 @@ class RateTests(SynchronousTestCase):
         self.take(transfer(2))
 
     def test_baking(self) -> None:
-        """Blocks are not counted."""
+        """Blocks are not counted, nor given back."""
         for level in range(5):
-            self.take(block(level + 1, 0)).undo()
+            self.assertIs(self.take(block(level + 1, 0)).undo, do_nothing)
         for number in range(2):
             self.take(transfer(number))
 

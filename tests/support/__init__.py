@@ -6,6 +6,8 @@ The signer and its clients:
 - `octezclient`, `octezsocketclient`: clients that are as strict as those of Octez.
 - `daemonprocess`: the daemon as a process; `commandtest`: the command in this one.
 - `processcase`, `tlscase`, `listenercase`: cases with a daemon, HTTPS, all listeners.
+- `fakeconnection`: a connection that is only what its slot asks of it.
+- `deciding`: requests as rules get them, and a policy.
 
 The HSM:
 
@@ -19,7 +21,7 @@ Watermarks:
 
 - `stores`: all fake stores and writers, and faults beneath real ones.
 - `changedclaim`: a claim that behaves otherwise than it should.
-- `sqlitecase`: a test case for the store in a file.
+- `sqlitecase`, `etcdcase`: test cases for the store in a file, and for that in etcd.
 - `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
   `etcdcluster`: real members.
 - `storeconformance`: what each kind of store promises.

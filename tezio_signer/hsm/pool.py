@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Forbidden, Refused, Unavailable
+from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.device import HsmDevice
 from tezio_signer.hsm.discovery import NOTHING_EXPECTED, Discovery, Expected
 from tezio_signer.hsm.exchange import Conversation, NoAnswer, Ports, WrongAnswer
@@ -221,10 +221,8 @@ class HsmPool(Service):
             self._nonces.check(signing.key, signing.message, outcome)
         except (NoAnswer, StatusReply) as error:
             self._not_signed(signing, connection, error)
-        except Exception as error:
+        except Exception:  # a repeated nonce, or a fault of ours: whoever asked is told
             outcome = Failure()
-            if signing.state is State.DONE and not isinstance(error, Refused):
-                self._log.failure("fault while signing for {key}", outcome, key=signing.key)
         self._share_out()
         if outcome is not None:
             signing.end(outcome)

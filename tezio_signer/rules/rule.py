@@ -17,7 +17,7 @@ from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.watermarks.claims import Claim
 
 
-@frozen(eq=False)
+@frozen
 class Grant:
     """What was reserved for a request.
 
@@ -36,8 +36,8 @@ class Grant:
             for grant in reversed(grants):
                 grant.undo()
 
-        claims = [grant.claim for grant in grants if grant.claim is not None]
-        return cls(claims[0] if claims else None, undo)
+        claims = (grant.claim for grant in grants if grant.claim is not None)
+        return cls(next(claims, None), undo)
 
 
 Admission = Callable[[Peer], None]

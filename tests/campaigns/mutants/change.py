@@ -108,6 +108,13 @@ class _Plain(ast.NodeTransformer):
             return inner.operand
         return node
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        # How much is remembered, and a hash that is kept, save time only.
+        if isinstance(node.func, ast.Name) and node.func.id == "lru_cache":
+            node.keywords = []
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "cache_hash"]
+        return self.generic_visit(node)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         node.annotation = ast.Constant(None)
         return self.generic_visit(node)

@@ -90,6 +90,7 @@ ROOMS = {
         (
             "tezio_signer.policy",
             "tezio_signer.request",
+            "tezio_signer.config.networks",
             "tezio_signer.rules.rule",
             "tezio_signer.rules.access",
             "tezio_signer.rules.operations",
@@ -99,6 +100,7 @@ ROOMS = {
         (
             "test_policy",
             "test_request",
+            "config.test_networks",
             "rules.test_access",
             "rules.test_operations",
             "rules.test_spending",
@@ -111,7 +113,7 @@ ROOMS = {
         (
             "test_decision",
             "listeners.test_admission",
-            "listeners.test_unknownaddress",
+            "listeners.test_peers",
             "listeners.test_proxyprotocol",
         ),
     ),

@@ -256,6 +256,53 @@ class StrangeAnswersTests(SynchronousTestCase):
             self.failureResultOf(self.way.store().load(), StoreAwayError)
 
 
+class ShapeTests(SynchronousTestCase):
+    """One thing that is wrong, in an answer that is right otherwise."""
+
+    def read(self, found: Answer, key: str = "b", revision: object = "7", **more: Any) -> Any:
+        """What a range request of this key shows."""
+        asked = {"request_range": {"key": text(key), **more}}
+        answer = {"header": {"revision": revision}, "succeeded": True}
+        return read_answer({**answer, "responses": [{"response_range": found}]}, [], [asked], [])
+
+    def assert_wrong(self, why: str, *arguments: Any, **more: Any) -> None:
+        """Check that this is no answer."""
+        with self.assertRaises(StoreAwayError) as raised:
+            self.read(*arguments, **more)
+        self.assertIn(why, str(raised.exception))
+
+    def test_keys(self) -> None:
+        """Other keys than were asked for, or one twice, are none of an answer."""
+        a, b, c, d = ({"key": text(key), "value": text(key)} for key in "abcd")
+        end = text("d")
+        self.assertEqual(self.read({"kvs": [b]}).value(0), "b")
+        self.assertEqual(self.read({"kvs": [b, c]}, range_end=end).shown, ({"b": "b", "c": "c"},))
+        for found in ([a], [c], [b, c], [b, b]):
+            self.assert_wrong("other keys", {"kvs": found})
+        for found in ([a, b], [b, d], [c, b, c]):
+            self.assert_wrong("other keys", {"kvs": found}, range_end=end)
+
+    def test_more(self) -> None:
+        """There are more than are shown only where a limit was reached."""
+        b: Answer = {"key": text("b")}
+        self.assertEqual(self.read({"kvs": [b], "more": True}, limit="1").value(0), "")
+        strange: tuple[Answer, ...] = ({"more": True}, {"kvs": [b], "more": True})
+        for found in strange:
+            self.assert_wrong("more keys", found)
+            self.assert_wrong("more keys", found, limit="2")
+
+    def test_revision(self) -> None:
+        """A revision has 63 bits, and is not 0."""
+        for right in (1, 2**63 - 1, "1", str(2**63 - 1)):
+            self.assertEqual(self.read({}, revision=right).revision, int(cast(str, right)))
+        for wrong in (0, -1, 2**63, "0", str(2**63), "", None, True):
+            self.assert_wrong("revision", {}, "b", wrong)
+
+    def test_base64(self) -> None:
+        """What stands between the letters of Base64 is not skipped."""
+        self.assert_wrong("no Base64", {"kvs": [{"key": text("b"), "value": "e!30="}]})
+
+
 def _is_whole(answer: Answer) -> bool:
     """Whether an answer is one of etcd by its shape, so that only its content can be wrong."""
     try:

@@ -20,10 +20,12 @@ from twisted.trial.unittest import SkipTest
 from tests.support.sqlitecase import BLOCK, MARK, SIGNATURE, StoreTestCase
 from tezio_signer.host import filesystems
 from tezio_signer.host.filesystems import Mount
+from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading, storefile
 from tezio_signer.watermarks.sqlite import schema as sqliteschema
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.lockfile import Progress
+from tezio_signer.watermarks.sqlite.rows import marks_in
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
@@ -521,6 +523,41 @@ class LostTests(StoreTestCase):
             self.level -= 1
             self.restore_rows()
             self.well()
+
+    def test_lowered_in_the_log(self) -> None:
+        """A mark that another program has lowered in the log, and not in the file, is missed."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("PRAGMA wal_autocheckpoint = 0")
+            other.execute("UPDATE marks SET level = level - 1")
+            self.assertRaises(StoreLostError, self.store.look)
+
+    def test_log_made_anew_later(self) -> None:
+        """A log that cannot be made anew for the time being is made when it can be."""
+
+        def fail(_: Path) -> sqlite3.Connection:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        Path(f"{self.path}-wal").unlink()
+        connect_again = sqlite._connect_again
+        self.patch(sqlite, "_connect_again", fail)
+        for _ in range(2):
+            self.assertRaises(StoreLostError, self.store.look)
+        self.patch(sqlite, "_connect_again", connect_again)
+        self.well()
+
+    def test_read_when_tidied(self) -> None:
+        """What is brought into the file is read again at once, and not within the next commit."""
+        read: list[object] = []
+
+        def counted(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
+            read.append(path)
+            return marks_in(connection, path)
+
+        self.patch(sqlite, "marks_in", counted)
+        self.store.tidy()
+        self.assertEqual(len(read), 1)
+        self.keep()
+        self.assertEqual(len(read), 1)
 
     def restore_rows(self) -> None:
         """Have the rows of the daemon in the file again."""

@@ -16,7 +16,6 @@ from tezio_signer.watermarks.store import StoreAwayError
 
 _LAST_REVISION = 2**63 - 1
 _DIGITS = re.compile("[0-9]{1,19}")
-_RANGE = "response_range"
 
 
 @frozen
@@ -74,16 +73,14 @@ def _shown(asked: Mapping[str, Any], reply: object) -> Mapping[str, str]:
     kind = request.replace("request_", "response_")
     if list(_object(reply)) != [kind]:
         raise _ShapeError(f"a response is none of {kind}")
-    if kind != _RANGE:
-        return {}
-    first, limit = _text(asked[request]["key"]), int(asked[request].get("limit", 1))
+    first, limit = _text(asked[request]["key"]), asked[request].get("limit")
     end = _text(asked[request]["range_end"]) if "range_end" in asked[request] else f"{first}\0"
     found = _object(_object(reply)[kind])
     listed = [_key_value(each) for each in _list(found, "kvs")]
     shown = dict(listed)
     if len(shown) != len(listed) or not all(first <= key < end for key in shown):
         raise _ShapeError("it shows other keys than were asked for")
-    if _boolean(found, "more") and len(shown) < limit:
+    if _boolean(found, "more") and (limit is None or len(shown) < int(limit)):
         raise _ShapeError("there are more keys than it shows")
     return shown
 
