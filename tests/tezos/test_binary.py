@@ -86,6 +86,8 @@ class ReaderTests(SynchronousTestCase):
 
     def test_next(self) -> None:
         """The next byte can be seen before it is read, and is what an error then names."""
+        fresh = Reader(b"\x00", "it", 5)
+        self.assertEqual(str(fresh.unreadable("it is nothing")), "it is nothing, at byte 5")
         reader = Reader(b"\x00\x07", "it")
         reader.take(1, "tag")
         self.assertEqual((reader.next(), reader.left), (7, 1))
