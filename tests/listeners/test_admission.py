@@ -197,13 +197,8 @@ class AdmissionTests(SynchronousTestCase):
             client = self.connect(factory, UnsaidAddress())
             self.assertIn(b"the address of the client is not known", client.says(asks))
             self.assertTrue(client.transport.disconnecting)
-            for _ in range(2):
-                self.assertRaises(
-                    NotAdmitted,
-                    admitted_at,
-                    client.protocol,
-                    self.fail,
-                )
+            client.transport.peerAddr = IPv4Address("TCP", "10.0.0.1", 1025)
+            self.assertRaises(NotAdmitted, admitted_at, client.protocol, self.admit)
         self.assertEqual(self.asked, [])
 
     def test_decisions(self) -> None:

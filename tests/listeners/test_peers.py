@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tezio_signer.errors import Forbidden
-from tezio_signer.listeners.peers import named, peer_of
+from tezio_signer.errors import Forbidden, NotAdmitted
+from tezio_signer.listeners.peers import named, peer_at, peer_of
 from tezio_signer.request import Credentials, Peer
 from tezio_signer.rules.access import allowed_user
 
@@ -47,7 +47,7 @@ class PeerTests(SynchronousTestCase):
         allowed_user(frozenset({os.getuid()}))(peer_of(transport))
         self.patch(socket, "SO_PEERCRED", None)
         peer = peer_of(transport)
-        self.assertEqual(peer.address, Peer().address)
+        self.assertEqual(peer, Peer(credentials=Credentials(-1, -1, -1)))
         self.assertRaises(Forbidden, allowed_user(frozenset({0, os.getuid()})), peer)
 
     def test_credentials(self) -> None:
@@ -57,3 +57,15 @@ class PeerTests(SynchronousTestCase):
         self.addCleanup(theirs.close)
         peer = peer_of(_Transport(UNIXAddress(None), ours))
         self.assertEqual(peer.credentials, Credentials(os.getpid(), os.getuid(), os.getgid()))
+
+    def test_address_that_a_proxy_says(self) -> None:
+        """A client of a proxy at a Unix socket has its own address, and the proxy's user."""
+        user = Credentials(7, 1000, 100)
+        peer = peer_at(IPv4Address("TCP", "10.0.0.1", 1025), user)
+        self.assertEqual(peer, Peer(Peer.at("10.0.0.1").address, user))
+
+    def test_no_address(self) -> None:
+        """What is no address is nobody's, whoever is at the socket."""
+        for credentials in (None, Credentials(7, 1000, 100)):
+            address = IPv4Address("TCP", "no address", 1025)
+            self.assertRaises(NotAdmitted, peer_at, address, credentials)
