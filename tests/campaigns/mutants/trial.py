@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from signal import SIGXCPU
+from signal import SIGTERM, SIGXCPU
 
 from tests.campaigns.mutants.change import Change
 from tests.campaigns.mutants.rooms import Room
@@ -36,8 +36,10 @@ class Trial:
 
     def outcome(self, change: Change) -> tuple[str, str]:
         """What becomes of a change, and which test has noticed it."""
+        code, failed = -SIGTERM, ""
         try:
-            code, failed = self._run(change.module, change.source)
+            while code == -SIGTERM:  # somebody has ended the tests, and no change has
+                code, failed = self._run(change.module, change.source)
         except subprocess.TimeoutExpired:
             return TIMED_OUT, ""
         if code == -SIGXCPU:
