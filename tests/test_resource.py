@@ -507,8 +507,9 @@ class RateTests(TestCase):
     async def test_what_could_not_be_signed(self) -> None:
         """A 502, which clients repeat by themselves, is not counted."""
         limits = Limits(signatures_per_minute=1)
-        harness = Harness(settings_with(limits=limits, hsm_wait_seconds=0.1))
+        harness = Harness(settings_with(limits=limits))
         await harness.start(self)
+        harness.be_impatient()
         harness.simulator.unplug()
         while any(device.ready for device in harness.hsms.devices.values()):
             await harness.hsms.changed(1)

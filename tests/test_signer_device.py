@@ -21,7 +21,6 @@ from tests.support.stores import FailingStore
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.framing import Opcode, Slot
-from tezio_signer.hsm.pool import HsmOptions
 from tezio_signer.simulator.firmware import SKETCH_POLICY, Firmware
 from tezio_signer.simulator.keys import SoftKey
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
@@ -177,11 +176,6 @@ class ConflictTests(TestCase):
         await harness.signer.drained()
 
 
-def _be_impatient(test: TestCase, harness: Harness) -> None:
-    """Have requests not wait for an HSM to be plugged in again, which takes real time."""
-    test.patch(harness.hsms, "_options", HsmOptions(patience=0.0))
-
-
 class DeviceTests(TestCase):
     """What a device answers instead of a signature."""
 
@@ -217,7 +211,7 @@ class DeviceTests(TestCase):
         for payload in (NOOP, block(7, 0)):
             harness = Harness(settings_with())
             await harness.start(self)
-            _be_impatient(self, harness)
+            harness.be_impatient()
             harness.firmware.keys[Slot.TZ3] = SoftKey.parse(OCTEZ["keys"][3]["sk"])
             answer = await harness.sign(TZ3, payload)
             self.assertEqual(answer.status, 502)
@@ -252,7 +246,7 @@ class DeviceTests(TestCase):
         keys = {**settings.signing_keys, key: evolve(settings.signing_keys[TZ3], key=key)}
         harness = Harness(evolve(settings, signing_keys=keys))
         await harness.start(self)
-        _be_impatient(self, harness)
+        harness.be_impatient()
         for payload in (NOOP, block(7, 0)):
             answer = await harness.sign(key, payload)
             self.assertEqual(answer.status, 502)
@@ -266,7 +260,7 @@ class DeviceTests(TestCase):
         """An HSM that is pulled out is a 502, for who waits for it and for who comes then."""
         harness = HeldHarness()
         await harness.start(self)
-        _be_impatient(self, harness)
+        harness.be_impatient()
         waiting = Deferred.fromCoroutine(harness.sign(TZ3, NOOP))
         await harness.asked()
         harness.simulator.unplug()

@@ -110,6 +110,7 @@ async def _unplug(harness: FailingHarness) -> None:
     harness.simulator.unplug()
     while harness.hsms.devices and any(device.ready for device in harness.hsms.devices.values()):
         await harness.hsms.changed(0.1)
+    harness.be_impatient()
 
 
 async def _keep_busy(harness: FailingHarness) -> None:
@@ -280,7 +281,6 @@ CASES = {
         502,
         f"no connected HSM holds {TZ3}; HSM simulated at PORT: was unplugged",
         Sign(NOOP),
-        lambda: settings_with(hsm_wait_seconds=0.1),
         prepare=_unplug,
     ),
     "store_fails": Case(

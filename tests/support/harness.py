@@ -218,6 +218,10 @@ class Harness(Client):
         await self.hsms.public_key(TZ3)
         self.written.clear()
 
+    def be_impatient(self) -> None:
+        """Have requests not wait for an HSM to be plugged in again, which takes real time."""
+        self.hsms._options = evolve(self.hsms._options, patience=0.0)
+
     def _limited(self, factory: Any) -> LimitedFactory:
         """A factory as a listener has it, for whose unknown clients there is an answer."""
         refusing = RefusingFactory(factory, factory.refusal, reactor, True)
