@@ -58,6 +58,7 @@ policy:
     auth_key: {{pkh: tz3bhz3h8CXPeUF4gmsGrsyT7sJUcqhrWpVs}}
 watermarks: {{store: "sqlite:/var/lib/tezio-signer/watermarks.sqlite"}}
 """
+_SERVICE = f'{_CONFIG}listen: {{http: ["tcp:6732:interface=127.0.0.1"]}}\n'
 _SYSTEM_CONFIG = "/etc/tezio-signer/config.yaml"
 _MARK = (
     f"tezio-signer watermarks set --chain NetXdQprcVkpaWU --key {TZ3} --operation block --level "
@@ -120,7 +121,7 @@ class CommandsTests(TestCase):
 
     async def with_store(self) -> None:
         """Have the configuration of the service, and its store."""
-        self.session.write(_SYSTEM_CONFIG, _CONFIG)
+        self.session.write(_SYSTEM_CONFIG, _SERVICE)
         self.session.export("TEZIO_SIGNER_CONFIG", _SYSTEM_CONFIG)
         self.session.path("/var/lib/tezio-signer").mkdir(parents=True)
         await self.shell("tezio-signer watermarks init")
@@ -174,7 +175,7 @@ class CommandsTests(TestCase):
     @follows("docs/deploying.md", "Running it as a service")
     async def test_service(self) -> None:
         """The files of a service are put where they belong, and the store is made in its place."""
-        self.session.write("local/config.yaml", _CONFIG)
+        self.session.write("local/config.yaml", _SERVICE)
         self.session.path("/etc").mkdir()
         await self.follow("docs/deploying.md", "Running it as a service")
 
@@ -243,7 +244,7 @@ class CommandsTests(TestCase):
         await self._moving("Signatory", marks)
 
     async def _moving(self, heading: str, marks: Callable[[], None]) -> None:
-        self.session.write(_SYSTEM_CONFIG, _CONFIG)
+        self.session.write(_SYSTEM_CONFIG, _SERVICE)
         self.session.export("TEZIO_SIGNER_CONFIG", _SYSTEM_CONFIG)
         self.session.path("/var/lib/tezio-signer").mkdir(parents=True)
         marks()
@@ -268,12 +269,12 @@ class CommandsTests(TestCase):
         urls = ",".join(cluster.urls)
         members = {_MADE_WITH_MEMBERS: ", ".join(cluster.urls)}
         sqlite = "sqlite:/var/lib/tezio-signer/watermarks.sqlite"
-        shared = _CONFIG.replace(sqlite, f"etcd:{urls}")
+        shared = _SERVICE.replace(sqlite, f"etcd:{urls}")
         await self.with_store()
         await self.shell(_MARK + "22199")
         self.session.write(_SYSTEM_CONFIG, shared)
         self.session.write("config.yaml", shared)
-        self.session.write("sqlite.yaml", _CONFIG)
+        self.session.write("sqlite.yaml", _SERVICE)
         await self.session.follow(self.steps("docs/etcd.md", "The signers"), members)
         moving = {**members, "/etc/tezio-signer/watermarks": "/var/lib/tezio-signer/watermarks"}
         await self.session.follow(self.steps("docs/etcd.md", "Moving from SQLite"), moving)

@@ -1,6 +1,8 @@
 """What is said of endpoint strings before anything listens."""
 
+import os
 from pathlib import Path
+from tempfile import mkdtemp
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -106,6 +108,10 @@ class ReadingTests(SynchronousTestCase):
 
     def test_long_path(self) -> None:
         """A socket whose whole path is too long is found from here, if that is shorter."""
+        here = Path(mkdtemp())  # the directory of the tests may have a long path itself
+        self.addCleanup(here.rmdir)
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(here)
         deep = Path.cwd() / ("d" * 120)
         self.assertEqual(resolved("unix:x", deep / "e"), f"unix:{'d' * 120}/e/x")
         self.assertEqual(resolved("unix:x", Path.cwd() / "d"), f"unix:{Path.cwd()}/d/x")

@@ -76,7 +76,7 @@ class Session:
                 shim = self.path(f"{directory_name}/{name}")
                 shim.write_text(f"#!/bin/sh\n{body}\n")
                 shim.chmod(0o755)
-        self.path("config.yaml").write_bytes(SHIPPED.read_bytes())
+        self.write("config.yaml", SHIPPED.read_text("utf-8"))
 
     def path(self, name: str) -> Path:
         """Where a path of the document is here."""
