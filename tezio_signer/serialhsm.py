@@ -3,7 +3,8 @@
 The device answers commands in order and does not number its replies. So one command
 is in flight at a time, and each reply has to prove that it belongs to it: by its
 shape, and a signature by verifying. One that proves to be a late answer to an
-earlier command is thrown away; anything else puts the conversation out of step.
+earlier command is handed to whoever asked for that one. Anything else puts the
+conversation out of step, and so does whatever comes while no command is in flight.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """What a rule is: of three kinds, asked in this order.
 
 An *admission* looks at who connects, before anything is read. A *check* looks at a request and
-changes nothing, so that it can also be asked in order to explain. A *reservation* takes something
-for a request (a place in a rate, the position of a watermark) and gives a `Grant`.
+changes nothing, so it may be asked any number of times. A *reservation* takes something for a
+request (a place in a rate, the position of a watermark) and gives a `Grant`.
 
 Each raises, or fails with, the `Refused` that the client is told.
 """
