@@ -346,7 +346,7 @@ class MistakeTests(ProcessTestCase):
         first = self.start()
         await first.says("cannot be opened")
         second = self.start()
-        await self.refused(second, "watermarks.sqlite is in use by another daemon")
+        await self.refused(second, "watermarks.sqlite is in use by a running signer")
         port = await first.says(r"SignerSite starting on (\d+)\n")
         self.assertEqual((await Client(int(port[1])).request("GET", "/")).status, 200)
 

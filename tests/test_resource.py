@@ -400,7 +400,7 @@ class RouteTests(TestCase):
         await harness.start(self)
         answer = await harness.request("PUT", f"/keys/{TZ1}", b"")
         self.assertEqual(answer.status, 405)
-        self.assertEqual(message_in(answer.body), "this path takes GET or HEAD or POST only")
+        self.assertEqual(message_in(answer.body), "this path takes GET, HEAD or POST only")
 
 
 class TokenTests(TestCase):

@@ -46,6 +46,8 @@ def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
     else:
         if credentials is not None and not isinstance(address, UnsaidAddress):
             return Peer(credentials=credentials)
+    if isinstance(address, UnsaidAddress):
+        raise NotAdmitted("the proxy did not say whose connection this is")
     raise NotAdmitted("the address of the client is not known")
 
 

@@ -196,7 +196,9 @@ class Watermarks(Service):
         if floor[0] == 0 and (highest is None or max_level_jump is None):
             self._log.warn(
                 "the first {operation} of {key} on {chain}, level {mark.level} round "
-                "{mark.round}, is taken as it comes: there is no floor to hold it to",
+                "{mark.round}, could not be compared with anything: there is no earlier mark and "
+                "no floor (high_water_marks); if that is not about the level of the chain, stop "
+                "the signer and lower the mark (tezio-signer watermarks set --lower)",
                 operation=mark_id.operation,
                 key=mark_id.key,
                 chain=mark_id.chain_id,
