@@ -1,4 +1,4 @@
-"""The path of a request behind the doors: rules, claim, HSM, verification, release."""
+"""The path of a request behind the listeners: rules, claim, HSM, verification, release."""
 
 import re
 from collections.abc import Sequence

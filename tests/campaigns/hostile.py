@@ -5,7 +5,7 @@ addresses than the baker: strangers, who are not among `allowed_ips`, and client
 They may come from the baker's own address too, for which nothing is promised: connections
 are shared out by address. In earnest they would be elsewhere; here, they leave the processor
 to the others where they can. The baker asks for a signature every
-100 ms, whether or not it has the last one, at the HTTP and the socket door in turn. During
+100 ms, whether or not it has the last one, at the HTTP and the socket listener in turn. During
 an attack by a stranger, 95 of 100 signatures may take twice what 95 of 100 take in quiet, by
 a client four times that; all are made, and the daemon stays small.
 
@@ -61,7 +61,7 @@ _MEGABYTE = 2**20
 class Outcome:
     """What the baker saw during an attack.
 
-    :ivar seconds: for each door, how long each signature took, from when it was due to be
+    :ivar seconds: for each listener, how long each signature took, from when it was due to be
         asked for.
     :ivar failed: what went wrong with signatures or with the attacker, who has to make
         connections.
@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def all_seconds(self) -> list[float]:
-        """Those of both doors."""
+        """Those of both listeners."""
         return [second for seconds in self.seconds.values() for second in seconds]
 
     def broken(self, allowed: float) -> list[str]:
@@ -92,15 +92,15 @@ class Outcome:
         return broken
 
     def __str__(self) -> str:
-        doors = "  ".join(
-            f"{door} p50 {1000 * percentile(seconds, 0.5):4.0f} "
+        listeners = "  ".join(
+            f"{listener} p50 {1000 * percentile(seconds, 0.5):4.0f} "
             f"p99 {1000 * percentile(seconds, 0.99):4.0f} max {1000 * max(seconds):4.0f} ms"
-            for door, seconds in self.seconds.items()
+            for listener, seconds in self.seconds.items()
             if seconds
         )
         return (
             f"{self.name:35} {len(self.all_seconds):5} signed {len(self.failed):3} failed  "
-            f"{doors}  peak {self.memory / _MEGABYTE:5.1f} MB  "
+            f"{listeners}  peak {self.memory / _MEGABYTE:5.1f} MB  "
             f"{self.made:7} connections, {self.refused} refused or closed"
         )
 
@@ -126,7 +126,7 @@ class Report:
 class Baker:
     """Has votes of rising levels signed, as Octez does, and counts the time.
 
-    Each door has a kind of vote of its own, because watermarks go by it: a request that is
+    Each listener has a kind of vote of its own, because watermarks go by it: a request that is
     held up is not overtaken by one for a higher level.
     """
 
@@ -144,27 +144,27 @@ class Baker:
         self._daemon.forget_peak()
         http = OctezClient(self._daemon.port)
         socket = OctezSocketClient(f"tcp:127.0.0.1:{self._daemon.socket_port}")
-        doors = {"HTTP": (http.sign, "att"), "socket": (socket.sign, "preatt")}
-        took: dict[str, list[float]] = {door: [] for door in doors}
+        listeners = {"HTTP": (http.sign, "att"), "socket": (socket.sign, "preatt")}
+        took: dict[str, list[float]] = {listener: [] for listener in listeners}
         failed: list[str] = []
         votes, began = round(seconds / PERIOD), reactor.seconds()
         level, self._level = self._level, self._level + votes
 
-        async def vote(door: str, numbers: range) -> None:
-            sign, kind = doors[door]
+        async def vote(listener: str, numbers: range) -> None:
+            sign, kind = listeners[listener]
             for number in numbers:
                 due = began + number * PERIOD
                 await deferLater(reactor, max(0.0, due - reactor.seconds()))
                 try:
                     await _sign(sign, consensus(kind, level + number, 0))
                 except Exception as error:
-                    failed.append(f"{door}, level {level + number}: {error!r}")
+                    failed.append(f"{listener}, level {level + number}: {error!r}")
                 else:
-                    took[door].append(reactor.seconds() - due)
+                    took[listener].append(reactor.seconds() - due)
 
         await gatherResults(
-            Deferred.fromCoroutine(vote(door, range(first, votes, len(doors))))
-            for first, door in enumerate(doors)
+            Deferred.fromCoroutine(vote(listener, range(first, votes, len(listeners))))
+            for first, listener in enumerate(listeners)
         )
         said: dict[str, int] = {}
         if process:

@@ -170,7 +170,7 @@ class Attempt:
 
 
 class AuthenticationTests(TestCase):
-    """Authentication at the HTTP door, with keys and signatures made by other code."""
+    """Authentication at the HTTP listener, with keys and signatures made by other code."""
 
     def _attempts(self) -> list[Attempt]:
         pkh = str(TZ3)
@@ -274,7 +274,7 @@ class _OneRequest(Protocol):
 
 
 class UnixSocketTests(TestCase):
-    """A door that only programs on this machine can reach."""
+    """A listener that only programs on this machine can reach."""
 
     async def test_unix_peer_counts_as_127_0_0_1(self) -> None:
         """Who comes over a Unix socket is let in or not as 127.0.0.1 would be."""

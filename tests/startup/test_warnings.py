@@ -154,7 +154,7 @@ class OpenTests(SynchronousTestCase):
         ):
             (warning,) = self.warned(**more)
             self.assertTrue(warning.startswith("ANYBODY who reaches "), warning)
-        # on both kinds of door, each by itself
+        # on both kinds of listener, each by itself
         self.assertEqual(len(self.warned(socket="tcp:7732", allowed_ips=everywhere)), 2)
 
     def test_networks(self) -> None:
