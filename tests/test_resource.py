@@ -362,7 +362,7 @@ class RefusalLogTests(TestCase):
 class RouteTests(TestCase):
     """What is said of routes that do not exist."""
 
-    async def test_strangers(self) -> None:
+    async def test_unknown_addresses(self) -> None:
         """Who may ask nothing is told that, and no route: one line, and the connection ends.
 
         So it is where nobody has decided on the connection when it was accepted.
