@@ -204,7 +204,7 @@ class Watermarks(Service):
             )
 
     def _keep(self, held: HeldMark, mark: Mark) -> Deferred[Mark]:
-        """Bring a mark to the store, unless it has it; the mark that stands there then.
+        """Bring a mark to the store, unless it has it; the mark that is there then.
 
         Fails with Unavailable.
         """
@@ -217,11 +217,11 @@ class Watermarks(Service):
     def _not_kept(self, held: HeldMark, failure: Failure) -> NoReturn:
         failure.trap(StoreError)
         if self._reading.soon():
-            # It may stand there all the same, or what another daemon has signed meanwhile.
+            # It may be there all the same, or what another daemon has signed meanwhile.
             held.failed()
         raise Unavailable(f"no signature without a stored watermark: {failure.value}")
 
 
 def _granted(mark_id: MarkId, mark: Mark, now: Mark) -> Signature | None:
-    """The signature that stands for this payload; raises Conflict if another payload does."""
+    """The signature that is stored for this payload; raises Conflict if another payload is."""
     return judge(mark_id, now, mark).signature
