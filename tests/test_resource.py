@@ -291,7 +291,7 @@ class AnswerTests(TestCase):
             self.assertEqual((content_type, answer.status), (content_type, 200))
 
     async def test_host_does_not_matter(self) -> None:
-        """Whatever stands in Host, or nothing, the answer is the same."""
+        """Whatever is written in Host, or nothing, the answer is the same."""
         await self.harness.start(self)
         hosts = (
             b"",

@@ -71,7 +71,7 @@ class ProtocolTests(TlsTestCase):
     async def test_long_line(self) -> None:
         """A line that is too long is refused at once inside TLS too."""
         await self.listen(self.endpoint)
-        clock = Clock()  # which stands still: nobody is cut because his time is over
+        clock = Clock()  # which does not move: nobody is cut because his time is over
         self.harness.connections.clock = clock
         asking = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n"
         answer = await self.ask(self.context(), asking)
