@@ -84,7 +84,7 @@ class InvariantTests(SynchronousTestCase):
     @_searched
     @given(_history)
     def test_never_back(self, history: list[_Step]) -> None:
-        """The standing mark never sinks, and at one position yields only to what the store shows."""
+        """The standing mark never sinks; at one position it yields only to what the store shows."""
         for what, mark, before, after in steps(history):
             old, new = before.standing, after.standing
             self.assertGreaterEqual(new.position, old.position)
