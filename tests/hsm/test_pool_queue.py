@@ -188,3 +188,16 @@ class LimitTests(BoardsTestCase):
         for signing in others:
             self.successResultOf(signing.result)
         self.serve(first, asked)
+
+    def test_shared_key(self) -> None:
+        """What another board may sign as well leaves room for a key that only this one holds."""
+        first, second = self.plug_in("one"), self.plug_in("two")
+        second.firmware = Firmware(disabled=[(Slot.TZ1, Opcode.GET_PK)])
+        self.run_pool([first, second])
+        asked = self.crowd(MOST + 2)
+        only_one = self.pool.sign(TZ1, transfer(0))
+        self.assertTrue(only_one.waits)
+        while any(signing.waits for signing in [*asked, only_one]):
+            first.serve()
+            second.serve()
+        self.successResultOf(only_one.result)

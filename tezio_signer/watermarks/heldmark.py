@@ -93,8 +93,7 @@ class HeldMark:
 
     def stored(self, kept: Kept) -> Mark:
         """Take over what has become of a write; the mark that is in the store then."""
-        if self._show(kept.now):
-            self._is_lost = False
+        self._is_lost = not self._show(kept.now)
         before = kept.before
         if before is not None and before.position < kept.now.position:
             passed = self.mark_id, before.payload_hash
