@@ -194,7 +194,7 @@ class LimitTests(BoardsTestCase):
         first, second = self.plug_in("one"), self.plug_in("two")
         second.firmware = Firmware(disabled=[(Slot.TZ1, Opcode.GET_PK)])
         self.run_pool([first, second])
-        asked = self.crowd(MOST + 2)
+        asked = self.requests(MOST + 2)
         only_one = self.pool.sign(TZ1, transfer(0))
         self.assertTrue(only_one.waits)
         while any(signing.waits for signing in [*asked, only_one]):
