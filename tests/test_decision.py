@@ -177,6 +177,16 @@ class LogTests(SynchronousTestCase):
                 log.decided(ASKED.refused(Forbidden("another")))
             self.assertEqual(len(events), lines + 1)
 
+    def test_floods_of_two_listeners(self) -> None:
+        """A flood at one listener keeps no line of another from the log."""
+        log = DecisionLog(Clock())
+        for _ in range(2 * LINES_PER_MINUTE):
+            log.decided(ASKED.refused(Forbidden("no"), Stage.READING))
+        other = evolve(ASKED, listener=Listener.OCTEZ_SOCKET)
+        with capturedLogs() as events:
+            log.decided(other.refused(Forbidden("no"), Stage.READING))
+        self.assertEqual(len(events), 1)
+
 
 class ObserverTests(TestCase):
     """Observers, and how little they can do."""

@@ -139,8 +139,11 @@ class DecisionLog:
 
     def __init__(self, clock: IReactorTime) -> None:
         # Anybody can have these lines written, as many as there are connections or requests.
-        self._sparing = {
-            stage: SparingLog(self._log, clock) for stage in (Stage.CONNECTION, Stage.READING)
+        # Each listener has lines of its own, lest a flood at one hides what comes to another.
+        self._sparing: dict[tuple[Stage, Listener | None], SparingLog] = {
+            (stage, listener): SparingLog(self._log, clock)
+            for stage in (Stage.CONNECTION, Stage.READING)
+            for listener in (None, *Listener)
         }
 
     def decided(self, decision: Decision) -> None:
@@ -154,7 +157,7 @@ class DecisionLog:
                 self._log.info("signed {what} from {peer}" + timed, **facts)
             case Outcome.REFUSED:
                 answered = "refused {what} from {peer}" + timed + ": {status} {sentence}"
-                self._sparing.get(decision.stage, self._log).warn(
+                self._sparing.get((decision.stage, decision.listener), self._log).warn(
                     _UNREADABLE if decision.status is None else answered,
                     status=decision.status,
                     sentence=decision.sentence,

@@ -354,7 +354,7 @@ class WrongTests(CheckTestCase):
 
     def test_sockets_of_systemd(self) -> None:
         """They are handed to the daemon itself, not to the check before its start."""
-        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=door"):
+        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=listener"):
             self.write(minimal(f"listen: {{octez_socket: ['{text}']}}"))
             self.assertEqual(self.errors(), [])
         self.write(minimal("listen: {http: ['systemd:INET']}"))

@@ -164,7 +164,7 @@ class SetTests(MarksTestCase):
             )
 
     def test_only_raises(self) -> None:
-        """At or below where the mark stands nothing is changed."""
+        """At or below the mark nothing is changed."""
         self.put({ATTESTATION: SIGNED})
         for arguments in (["--level", "100", "--round", "2"], ["--level", "99", "--round", "9"]):
             line = self.refused(*self.arguments(*arguments, operation="attestation"))

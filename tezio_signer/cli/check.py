@@ -240,7 +240,7 @@ def _text(found: Findings) -> Iterator[str]:
         yield line("HSM", ": ".join(filter(None, (board["board"], board["trouble"]))))
     for file in meaning["files"]:
         if file["what"] == "configuration":
-            continue  # stands in the first line
+            continue  # is in the first line
         facts = "{owner}:{group}, mode {mode}".format_map(file)
         yield line(file["what"], f"{file['path']} ({facts})")
     for warning in found.warnings:

@@ -47,7 +47,7 @@ class HsmPool(Service):
     Boards that hold the same key share its signatures out between them, and take over
     from each other: a payload that the watermark allows may be signed by any of them.
 
-    All signatures under way (see `signing.py`) stand in one queue, by priority and then as
+    All signatures under way (see `signing.py`) wait in one queue, by priority and then as
     they came. Whenever a board becomes free or ready, or is lost, each that waits is looked at
     in this order: it goes to a free board that may be asked for it, or it goes on waiting, with
     patience while there is none, or it ends, for want of any that may ever be asked.
@@ -147,19 +147,24 @@ class HsmPool(Service):
 
         Each kind has its own room: transfers must not keep blocks out.
         """
-        holders = [d for d in self.devices.values() if d.slot_of(signing.key)]
-        boards = [d for d in holders if d.ready] or holders
+        boards = self._boards_of(signing.key)
+        # What may go to another board as well does not fill the room of these.
         waiting = [
             other
             for other in self._under_way
             if other.waits
             and other.priority is signing.priority
-            and any(device.slot_of(other.key) for device in boards)
+            and all(board in boards for board in self._boards_of(other.key))
         ]
         if boards and len(waiting) > self._options.most_waiting * len(boards):
             names = ", ".join(str(device.board) for device in boards)
             sentence = f"{len(waiting) - 1} requests wait for the HSM {names} already"
             signing.end(Failure(Unavailable(sentence)))
+
+    def _boards_of(self, key: PublicKeyHash) -> list[HsmDevice]:
+        """The boards that hold a key: those that are ready, if there are any."""
+        holders = [device for device in self.devices.values() if device.slot_of(key)]
+        return [device for device in holders if device.ready] or holders
 
     def _share_out(self) -> None:
         """Look again at all that wait: a board is free, ready or lost."""

@@ -31,7 +31,7 @@ class UnsaidAddress:
 def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
     """Who asks from an address; raises NotAdmitted if it is not known.
 
-    A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says whom it stands for;
+    A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says on whose behalf it asks;
     at a Unix socket, the credentials are its own then. Whom it says nothing of is nobody.
 
     :param credentials: of who has connected to a Unix socket.

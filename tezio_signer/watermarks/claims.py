@@ -7,7 +7,7 @@ in `readingloop`. This module judges what is asked, and brings marks to the stor
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
@@ -23,8 +23,9 @@ from tezio_signer.tezos.payload import Baking, Operation
 from tezio_signer.watermarks.heldmark import HeldMark, Passed
 from tezio_signer.watermarks.readingloop import ReadingLoop
 from tezio_signer.watermarks.rule import Mark, MarkId, judge
-from tezio_signer.watermarks.store import StoreError, WatermarkStore
+from tezio_signer.watermarks.store import Kept, StoreError, WatermarkStore
 
+_Result = TypeVar("_Result")
 MAX_CHAINS = 16
 """Chains on which a key may have marks."""
 
@@ -113,28 +114,37 @@ class Watermarks(Service):
         for mark_id, mark in marks.items():
             self._marks.setdefault(mark_id, HeldMark(mark_id, mark, self._passed))
         for mark_id, held in self._marks.items():
-            was_lost = held.lost
-            held.learned(marks.get(mark_id), failures.get(mark_id, 0))
-            if held.lost and not was_lost:
-                self._log.critical(
-                    "the mark of {key} for {operation} on {chain} is written back to the "
-                    "watermark store: level {mark.level} round {mark.round}",
-                    key=mark_id.key,
-                    operation=mark_id.operation,
-                    chain=mark_id.chain_id,
-                    mark=held.lost,
-                )
+            shown, before = marks.get(mark_id), failures.get(mark_id, 0)
+            self._show(held, partial(held.learned, shown, before))
         self._write_back()
         if not self._store.shared:
             self._reading.stop()
         return not any(held.failures for held in self._marks.values())
+
+    def _show(self, held: HeldMark, transition: Callable[[], _Result]) -> _Result:
+        """Have a mark take over what the store shows; told when that is less than before."""
+        was_lost = held.lost
+        result = transition()
+        if held.lost and not was_lost:
+            self._log.critical(
+                "the mark of {key} for {operation} on {chain} is written back to the "
+                "watermark store: level {mark.level} round {mark.round}",
+                key=held.mark_id.key,
+                operation=held.mark_id.operation,
+                chain=held.mark_id.chain_id,
+                mark=held.lost,
+            )
+        return result
+
+    def _stored(self, held: HeldMark, kept: Kept) -> Mark:
+        return self._show(held, partial(held.stored, kept))
 
     def _write_back(self) -> None:
         """Store what the store has lost: a daemon that starts now knows nothing else."""
         for mark_id, held in self._marks.items():
             if held.lost:
                 self._store.keep(mark_id, held.lost).addCallbacks(
-                    held.stored,
+                    partial(self._stored, held),
                     lambda failure: failure.trap(StoreError),  # tried again at the next reading
                 )
 
@@ -206,24 +216,24 @@ class Watermarks(Service):
             )
 
     def _keep(self, held: HeldMark, mark: Mark) -> Deferred[Mark]:
-        """Bring a mark to the store, unless it has it; the mark that stands there then.
+        """Bring a mark to the store, unless it has it; the mark that is there then.
 
         Fails with Unavailable.
         """
         if held.is_stored(mark):
             return succeed(mark)
         return self._store.keep(held.mark_id, mark).addCallbacks(
-            held.stored, partial(self._not_kept, held)
+            partial(self._stored, held), partial(self._not_kept, held)
         )
 
     def _not_kept(self, held: HeldMark, failure: Failure) -> NoReturn:
         failure.trap(StoreError)
         if self._reading.soon():
-            # It may stand there all the same, or what another daemon has signed meanwhile.
+            # It may be there all the same, or what another daemon has signed meanwhile.
             held.failed()
         raise Unavailable(f"no signature without a stored watermark: {failure.value}")
 
 
 def _granted(mark_id: MarkId, mark: Mark, now: Mark) -> Signature | None:
-    """The signature that stands for this payload; raises Conflict if another payload does."""
+    """The signature that is stored for this payload; raises Conflict if another payload is."""
     return judge(mark_id, now, mark).signature

@@ -36,7 +36,8 @@ def _all(world: World) -> Iterator[Offer]:
 
 def _of_way(world: World, way: str, count: int) -> Iterator[Offer]:
     source, _, destination = way.partition(">")
-    if not (destination in world.machines and world.machines[destination].paused):
+    waits = destination in world.machines and world.machines[destination].paused
+    if not waits:
         # Each connection to etcd is one of many; everything else keeps its order.
         yield Offer("arrive", way, count if "etcd" in way else 1)
         if source in world.boards:
@@ -44,7 +45,7 @@ def _of_way(world: World, way: str, count: int) -> Iterator[Offer]:
     if "disk" not in way:
         yield Offer("lose", way, count)
         yield Offer("late", way, count if "etcd" in way else 1)
-    if destination == "etcd" or source in world.boards:
+    if destination == "etcd" or (source in world.boards and not waits):
         yield Offer("double", way, count if destination == "etcd" else 1)
 
 

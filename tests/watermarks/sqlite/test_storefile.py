@@ -320,29 +320,29 @@ class LostTests(StoreTestCase):
 
     def test_log_replaced(self) -> None:
         """A log of another time is not read, nor deleted; without it the own one is made anew."""
-        log, stranger = Path(f"{self.path}-wal"), self.home / "stranger"
-        shutil.copy(log, stranger)
+        log, other = Path(f"{self.path}-wal"), self.home / "other"
+        shutil.copy(log, other)
         self.keep()
         log.rename(self.home / "own")
-        stranger.rename(log)
+        other.rename(log)
         self.lost("-wal is another file than the one", "move it away")
-        log.rename(stranger)
+        log.rename(other)
         self.well()
 
     def test_closed_beside_another_log(self) -> None:
         """SQLite deletes its log by the name: that of somebody else stays, and fools nobody."""
         log = Path(f"{self.path}-wal")
-        stranger = log.read_bytes()
+        other = log.read_bytes()
         self.keep()
         log.unlink()
-        log.write_bytes(stranger)
+        log.write_bytes(other)
         self.store.close()
-        self.assertEqual(log.read_bytes(), stranger)
+        self.assertEqual(log.read_bytes(), other)
         newest = self.path.read_bytes()
         for read in (SqliteStore, reading.read):
             error = self.assertRaises(StoreError, read, self.path)
             self.assertIn("older copy", str(error))
-            self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, stranger))
+            self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, other))
         log.unlink()
         self.assertEqual(self.open().load()[BLOCK].level, self.level)
 
