@@ -606,9 +606,9 @@ class LostTests(StoreTestCase):
         """What was committed into a file that is gone by then is not told to be kept."""
         away = self.home / "away"
         self.behind_the_next_commit(lambda: self.path.rename(away))
-        self.assertRaises(StoreLostError, self.keep)
+        marks = [(BLOCK, evolve(MARK, level=self.level + 1))]
+        self.assertRaises(StoreLostError, self.store.keep, marks)
         away.rename(self.path)
-        self.level -= 1
         self.well()
 
     def test_log_lost_behind_the_commit(self) -> None:
