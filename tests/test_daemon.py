@@ -85,11 +85,11 @@ class DaemonTests(SynchronousTestCase):
         self.events: list[str] = []
         self.clock = Clock()
         self.signer = BusySigner(self.events)
-        self.door = RecordingService("door", self.events)
+        self.listener = RecordingService("listener", self.events)
         self.inner = [RecordingService(name, self.events) for name in ("store", "hsms")]
         for service in self.inner:
             service.stopped.callback(None)
-        self.daemon = Daemon(self.clock, cast(Signer, self.signer), self.inner, [self.door])
+        self.daemon = Daemon(self.clock, cast(Signer, self.signer), self.inner, [self.listener])
 
     def started(self) -> None:
         """Start the daemon, and forget how."""
@@ -103,7 +103,14 @@ class DaemonTests(SynchronousTestCase):
         self.daemon.startService()
         self.assertEqual(
             self.events,
-            ["open store", "open hsms", "open door", "start store", "start hsms", "start door"],
+            [
+                "open store",
+                "open hsms",
+                "open listener",
+                "start store",
+                "start hsms",
+                "start listener",
+            ],
         )
         self.assertTrue(self.daemon.running)
 
@@ -112,15 +119,15 @@ class DaemonTests(SynchronousTestCase):
         self.started()
         stopped = self.daemon.stopService()
         self.assertFalse(self.daemon.running)
-        self.assertEqual(self.events, ["stop door"])
+        self.assertEqual(self.events, ["stop listener"])
         self.clock.advance(1)
-        self.door.stopped.callback(None)  # what was half sent is here
-        self.assertEqual(self.events, ["stop door", CLOSE])
+        self.listener.stopped.callback(None)  # what was half sent is here
+        self.assertEqual(self.events, ["stop listener", CLOSE])
         self.clock.advance(1)
         self.signer.idle.callback(None)
         self.assertNoResult(stopped)
         self.clock.advance(0.1)
-        self.assertEqual(self.events, ["stop door", CLOSE, "stop hsms", "stop store"])
+        self.assertEqual(self.events, ["stop listener", CLOSE, "stop hsms", "stop store"])
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -128,17 +135,23 @@ class DaemonTests(SynchronousTestCase):
         """A request that does not end in time is refused, so that all is over in three seconds."""
         self.started()
         stopped = self.daemon.stopService()
-        self.door.stopped.callback(None)
+        self.listener.stopped.callback(None)
         self.clock.pump([0.1] * 24)
-        self.assertEqual(self.events, ["stop door", CLOSE])
+        self.assertEqual(self.events, ["stop listener", CLOSE])
         self.clock.pump([0.1] * 5)
         self.successResultOf(stopped)
         self.assertEqual(
             self.events,
-            ["stop door", CLOSE, "refuse all: the signer is stopping", "stop hsms", "stop store"],
+            [
+                "stop listener",
+                CLOSE,
+                "refuse all: the signer is stopping",
+                "stop hsms",
+                "stop store",
+            ],
         )
 
-    def test_door_cannot_open(self) -> None:
+    def test_listener_cannot_open(self) -> None:
         """A port that cannot be had ends start-up with a sentence; a fault stays as it is."""
 
         def fail(error: Exception) -> Callable[[], None]:
@@ -152,10 +165,10 @@ class DaemonTests(SynchronousTestCase):
             (PermissionError(13, "Permission denied"), "Permission denied"),
             (OverflowError("bind(): port must be 0-65535."), "port must be 0-65535"),
         ]:
-            self.patch(self.door, "privilegedStartService", fail(error))
+            self.patch(self.listener, "privilegedStartService", fail(error))
             refused = self.assertRaises(StartupError, self.daemon.privilegedStartService)
             self.assertIn(words, str(refused))
-        self.patch(self.door, "privilegedStartService", fail(ZeroDivisionError()))
+        self.patch(self.listener, "privilegedStartService", fail(ZeroDivisionError()))
         self.assertRaises(ZeroDivisionError, self.daemon.privilegedStartService)
 
 
@@ -346,7 +359,7 @@ class MistakeTests(ProcessTestCase):
         first = self.start()
         await first.says("cannot be opened")
         second = self.start()
-        await self.refused(second, "watermarks.sqlite is in use by another daemon")
+        await self.refused(second, "watermarks.sqlite is in use by a running signer")
         port = await first.says(r"SignerSite starting on (\d+)\n")
         self.assertEqual((await Client(int(port[1])).request("GET", "/")).status, 200)
 

@@ -128,7 +128,7 @@ class CommandsTests(TestCase):
 
     @follows("README.md", "Try it")
     async def test_readme(self) -> None:
-        """The requests of README get the answers that stand there; `make run` runs this daemon."""
+        """The requests of README get the answers it gives; `make run` runs this daemon."""
         makefile = (ROOT / "Makefile").read_text()
         self.assertIn("tezio-signer run --simulate --config $(CONFIG)\n", makefile)
         await self.serve()

@@ -62,7 +62,7 @@ class PolicyTests(DecidingTestCase):
     """The rules of a configuration."""
 
     def test_order(self) -> None:
-        """A request against which everything stands, put right one rule after the other."""
+        """A request which every rule refuses, put right one rule after the other."""
         key = SigningKey(TZ3, frozenset(), auth_req=True, chains=frozenset([OTHER_CHAIN]))
         settings = Settings({TZ3: key}, auth_key=AUTH)
         standing = signed_by(HSM_AUTH_KEY, request_for(consensus("att", 8, 0)))
@@ -197,7 +197,7 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual(self.undone, ["one"])
 
     def test_no_rules(self) -> None:
-        """Without a rule nothing stands against a request."""
+        """Without a rule nothing is refused."""
         grant = self.successResultOf(Policy().decide(request_for()))
         self.assertIsNone(grant.claim)
         grant.undo()

@@ -1,4 +1,4 @@
-"""The HTTP door, on loopback and with a simulated HSM on a pseudo-terminal."""
+"""The HTTP listener, on loopback and with a simulated HSM on a pseudo-terminal."""
 
 from ipaddress import ip_network
 
@@ -132,7 +132,7 @@ class OctezTests(TestCase):
                     )
 
     async def test_signs_with_authentication(self) -> None:
-        """The HSM's auth key and authorized keys of all curves open the door."""
+        """The HSM's auth key and authorized keys of all curves are accepted."""
         authorized = tuple(PublicKey.parse(key.public_key) for key in WALLET)
         harness = Harness(settings_with(auth_req=True, auth_key=AUTH, authorized_keys=authorized))
         await harness.start(self)
@@ -291,7 +291,7 @@ class AnswerTests(TestCase):
             self.assertEqual((content_type, answer.status), (content_type, 200))
 
     async def test_host_does_not_matter(self) -> None:
-        """Whatever stands in Host, or nothing, the answer is the same."""
+        """Whatever is written in Host, or nothing, the answer is the same."""
         await self.harness.start(self)
         hosts = (
             b"",
@@ -362,7 +362,7 @@ class RefusalLogTests(TestCase):
 class RouteTests(TestCase):
     """What is said of routes that do not exist."""
 
-    async def test_strangers(self) -> None:
+    async def test_unknown_addresses(self) -> None:
         """Who may ask nothing is told that, and no route: one line, and the connection ends.
 
         So it is where nobody has decided on the connection when it was accepted.
@@ -400,7 +400,7 @@ class RouteTests(TestCase):
         await harness.start(self)
         answer = await harness.request("PUT", f"/keys/{TZ1}", b"")
         self.assertEqual(answer.status, 405)
-        self.assertEqual(message_in(answer.body), "this path takes GET or HEAD or POST only")
+        self.assertEqual(message_in(answer.body), "this path takes GET, HEAD or POST only")
 
 
 class TokenTests(TestCase):
@@ -526,7 +526,7 @@ class ForwardedTests(TestCase):
     """Only the connection itself says who asks."""
 
     async def test_forwarded_is_not_believed(self) -> None:
-        """An address in a header opens no door, and closes none."""
+        """An address in a header admits nobody, and refuses nobody."""
         headers = "".join(
             f"{name}: {value}\r\n"
             for name, value in (

@@ -1,4 +1,4 @@
-"""What the HTTP door says to bad requests, and that nothing comes of them."""
+"""What the HTTP listener says to bad requests, and that nothing comes of them."""
 
 from attrs import frozen
 from twisted.trial.unittest import TestCase

@@ -1,4 +1,4 @@
-"""No payload that comes to the HTTP door makes the signer write what could harm a device."""
+"""No payload that comes to the HTTP listener makes the signer write what could harm a device."""
 
 import re
 

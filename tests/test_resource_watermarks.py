@@ -51,7 +51,7 @@ class WatermarkTests(TestCase):
             self.assertEqual(await self._signed(first), signature)
 
     async def test_lower_and_higher(self) -> None:
-        """Level and round rise; what is lower is refused with what stands."""
+        """Level and round rise; what is lower is refused with what is stored."""
         await self.harness.start(self)
         payloads = (
             ("block", block),

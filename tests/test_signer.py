@@ -1,4 +1,4 @@
-"""The path of a request behind the doors: rules, claim, HSM, verification, release."""
+"""The path of a request behind the listeners: rules, claim, HSM, verification, release."""
 
 import re
 from collections.abc import Sequence
@@ -352,7 +352,7 @@ class LogTests(TestCase):
         """Each request to sign leaves one line: key, peer, outcome, time."""
         harness = Harness(settings_with(auth_req=True, auth_key=AUTH))
         await harness.start(self)
-        stranger = OCTEZ["keys"][0]["pkh"]
+        unknown = OCTEZ["keys"][0]["pkh"]
         cases: list[tuple[object, bytes, bool, int, str]] = [
             (TZ3, block(7, 2), True, 200, f"signed block 7/2 for {TZ3} from HERE in MS"),
             (TZ3, block(7, 2), True, 200, f"signed block 7/2 for {TZ3} from HERE in MS"),
@@ -389,12 +389,12 @@ class LogTests(TestCase):
                 "the generic operation is cut off in its branch: 0 of 32 bytes, at byte 1",
             ),
             (
-                stranger,
+                unknown,
                 NOOP,
                 True,
                 404,
-                f"refused generic for {stranger} from HERE in MS: 404 "
-                f"no keys for the source contract {stranger}",
+                f"refused generic for {unknown} from HERE in MS: 404 "
+                f"no keys for the source contract {unknown}",
             ),
         ]
         for key, payload, authenticated, status, line in cases:

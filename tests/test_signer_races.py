@@ -93,48 +93,48 @@ class RaceTestCase(SynchronousTestCase):
 
 
 class _Overruled:
-    """Watermarks on a store where another daemon's signature comes to stand meanwhile."""
+    """Watermarks on a store where another daemon's signature is stored meanwhile."""
 
-    def __init__(self, watermarks: Watermarks, stands: Signature) -> None:
+    def __init__(self, watermarks: Watermarks, stored: Signature) -> None:
         self._watermarks = watermarks
-        self._stands = stands
+        self._stored = stored
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)
         return changed_claim(
-            claim, complete=lambda _: succeed(self._stands), found=lambda: self._stands
+            claim, complete=lambda _: succeed(self._stored), found=lambda: self._stored
         )
 
 
 class OtherSignatureTests(RaceTestCase):
     """The store gives another signature than the HSM has made: that of another daemon."""
 
-    def overruled(self, stands: Signature) -> Deferred[Signature]:
-        """Ask where this signature of the payload stands already."""
-        watermarks = cast(Watermarks, _Overruled(self.watermarks, stands))
+    def overruled(self, stored: Signature) -> Deferred[Signature]:
+        """Ask where this signature of the payload is stored already."""
+        watermarks = cast(Watermarks, _Overruled(self.watermarks, stored))
         signer = Signer(settings_with(), self.pool, watermarks, self.clock)
         request = signer.submit(submission(block(7, 0)))
         self.board.serve()
         return request
 
     def test_good(self) -> None:
-        """The one that stands leaves."""
-        stands = self.as_another_daemon_had_it(block(7, 0))
-        self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+        """The one that is stored leaves."""
+        stored = self.as_another_daemon_had_it(block(7, 0))
+        self.assertEqual(self.signed(self.overruled(stored), block(7, 0)), stored)
 
     def test_hsm_refuses(self) -> None:
         """It leaves also when the HSM will not sign any more what it has signed for the other."""
         made = self.pool.sign(TZ3, block(7, 0)).result
         self.board.serve()
-        stands = self.successResultOf(made)
-        self.assertEqual(self.signed(self.overruled(stands), block(7, 0)), stands)
+        stored = self.successResultOf(made)
+        self.assertEqual(self.signed(self.overruled(stored), block(7, 0)), stored)
         self.assertEqual(self.board.serve(), [])
 
     def test_wrong(self) -> None:
-        """One that does not verify leaves for nobody, wherever it stands."""
-        stands = self.as_another_daemon_had_it(block(8, 0))
+        """One that does not verify leaves for nobody, wherever it is stored."""
+        stored = self.as_another_daemon_had_it(block(8, 0))
         with capturedLogs() as events:
-            request = self.overruled(stands)
+            request = self.overruled(stored)
         self.assertEqual(self.told(request), "the signature does not verify and is not released")
         self.assertEqual(
             [formatEvent(e) for e in events if e["log_level"] is LogLevel.critical],
@@ -329,8 +329,8 @@ class AdmissionTests(RaceTestCase):
         signer = self.made(evolve(settings, security=security))
         signer.admit(Peer())
         signer.admit(Peer.at("192.0.2.1"))
-        stranger = Peer(credentials=Credentials(pid=1, uid=1001, gid=1))
-        self.assertRaises(NotAdmitted, signer.admit, stranger)
+        unauthorized = Peer(credentials=Credentials(pid=1, uid=1001, gid=1))
+        self.assertRaises(NotAdmitted, signer.admit, unauthorized)
         request = signer.submit(submission(NOOP, peer=Peer.at("192.0.2.1")))
         self.board.serve()
         self.signed(request, NOOP)
@@ -351,7 +351,7 @@ class LineTests(RaceTestCase):
         )
 
     def test_long_key(self) -> None:
-        """Of what stands in the place of a key, the first sixty characters are shown."""
+        """Of what is written in the place of a key, the first sixty characters are shown."""
         asked = evolve(submission(NOOP), key="k" * 61, asked=Conflict("no"))
         with capturedLogs() as events:
             self.told(self.signer.submit(asked), Conflict)

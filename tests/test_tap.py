@@ -110,31 +110,31 @@ class MakeServiceTests(TapTestCase):
         return [kind for kind in services if kind is not StreamServerEndpointService]
 
     def test_services(self) -> None:
-        """Watermarks and HSMs start before the door, a simulated HSM before them."""
+        """Watermarks and HSMs start before the listener, a simulated HSM before them."""
         inner = [Watermarks, HsmPool, Connections, CertificateWatch]
         self.assertEqual(self.inner("--simulate"), [Simulator, *inner])
         self.write()
         self.assertEqual(self.inner(), inner)
 
-    def test_doors(self) -> None:
-        """There is a door for each endpoint; those of the command line replace the others."""
+    def test_listeners(self) -> None:
+        """There is a listener for each endpoint; those of the command line replace the others."""
         self.write(more="listen: {http: ['tcp:1:interface=127.0.0.1', 'tcp:2']}")
         three = ("--http", "tcp:4", "--http", "tcp:5", "--http", "tcp:6")
-        for arguments, doors in [((), 2), (("--http", "tcp:3"), 1), (three, 3)]:
-            self.assertEqual(self.doors(*arguments), doors)
+        for arguments, listeners in [((), 2), (("--http", "tcp:3"), 1), (three, 3)]:
+            self.assertEqual(self.listeners(*arguments), listeners)
 
-    def test_socket_doors(self) -> None:
-        """The Octez socket protocol has doors of its own, none unless one is named."""
+    def test_socket_listeners(self) -> None:
+        """The Octez socket protocol has listeners of its own, none unless one is named."""
         self.write(more="listen: {octez_socket: ['tcp:1:interface=127.0.0.1', 'unix:a', 'tcp:2']}")
-        for arguments, doors in [
+        for arguments, listeners in [
             ((), 1 + 3),
             (("--octez-socket", "unix:b"), 1 + 1),
             (("--octez-socket", "tcp:3", "--octez-socket", "tcp:4", "--http", "tcp:5"), 1 + 2),
         ]:
-            self.assertEqual(self.doors(*arguments), doors)
+            self.assertEqual(self.listeners(*arguments), listeners)
 
-    def doors(self, *arguments: str) -> int:
-        """How many doors a daemon has."""
+    def listeners(self, *arguments: str) -> int:
+        """How many listeners a daemon has."""
         services = leaves(tap.makeService(parsed(*arguments)))
         return sum(isinstance(service, StreamServerEndpointService) for service in services)
 
@@ -195,13 +195,13 @@ class MakeServiceTests(TapTestCase):
         self.assertIn(f"{TZ3} signs blocks and attestations of any chain", warning)
 
     def warnings(self, *arguments: str) -> list[str]:
-        """What is warned of, of its doors."""
+        """What is warned of, of its listeners."""
         with capturedLogs() as events:
             tap.makeService(parsed(*arguments))
         return [event["sentence"] for event in events if "sentence" in event]
 
     def test_warnings_of_sockets(self) -> None:
-        """Those of doors that are not opened are left out, and none is said twice."""
+        """Those of listeners that are not opened are left out, and none is said twice."""
         (self.directory / "token.txt").write_text("0123456789abcdef")
         (self.directory / "token.txt").chmod(0o600)
         self.write(
@@ -232,7 +232,7 @@ class MakeServiceTests(TapTestCase):
                 self.assertTrue(warning.startswith(words), warning)
 
     def test_client_ca(self) -> None:
-        """It is for the doors of the socket protocol too: all of them are checked together."""
+        """It is for the listeners of the socket protocol too: all of them are checked together."""
         authority = Authority(self.directory)
         server = authority.certify("server", server=True)
         https = f"ssl:0:interface=127.0.0.1:privateKey={server.key}:certKey={server.certificate}"

@@ -65,10 +65,10 @@ def _stops_already(number: int, frame: object) -> None:  # noqa: ARG001
 
 
 class Daemon(MultiService):
-    """Inner services first, then the doors; on the way down the doors close first.
+    """Inner services first, then the listeners; on the way down the listeners close first.
 
     :param inner: what requests are served with, in the order of starting.
-    :param doors: where requests come in.
+    :param listeners: where requests come in.
     :param banner: what is logged when it has started.
     :param log: where this daemon logs to, if it is not said otherwise; see `sets_log`.
     :ivar sets_log: whether the log of this daemon is that of its application.
@@ -83,7 +83,7 @@ class Daemon(MultiService):
         clock: IReactorTime,
         signer: Signer,
         inner: Iterable[IService],
-        doors: Iterable[IService],
+        listeners: Iterable[IService],
         banner: str = "",
         log: LineObserver | None = None,
     ) -> None:
@@ -92,8 +92,8 @@ class Daemon(MultiService):
         self._banner = banner
         self._clock = clock
         self._signer = signer
-        self._inner, self._doors = MultiService(), MultiService()
-        for group, services in ((self._inner, inner), (self._doors, doors)):
+        self._inner, self._listeners = MultiService(), MultiService()
+        for group, services in ((self._inner, inner), (self._listeners, listeners)):
             group.setServiceParent(self)
             for service in services:
                 service.setServiceParent(group)
@@ -105,7 +105,7 @@ class Daemon(MultiService):
             parent.setComponent(ILogObserver, as_observer(self.log))
 
     def privilegedStartService(self) -> None:
-        """Open the doors' ports; raises StartupError."""
+        """Open the listeners' ports; raises StartupError."""
         try:
             super().privilegedStartService()
         except (CannotListenError, OSError, OverflowError) as error:  # a port above 65535
@@ -136,7 +136,7 @@ class Daemon(MultiService):
     async def _stop(self) -> None:
         ends = self._clock.seconds() + STOP_TIMEOUT
         # Until they are stopped, which takes as long as requests are half sent, these are served.
-        await maybeDeferred(self._doors.stopService)
+        await maybeDeferred(self._listeners.stopService)
         self._signer.close(_STOPPING)
         left = max(0.0, ends - self._clock.seconds())
         try:

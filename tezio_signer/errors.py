@@ -50,7 +50,7 @@ class UnknownKey(Refused):
 
 
 class Conflict(Refused):
-    """A watermark stands against it: the host's or the device's own."""
+    """A watermark forbids it: the host's or the device's own."""
 
     status = 409
     reason = "watermark"

@@ -1,6 +1,6 @@
 """Signatures in flight: one exchange for each payload, whoever waits for it.
 
-An entry stands for one key and payload, from when its signature is first asked for until it
+An entry is for one key and payload, from when its signature is first asked for until it
 has ended. Its state is that of its exchange (`hsm/signing.py`). Requests that come meanwhile
 join it, for a device would refuse a second exchange. Each of them waits until its own deadline,
 and may leave. When the last one has left, the exchange is withdrawn: one that no board has begun
@@ -190,7 +190,7 @@ class InFlight:
                 await claim.durable
         except Exception as error:
             # It is said at once. An HSM that is at it goes on, and may refuse to do so again;
-            # but where another payload stands nobody may have this signature.
+            # but where another payload is stored nobody may have this signature.
             signing.withdraw()
             if isinstance(error, Unavailable):
                 outcome.addCallback(keep)
@@ -207,10 +207,10 @@ class InFlight:
         await self._verify(key, data, signature)
         if claim is None:
             return signature
-        stands = await claim.complete(signature)
-        if stands != signature:
-            await self._verify(key, data, stands)
-        return stands
+        stored = await claim.complete(signature)
+        if stored != signature:
+            await self._verify(key, data, stored)
+        return stored
 
     async def _stored(self, key: PublicKeyHash, data: bytes, claim: Claim) -> Signature:
         signature = await claim.durable

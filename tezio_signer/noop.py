@@ -2,4 +2,4 @@
 
 
 def do_nothing(*args: object) -> None:
-    """Stand in for a callback that nobody needs."""
+    """Serve as a callback that nobody needs."""

@@ -154,8 +154,9 @@ class SignerResource:
         sentence = _ROUTES
         if isinstance(error, MethodNotAllowed):
             methods = sorted(error.valid_methods or ())
+            listed = " or ".join(", ".join(methods).rsplit(", ", 1))
             request.setHeader(b"Allow", ", ".join(methods).encode("ascii"))
-            sentence = f"this path takes {' or '.join(methods)} only"
+            sentence = f"this path takes {listed} only"
         status = error.code or Malformed.status
         request.setResponseCode(status)
         decision = _decision(request).refused(Refused(sentence), Stage.READING)

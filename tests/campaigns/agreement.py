@@ -196,8 +196,8 @@ async def start_here(without_root: bool) -> str | None:
             daemon.startService()
         except StartupError as error:
             if daemon is not None:  # its process would end, with all that it has open
-                _, doors = daemon
-                await maybeDeferred(doors.stopService)
+                _, listeners = daemon
+                await maybeDeferred(listeners.stopService)
             return str(error)
         finally:
             signal.signal(signal.SIGHUP, hang_up)

@@ -275,7 +275,7 @@ def _link_lock(store: Path) -> None:
 
 
 def _settings() -> Iterator[Case]:
-    """What stands in the configuration itself."""
+    """What is written in the configuration itself."""
     for name, text, starts in (
         (
             "the original's",

@@ -3,7 +3,7 @@
 Three etcd members and two signer daemons with the same keys, all real processes. Links between
 them are held, broken and slowed down, and they are paused, killed and started again, while
 clients ask both daemons at the same time for conflicting payloads, and for the same. Whatever a
-client received stands in one ledger, which is held against itself and, at the end, against the
+client received is written in one ledger, which is held against itself and, at the end, against the
 store. After each fault, both daemons have to sign again soon. The HSMs forget their own
 watermarks ahead of every command, so that those in etcd alone protect.
 """
@@ -210,7 +210,7 @@ class Campaign:
     async def _settle(self, competing: Sequence[Asked]) -> None:
         """Ask for all of a position until there is no doubt what was signed there.
 
-        Everything that may stand there is asked for, of both daemons: one payload of each
+        Everything that may be there is asked for, of both daemons: one payload of each
         operation has to be signed, by both. One that has claimed another in vain says so
         until it has read what the other has signed.
         """

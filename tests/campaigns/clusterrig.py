@@ -99,7 +99,7 @@ class SignerDaemon:
         return self.client is not None and not self.paused
 
     def pause(self) -> None:
-        """Stop it where it stands."""
+        """Stop it where it is."""
         self.paused = True
         self._send("STOP")
 
@@ -129,7 +129,7 @@ class SignerDaemon:
         return "" if code == 0 else f"it ended with {code}:\n{process.log[-2000:]}"
 
     async def marks(self) -> dict[MarkId, Mark]:
-        """What stands in its store, by `tezio-signer watermarks export`."""
+        """What is in its store, by `tezio-signer watermarks export`."""
         exporting = spawn_command(self._directory, "watermarks", "export")
         code = await exporting.exits().addTimeout(PATIENCE, reactor)
         assert code == 0, exporting.log

@@ -3,7 +3,7 @@
 Clients ask for conflicting blocks and attestations as fast as they can, while the daemon is
 killed with SIGKILL and started again: at random moments, and in those that matter, when the
 HSM has its command, when the store is written, and just behind. Whatever a client received
-stands in a ledger, which is held against itself and against the store after every kill. The
+is written in a ledger, which is held against itself and against the store after every kill. The
 HSM forgets its own watermarks ahead of every command, so that those of the daemon alone protect.
 """
 

@@ -1,8 +1,15 @@
-"""The socket door, fuzzed with whole connections, and the decoder of its frames."""
+"""The socket listener, fuzzed with whole connections, and the decoder of its frames."""
 
 from random import Random
 
-from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
+from tests.campaigns.fuzzlistener import (
+    PKHS,
+    Connection,
+    Listener,
+    Manner,
+    check_asked,
+    key_and_payload,
+)
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated
 from tests.campaigns.wellformed import (
@@ -28,13 +35,13 @@ from tezio_signer.octezsocket import OctezSocketFactory
 
 
 class FramesTarget:
-    """All bytes of a connection to the socket door, and the decoder of its frames."""
+    """All bytes of a connection to the socket listener, and the decoder of its frames."""
 
     tokens = [bytes.fromhex(t) for t in ("0000", "ffff", "00000001", "ffffffff", "0303", "0400")]
     longest = 4096
 
     def __init__(self) -> None:
-        self.door = Door(OctezSocketFactory)
+        self.listener = Listener(OctezSocketFactory)
         requests = [frame for name, frame in FRAMES.items() if not name.startswith("R_")]
         transfer = PAYLOADS["transfer"]
         proof = octezsocketclient.authentication(HSM_AUTH_KEY, str(TZ2), transfer)
@@ -67,7 +74,7 @@ class FramesTarget:
 
     def run(self, data: bytes) -> str:
         said = [_decoded(frame) for frame in frames_in(data)]
-        connection = self.door.connect(data)
+        connection = self.listener.connect(data)
         check_asked(connection, asked_over_socket(data))
         answers = list(frames_in(connection.written))
         if b"".join(map(framed, answers)) != connection.written:

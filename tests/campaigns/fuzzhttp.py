@@ -1,4 +1,4 @@
-"""The HTTP door, fuzzed with whole connections: what reaches the device, and what comes back."""
+"""HTTP, fuzzed with whole connections: what reaches the device, and what comes back."""
 
 import json
 from random import Random
@@ -6,7 +6,14 @@ from random import Random
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 
-from tests.campaigns.fuzzdoor import PKHS, Connection, Door, Manner, check_asked, key_and_payload
+from tests.campaigns.fuzzlistener import (
+    PKHS,
+    Connection,
+    Listener,
+    Manner,
+    check_asked,
+    key_and_payload,
+)
 from tests.campaigns.fuzztargets import Wrong, gist
 from tests.campaigns.mutation import mutated, pieces
 from tests.campaigns.wellformed import (
@@ -33,7 +40,7 @@ _STATUSES = {100, 200, 400, 401, 403, 404, 405, 409, 413, 502}
 
 
 class HttpTarget:
-    """All bytes of a connection to the HTTP door."""
+    """All bytes of a connection to the HTTP listener."""
 
     tokens = [
         *(
@@ -59,7 +66,7 @@ class HttpTarget:
     longest = 8192
 
     def __init__(self) -> None:
-        self.door = Door(self._site)
+        self.listener = Listener(self._site)
         transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
         proof = HSM_AUTH_KEY.authenticate(str(TZ2), transfer)
         routes = ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ1}", "/nowhere")
@@ -85,7 +92,7 @@ class HttpTarget:
         return mutated(random, data, self.seeds, self.tokens) if random.randrange(4) else data
 
     def run(self, data: bytes) -> str:
-        connection = self.door.connect(data)
+        connection = self.listener.connect(data)
         check_asked(connection, asked_over_http(data))
         said = []
         answers = list(http_answers_in(connection.written))

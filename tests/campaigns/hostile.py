@@ -1,13 +1,13 @@
 """A baker that signs while others attack the daemon: `python -m tests.campaigns.hostile`.
 
 The daemon is a process of its own, so are the attackers, who come from other loopback
-addresses than the baker: strangers, who are not among `allowed_ips`, and clients, who are.
-They may come from the baker's own address too, for which nothing is promised: connections
-are shared out by address. In earnest they would be elsewhere; here, they leave the processor
-to the others where they can. The baker asks for a signature every
-100 ms, whether or not it has the last one, at the HTTP and the socket door in turn. During
-an attack by a stranger, 95 of 100 signatures may take twice what 95 of 100 take in quiet, by
-a client four times that; all are made, and the daemon stays small.
+addresses than the baker: an unknown one, which is not among `allowed_ips`, and a client's,
+which is. They may come from the baker's own address too, for which nothing is promised:
+connections are shared out by address. In earnest they would be elsewhere; here, they leave the
+processor to the others where they can. The baker asks for a signature every 100 ms, whether or
+not it has the last one, at the HTTP and the socket listener in turn. During an attack from an
+unknown address, 95 of 100 signatures may take twice what 95 of 100 take in quiet, by a client
+four times that; all are made, and the daemon stays small.
 
 A board takes 150 ms and could not sign every 100 ms, so the simulated HSM takes 60 ms: near
 enough to a board that the time allowed is more than what two busy cores add by chance, which
@@ -43,8 +43,8 @@ PERIOD = 0.1
 """Seconds from one request of the baker to the next."""
 HSM_MILLISECONDS = 60
 MOST_MEMORY = 120 * 2**20
-SOURCES = {"stranger": "127.0.0.2", "client": "127.0.0.3", "baker": "127.0.0.1"}
-TIMES_QUIET = {"stranger": 2.0, "client": 4.0, "baker": inf}
+SOURCES = {"unknown": "127.0.0.2", "client": "127.0.0.3", "baker": "127.0.0.1"}
+TIMES_QUIET = {"unknown": 2.0, "client": 4.0, "baker": inf}
 """How many times the quiet 95th percentile a signature may take; nothing is promised to a baker
 whose own address attacks, but that all signatures are made."""
 FROM_BAKER = ("idle-connections",)
@@ -61,7 +61,7 @@ _MEGABYTE = 2**20
 class Outcome:
     """What the baker saw during an attack.
 
-    :ivar seconds: for each door, how long each signature took, from when it was due to be
+    :ivar seconds: for each listener, how long each signature took, from when it was due to be
         asked for.
     :ivar failed: what went wrong with signatures or with the attacker, who has to make
         connections.
@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def all_seconds(self) -> list[float]:
-        """Those of both doors."""
+        """Those of both listeners."""
         return [second for seconds in self.seconds.values() for second in seconds]
 
     def broken(self, allowed: float) -> list[str]:
@@ -92,15 +92,15 @@ class Outcome:
         return broken
 
     def __str__(self) -> str:
-        doors = "  ".join(
-            f"{door} p50 {1000 * percentile(seconds, 0.5):4.0f} "
+        listeners = "  ".join(
+            f"{listener} p50 {1000 * percentile(seconds, 0.5):4.0f} "
             f"p99 {1000 * percentile(seconds, 0.99):4.0f} max {1000 * max(seconds):4.0f} ms"
-            for door, seconds in self.seconds.items()
+            for listener, seconds in self.seconds.items()
             if seconds
         )
         return (
             f"{self.name:35} {len(self.all_seconds):5} signed {len(self.failed):3} failed  "
-            f"{doors}  peak {self.memory / _MEGABYTE:5.1f} MB  "
+            f"{listeners}  peak {self.memory / _MEGABYTE:5.1f} MB  "
             f"{self.made:7} connections, {self.refused} refused or closed"
         )
 
@@ -126,7 +126,7 @@ class Report:
 class Baker:
     """Has votes of rising levels signed, as Octez does, and counts the time.
 
-    Each door has a kind of vote of its own, because watermarks go by it: a request that is
+    Each listener has a kind of vote of its own, because watermarks go by it: a request that is
     held up is not overtaken by one for a higher level.
     """
 
@@ -144,27 +144,27 @@ class Baker:
         self._daemon.forget_peak()
         http = OctezClient(self._daemon.port)
         socket = OctezSocketClient(f"tcp:127.0.0.1:{self._daemon.socket_port}")
-        doors = {"HTTP": (http.sign, "att"), "socket": (socket.sign, "preatt")}
-        took: dict[str, list[float]] = {door: [] for door in doors}
+        listeners = {"HTTP": (http.sign, "att"), "socket": (socket.sign, "preatt")}
+        took: dict[str, list[float]] = {listener: [] for listener in listeners}
         failed: list[str] = []
         votes, began = round(seconds / PERIOD), reactor.seconds()
         level, self._level = self._level, self._level + votes
 
-        async def vote(door: str, numbers: range) -> None:
-            sign, kind = doors[door]
+        async def vote(listener: str, numbers: range) -> None:
+            sign, kind = listeners[listener]
             for number in numbers:
                 due = began + number * PERIOD
                 await deferLater(reactor, max(0.0, due - reactor.seconds()))
                 try:
                     await _sign(sign, consensus(kind, level + number, 0))
                 except Exception as error:
-                    failed.append(f"{door}, level {level + number}: {error!r}")
+                    failed.append(f"{listener}, level {level + number}: {error!r}")
                 else:
-                    took[door].append(reactor.seconds() - due)
+                    took[listener].append(reactor.seconds() - due)
 
         await gatherResults(
-            Deferred.fromCoroutine(vote(door, range(first, votes, len(doors))))
-            for first, door in enumerate(doors)
+            Deferred.fromCoroutine(vote(listener, range(first, votes, len(listeners))))
+            for first, listener in enumerate(listeners)
         )
         said: dict[str, int] = {}
         if process:
@@ -183,7 +183,7 @@ async def _sign(sign: Callable[[str, bytes], Awaitable[str]], payload: bytes) ->
 async def campaign(
     seconds: float,
     names: Sequence[str] = tuple(ATTACKS),
-    sources: Sequence[str] = ("stranger", "client"),
+    sources: Sequence[str] = ("unknown", "client"),
     say: Callable[[str], object] = bool,
     from_baker: Sequence[str] = (),
 ) -> Report:
@@ -209,7 +209,7 @@ async def campaign(
                     *("--socket-port", str(daemon.socket_port)),
                     *("--source", SOURCES[source], "--seconds", str(lasting)),
                 ]
-                outcome = await baker.bake(f"{name} by a {source}", lasting, command, source)
+                outcome = await baker.bake(f"{name} from {source}", lasting, command, source)
                 report.attacks.append(outcome)
                 say(str(outcome))
                 if outcome.memory > MOST_MEMORY:  # which is not the next one's fault
@@ -228,16 +228,16 @@ def main() -> None:
         "--source",
         action="append",
         choices=SOURCES,
-        help="whose address they come from [default: stranger and client]",
+        help="whose address they come from [default: unknown and client]",
     )
     options = parser.parse_args()
     names = options.attack or list(ATTACKS)
-    sources = options.source or ["stranger", "client"]
+    sources = options.source or ["unknown", "client"]
     say = partial(print, flush=True)
     from_baker = () if options.attack or options.source else FROM_BAKER
     report = run(lambda: campaign(options.seconds, names, sources, say, from_baker))
     print(
-        f"allowed: {1000 * report.allowed('stranger'):.0f} ms for strangers, "
+        f"allowed: {1000 * report.allowed('unknown'):.0f} ms for unknown addresses, "
         f"{1000 * report.allowed('client'):.0f} ms for clients, {MOST_MEMORY // _MEGABYTE} MB"
     )
     for name, promises in report.broken.items():

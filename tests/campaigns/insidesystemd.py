@@ -163,7 +163,7 @@ def stopped() -> None:
     assert show("Result") == "success", show("Result")
 
 
-def doors() -> None:
+def listeners() -> None:
     """`ssl:`, `tls:` and Unix sockets are served, to those who may use them."""
     configure(_SQLITE)
     started()
@@ -221,7 +221,7 @@ def etcd() -> None:
 def main() -> None:
     """Run all, and write down what was wrong."""
     report: dict[str, str] = {}
-    for step in (prepare, doors, journald, killed, etcd):
+    for step in (prepare, listeners, journald, killed, etcd):
         try:
             step()
             report[step.__name__] = "well"

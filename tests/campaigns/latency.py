@@ -22,14 +22,14 @@ from tezio_signer.signer import Signer
 from tezio_signer.simulator.firmware import Answer, Firmware
 from tezio_signer.simulator.service import Simulator
 
-NO_DOOR = "no door"
+NO_LISTENER = "no listener"
 GOAL = 0.5
 """What a signature over a TCP socket may take at most, as a share of one over HTTP."""
 _WARM_UP = 20
 """Signatures of each kind that are not counted."""
 
 
-class Door(Protocol):
+class Listener(Protocol):
     """Where signatures are asked for, and when the last one was there, in the reactor's seconds.
 
     What a client does with a signature that it has, such as to hang up, does not count.
@@ -66,7 +66,7 @@ class Course:
 
     name: str
     kind: str
-    door: Door
+    listener: Listener
     payloads: Iterator[bytes]
     prepare: Callable[[bytes], None]
     seconds: list[float] = field(factory=list)
@@ -76,14 +76,14 @@ class Course:
         payload = next(self.payloads)
         self.prepare(payload)
         began = reactor.seconds()
-        signature = await self.door.sign(str(TZ3), payload)
-        self.seconds.append(self.door.answered - began)
+        signature = await self.listener.sign(str(TZ3), payload)
+        self.seconds.append(self.listener.answered - began)
         assert verifies(public_key, payload, signature), payload.hex()
 
 
 @define
-class NoDoor:
-    """Asks behind the doors: what this takes, no door can save."""
+class NoListener:
+    """Asks behind the listeners: what this takes, no listener can save."""
 
     signer: Signer
     answered: float = 0.0
@@ -95,23 +95,23 @@ class NoDoor:
 
 
 async def measure(signatures: int) -> list[Course]:
-    """Ask at each door in turn, so that whatever else the machine does slows all alike."""
+    """Ask at each listener in turn, so that whatever else the machine does slows all alike."""
     firmware = ReadyFirmware()
     rig = Rig([Simulator(reactor, firmware, latency=0)])
     http = await rig.start()
     with TemporaryDirectory() as directory:
-        doors: dict[str, Door] = {
+        listeners: dict[str, Listener] = {
             "HTTP": OctezClient(http.port),
             "TCP socket": OctezSocketClient(rig.open()),
             "Unix socket": OctezSocketClient(rig.open(os.path.join(directory, "socket"))),
-            NO_DOOR: NoDoor(rig.signer),
+            NO_LISTENER: NoListener(rig.signer),
         }
         generic = map(transfer, count())
         attestations = (consensus("att", level, 0) for level in count(1))
         courses = [
-            Course(name, kind, door, payloads, firmware.prepare)
+            Course(name, kind, listener, payloads, firmware.prepare)
             for kind, payloads in (("generic", generic), ("attestation", attestations))
-            for name, door in doors.items()
+            for name, listener in listeners.items()
         ]
         for _ in range(_WARM_UP + signatures):
             for course in courses:
@@ -125,18 +125,18 @@ async def measure(signatures: int) -> list[Course]:
 def main() -> None:
     """Measure; exit with 1 if TCP sockets miss their goal."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.latency", description=__doc__)
-    parser.add_argument("--signatures", type=int, default=500, help="of each kind at each door")
+    parser.add_argument("--signatures", type=int, default=500, help="of each kind at each listener")
     options = parser.parse_args()
     courses = run(lambda: measure(options.signatures))
     medians = {(course.kind, course.name): median(course.seconds) for course in courses}
     for course in courses:
         middle, http, behind = (
-            medians[course.kind, door] for door in (course.name, "HTTP", NO_DOOR)
+            medians[course.kind, listener] for listener in (course.name, "HTTP", NO_LISTENER)
         )
         print(
             f"{course.kind} over {course.name}: median {middle * 1000:.2f} ms, "
             f"99 % within {percentile(course.seconds, 0.99) * 1000:.2f} ms, "
-            f"{middle / http:.0%} of HTTP; of it the door {(middle - behind) * 1000:.2f} ms, "
+            f"{middle / http:.0%} of HTTP; of it the listener {(middle - behind) * 1000:.2f} ms, "
             f"{(middle - behind) / (http - behind):.0%} of HTTP's"
         )
     shares = {kind: medians[kind, "TCP socket"] / medians[kind, "HTTP"] for kind, _ in medians}

@@ -59,7 +59,7 @@ class ForgetfulFirmware(firmware.Firmware):
 
 @frozen
 class Asked:
-    """A payload, and where it stands."""
+    """A payload, and where it belongs."""
 
     mark_id: MarkId
     level: int
@@ -163,8 +163,8 @@ def _covers(
     """Whether a mark is higher, or is that of this payload with what was released for it."""
     if mark is None or mark.position < position:
         return False
-    stands = mark.payload_hash == asked.hash and signatures == {str(mark.signature)}
-    return mark.position > position or stands
+    stored = mark.payload_hash == asked.hash and signatures == {str(mark.signature)}
+    return mark.position > position or stored
 
 
 def signature_in(answer: Answer) -> str:

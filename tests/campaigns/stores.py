@@ -4,7 +4,7 @@ A daemon signs; then its store, or what lies beside it, is moved, copied, linked
 truncated, restored or removed, in one of some thirty ways, and a second daemon with the same keys
 is started on what has come of it. Both are asked for conflicting blocks and attestations. Then
 all is put in order again, as far as that is possible, and the first daemon has to go on by itself.
-Whatever clients received stands in a ledger: there must be no conflict in it.
+Whatever clients received is written in a ledger: there must be no conflict in it.
 
 The HSMs forget their own watermarks ahead of every command, so that those of the daemons alone
 protect.

@@ -20,7 +20,7 @@ from tests.support.vectors import block
 
 ROOT = Path("/var/cache/tezio-signer-systemd/root")
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd" / "tezio-signer.service"
-STORIES = ("prepare", "doors", "journald", "killed", "etcd")
+STORIES = ("prepare", "listeners", "journald", "killed", "etcd")
 _INSIDE = Path(__file__).parent / "insidesystemd.py"
 _PACKAGES = (
     "systemd,systemd-sysv,dbus,python3,python3-venv,etcd-server,openssl,ca-certificates,curl"

@@ -7,9 +7,9 @@ from time import process_time
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.campaigns.fuzz import MOST_SECONDS, TARGETS, Examination, at_random
-from tests.campaigns.fuzzdoor import Manner
 from tests.campaigns.fuzzframes import FramesTarget
 from tests.campaigns.fuzzhttp import HttpTarget
+from tests.campaigns.fuzzlistener import Manner
 from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
 from tests.support import octezclient, octezsocketclient
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
@@ -103,7 +103,7 @@ class ExaminationTests(SynchronousTestCase):
 
 
 class AskedTests(SynchronousTestCase):
-    """The reading that the doors are held to."""
+    """The reading that the listeners are held to."""
 
     def test_seeds(self) -> None:
         """Recorded connections have signed exactly what they are read to ask for."""
@@ -115,7 +115,7 @@ class AskedTests(SynchronousTestCase):
             for data in target.seeds:
                 expected = set(asked_in(data))
                 asking += bool(expected)
-                asked = target.door.connect(data, Manner.PATIENT).asked
+                asked = target.listener.connect(data, Manner.PATIENT).asked
                 self.assertEqual(set(asked), expected, data)
             self.assertGreaterEqual(asking, least)
 

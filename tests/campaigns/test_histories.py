@@ -43,7 +43,7 @@ class HistoriesTests(SynchronousTestCase):
         self.assertEqual([name for name, outcome in found.items() if outcome is None], [])
 
     def test_real_signatures(self) -> None:
-        """With the curves of Tezos it goes as with the stand-ins for them."""
+        """With the curves of Tezos it goes as with the replacements for them."""
         with surroundings(real=True) as outside:
             figures, outcome = search("real", 1000, outside)
         self.assertIsNone(outcome)

@@ -11,7 +11,7 @@ PATIENCE = 3.0
 
 
 class HostileTests(TestCase):
-    """A baker signs while strangers attack the daemon."""
+    """A baker signs while others attack the daemon."""
 
     timeout = 60
 

@@ -200,7 +200,7 @@ _ESCAPE = re.compile(rb"\\u00([0-9a-fA-F]{2})")
 
 @frozen
 class HttpRequest:
-    """A request as it stands in the stream, its body put together.
+    """A request as it is in the stream, its body put together.
 
     :ivar closes: whether the connection has to be closed after its answer.
     """

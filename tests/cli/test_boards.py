@@ -129,7 +129,7 @@ class AbsentTests(SynchronousTestCase):
         self.patch(boards, "comports", list)
         found = self.successResultOf(self.checked(BoardSelector()))
         self.assertEqual(
-            found.problems, ("no Tezio board is plugged in; plugged in: no USB serial port",)
+            found.problems, ("no Tezio board is plugged in, and no other USB serial port",)
         )
 
     def test_cannot_look(self) -> None:

@@ -149,6 +149,7 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 auth key          {AUTH}, held by board {BOARD}
 HSM               {BOARD}
+the signer would start with this (no warnings)
 """,  # noqa: E501
         )
         self.assertEqual((outcome.code, outcome.err), (0, ""))
@@ -353,7 +354,7 @@ class WrongTests(CheckTestCase):
 
     def test_sockets_of_systemd(self) -> None:
         """They are handed to the daemon itself, not to the check before its start."""
-        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=door"):
+        for text in ("systemd:INET:index=0", "systemd:domain=UNIX:name=listener"):
             self.write(minimal(f"listen: {{octez_socket: ['{text}']}}"))
             self.assertEqual(self.errors(), [])
         self.write(minimal("listen: {http: ['systemd:INET']}"))
@@ -425,7 +426,7 @@ class WrongTests(CheckTestCase):
             file.unlink()
         (error,) = self.errors()
         self.assertIn("does not exist; create it with: tezio-signer watermarks init", error)
-        self.assertEqual(self.lines("watermarks"), [f"{store}, which cannot be read"])
+        self.assertEqual(self.lines("watermarks"), [f"{store}, see the error below"])
         self.assertEqual([f.name for f in self.directory.glob("watermarks*")], [])
         store.write_bytes(content)
         self.assertEqual(self.errors(), [])
@@ -465,6 +466,9 @@ class WrongTests(CheckTestCase):
         self.write(minimal('watermarks: {store: "etcd:http://localhost:1"}'))
         self.assertEqual(self.errors(), [])
         self.assertIn("did not answer in time; until it answers", self.values()["warnings"][0])
+        (line,) = self.lines("watermarks")
+        self.assertEqual(line.partition(", ")[2], "see the warning below")
+        self.assertIn("the signer would start with this (", self.run_command("check").out)
 
     def test_key_for_etcd(self) -> None:
         """The key for etcd may not be encrypted either: there is nobody to ask."""

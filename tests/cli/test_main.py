@@ -37,7 +37,6 @@ class UsageTests(CommandTestCase):
     def test_usage(self) -> None:
         """An unknown command or option, or a missing one, is answered with the usage and 2."""
         for arguments in (
-            [],
             ["sign"],
             ["check", "--simulate"],
             ["check", "extra"],
@@ -55,6 +54,11 @@ class UsageTests(CommandTestCase):
             outcome = self.run_command(*arguments)
             self.assertEqual((outcome.code, outcome.out), (2, ""), arguments)
             self.assertTrue(outcome.err.startswith("usage: tezio-signer"), outcome.err)
+
+    def test_nothing(self) -> None:
+        """Without a command the help is shown, and it is wrong usage all the same."""
+        outcome = self.run_command()
+        self.assertEqual(outcome, Outcome(2, "", self.run_command("--help").out))
 
     def test_version_and_help(self) -> None:
         """The version and the help go to the standard output, and are no error."""
@@ -89,7 +93,7 @@ class InProcessTests(CommandTestCase):
         self.assertEqual((outcome.code, outcome.out), (1, ""))
         self.assertEqual(
             outcome.err,
-            "tezio-signer: no Tezio board is plugged in; plugged in: no USB serial port\n"
+            "tezio-signer: no Tezio board is plugged in, and no other USB serial port\n"
             "tezio-signer: no Tezio HSM found\n",
         )
         outcome = self.run_command("keys", "--json")

@@ -164,12 +164,12 @@ class SetTests(MarksTestCase):
             )
 
     def test_only_raises(self) -> None:
-        """At or below where the mark stands nothing is changed."""
+        """At or below the mark nothing is changed."""
         self.put({ATTESTATION: SIGNED})
         for arguments in (["--level", "100", "--round", "2"], ["--level", "99", "--round", "9"]):
             line = self.refused(*self.arguments(*arguments, operation="attestation"))
-            self.assertIn("stands at level 100 round 2 already", line)
-            self.assertIn("--lower", line)
+            self.assertIn("is at level 100 round 2 already, nothing was changed", line)
+            self.assertEqual("--lower" in line, "99" in arguments)
         self.assertEqual(self.marks(), {ATTESTATION: SIGNED})
 
     def test_lower(self) -> None:
@@ -178,7 +178,7 @@ class SetTests(MarksTestCase):
         self.type_in(f"{TZ3}\n")
         outcome = self.run_command(*self.arguments("--level", "50", "--lower"))
         self.assertEqual((outcome.code, outcome.err), (0, ""))
-        self.assertIn("stands at level 100 round 2", outcome.out)
+        self.assertIn("is at level 100 round 2", outcome.out)
         self.assertIn("Type the address of the key", outcome.out)
         self.assertEqual(self.marks(), {BLOCK: Mark(50, 0, NO_PAYLOAD)})
 
@@ -248,7 +248,9 @@ class UnlistedTests(MarksTestCase):
         for words in (self.GHOSTNET, f"none of the chains of {TZ3}", MAINNET, "--unlisted"):
             self.assertIn(words, line)
         self.assertEqual(self.run_command(*self.set(MAINNET, TZ3)).code, 0)
-        self.assertIn("stands at", self.refused(*self.set(self.GHOSTNET, TZ3, "--unlisted")))
+        self.assertIn(
+            "nothing was changed", self.refused(*self.set(self.GHOSTNET, TZ3, "--unlisted"))
+        )
 
     def test_imported(self) -> None:
         """What is imported of other keys is imported, and named."""
@@ -347,11 +349,21 @@ class DeniedTests(CommandTestCase):
         for words in (
             f"{self.path}: Permission denied",
             f"{self.directory} belongs to root:root, mode 0755, and this runs as {me}",
-            f"chown USER: {self.directory}",
+            f"give it to the user of the signer (chown USER: {self.directory})",
         ):
             self.assertIn(words, line)
         self.directory.chmod(0o777)
         self.assertIn(f"{self.path} belongs to root:root, mode 0600", self.denied())
+
+    def test_no_store_yet(self) -> None:
+        """Where a user cannot make one, another path is proposed; not where there is one."""
+        self.assertNotIn("set watermarks.store", self.denied())
+        self.path.unlink()
+        os.seteuid(65534)
+        self.addCleanup(os.seteuid, 0)
+        line = str(self.assertRaises(StoreError, sqlite.create, self.path))
+        os.seteuid(0)
+        self.assertIn("set watermarks.store to a path where", line)
 
     def test_of_another_user(self) -> None:
         """Who has it should run the command."""
@@ -449,7 +461,8 @@ class ExportTests(MarksTestCase):
     def test_never_overwrites(self) -> None:
         """A file that is there stays as it is."""
         precious = self.write("precious", "mine")
-        self.assertIn("File exists", self.refused("watermarks", "export", precious))
+        line = self.refused("watermarks", "export", precious)
+        self.assertIn("precious exists already, and is left as it is; give another name", line)
         self.assertEqual(Path(precious).read_text(), "mine")
         nowhere = str(self.directory / "nowhere" / "marks.json")
         self.assertIn("No such file", self.refused("watermarks", "export", nowhere))
@@ -558,4 +571,6 @@ class ImportTests(MarksTestCase):
             (self.write("deep", "[" * 100_000), "not JSON"),
             (str(self.directory / "empty"), "holds neither files of octez-signer"),
         ]:
-            self.assertIn(says, self.refused("watermarks", "import", name))
+            line = self.refused("watermarks", "import", name)
+            self.assertIn(says, line)
+            self.assertIn("; nothing was imported", line)

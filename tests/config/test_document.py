@@ -97,7 +97,7 @@ class ShippedTests(SynchronousTestCase):
         self.assertEqual(settings.warnings, ())
 
     def test_what_it_offers_works(self) -> None:
-        """The options that stand there as comments can be switched on."""
+        """The options that are written there as comments can be switched on."""
         text = SHIPPED.read_text("utf-8")
         for comment in (
             "# max_level_jump: ",

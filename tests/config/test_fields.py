@@ -11,7 +11,7 @@ from tezio_signer.config.fields import ConfigError, Field, parse, read
 
 
 def value_of(document: str) -> Field:
-    """What stands under `a` in a document."""
+    """What is written under `a` in a document."""
     return parse(document, "f.yaml").entries()["a"]
 
 
@@ -125,7 +125,7 @@ class FieldTests(SynchronousTestCase):
             self.assertEqual((type(value), value), (type(expected), expected), text)
 
     def test_types(self) -> None:
-        """A value of another type is refused with what is expected and what stands there."""
+        """A value of another type is refused with what is expected and what is written there."""
         for text, read_value, words in [
             ("1", Field.boolean, "True or False is expected here, not 1"),
             ("'True'", Field.boolean, "True or False is expected here, not 'True'"),
@@ -221,7 +221,7 @@ class FieldTests(SynchronousTestCase):
         self.assertLess(len(message), 1000)
 
     def test_unreadable_values(self) -> None:
-        """What YAML itself cannot make a value of is refused where it stands."""
+        """What YAML itself cannot make a value of is refused where it is written."""
         for text in (
             "2026-99-99",
             "=",
@@ -266,7 +266,7 @@ class FieldTests(SynchronousTestCase):
         )
 
     def test_key_twice(self) -> None:
-        """A key that stands twice in a mapping is refused at the second place."""
+        """A key that is written twice in a mapping is refused at the second place."""
         for text, where in [
             ("a: 1\nb: 2\na: 3", "3: a"),
             ("b: 1\n'b': 2", "2: b"),

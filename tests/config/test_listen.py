@@ -16,7 +16,7 @@ MINIMAL = f"policy: {{signing_keys: {{{TZ3}: {{allowed_ops: [block], auth_req: F
 WORDS = "correct-horse-battery-staple"
 
 
-class DoorConfigTestCase(SynchronousTestCase):
+class ListenConfigTestCase(SynchronousTestCase):
     """A configuration in a directory of its own."""
 
     def setUp(self) -> None:
@@ -35,7 +35,7 @@ class DoorConfigTestCase(SynchronousTestCase):
         return sentence
 
 
-class LimitsTests(DoorConfigTestCase):
+class LimitsTests(ListenConfigTestCase):
     """`limits`."""
 
     def test_defaults(self) -> None:
@@ -95,7 +95,7 @@ class LimitsTests(DoorConfigTestCase):
         )
 
 
-class RequestTokenTests(DoorConfigTestCase):
+class RequestTokenTests(ListenConfigTestCase):
     """`request_token`."""
 
     def token(
@@ -143,8 +143,8 @@ class RequestTokenTests(DoorConfigTestCase):
         directory = "request_token: {header: x-a, file: .}"
         self.assertIn("cannot be read: Is a directory", self.refused(directory))
 
-    def test_other_doors(self) -> None:
-        """A door that is not HTTP beside it is warned of."""
+    def test_other_listeners(self) -> None:
+        """A listener that is not HTTP beside it is warned of."""
         token = RequestToken("x-tezio-token", WORDS.encode())
         self.assertEqual(unprotected_by_token(token, []), ())
         self.assertEqual(unprotected_by_token(None, ["tcp:7732"]), ())
@@ -152,7 +152,7 @@ class RequestTokenTests(DoorConfigTestCase):
         self.assertIn("tcp:7732 needs none", warning)
 
 
-class ClientCaTests(DoorConfigTestCase):
+class ClientCaTests(ListenConfigTestCase):
     """`client_ca`."""
 
     def test_read(self) -> None:

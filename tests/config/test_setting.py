@@ -35,7 +35,7 @@ class SettingTests(SynchronousTestCase):
         return read_section(Tea, parse(text, "tea.yaml"))
 
     def test_read(self) -> None:
-        """Sections and types are read as they stand beside the attributes."""
+        """Sections and types are read as they are written beside the attributes."""
         self.assertEqual(self.said("table: {cups: 2}"), {"cups": 2})
         everything = {"cups": 6, "minutes": 2.5, "milk": True}
         self.assertEqual(self.said("{table: {cups: 6}, minutes: 2.5, milk: True}"), everything)

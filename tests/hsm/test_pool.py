@@ -190,7 +190,9 @@ class PoolTests(PoolTestCase):
             self.clock.advance(2)
         (error,) = [e for e in events if e["log_level"] is LogLevel.error]
         self.assertEqual(
-            formatEvent(error), f"keys of the configuration that no connected HSM holds: {other}"
+            formatEvent(error),
+            f"no connected board holds these keys of the configuration: {other}; plug in the "
+            "board, or correct policy (signing_keys, auth_key)",
         )
 
     async def test_no_board(self) -> None:

@@ -147,7 +147,8 @@ class AuthKeyTests(ConfiguredTestCase):
         (error,) = self.begin(wanted=(TZ3, OTHER), auth_key=OTHER)
         self.assertEqual(
             error,
-            f"keys of the configuration that no connected HSM holds: {OTHER} ({why})",
+            f"no connected board holds these keys of the configuration: {OTHER} ({why}); plug in "
+            "the board, or correct policy (signing_keys, auth_key)",
         )
         asked: Deferred[PublicKey] = Deferred.fromCoroutine(self.pool.public_key(OTHER))
         self.clock.pump([0.5] * 5)
@@ -210,7 +211,7 @@ class MissingCurveTests(ConfiguredTestCase):
         fake = self.plug_in("port1", "A1")
         with capturedLogs() as events:
             (error,) = self.begin(wanted=(TZ1, TZ2, TZ3))
-        self.assertEqual(error, f"keys of the configuration that no connected HSM holds: {TZ2}")
+        self.assertIn(f"no connected board holds these keys of the configuration: {TZ2};", error)
         warnings = [formatEvent(e) for e in events if e["log_level"] is LogLevel.warn]
         self.assertEqual(len(warnings), 1)
         self.assertIn("HSM A1 at port1, slot 2: the OpenSSL of this machine has no", warnings[0])

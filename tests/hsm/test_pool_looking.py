@@ -136,7 +136,11 @@ class MissingKeysTests(BoardsTestCase):
     def missing(self, events: Sequence[LogEvent]) -> list[str]:
         """What is said about them."""
         said = [formatEvent(e) for e in events if e["log_level"] is LogLevel.error]
-        return [line.partition("holds: ")[2] for line in said if "no connected HSM holds" in line]
+        return [
+            line.partition("configuration: ")[2].partition(";")[0]
+            for line in said
+            if "no connected board holds" in line
+        ]
 
     def test_named(self) -> None:
         """They are named when all boards have said theirs, and again when others are missing."""

@@ -129,7 +129,7 @@ class WithdrawnTests(BoardsTestCase):
 class LimitTests(BoardsTestCase):
     """How many may wait."""
 
-    def crowd(self, count: int) -> list[Signing]:
+    def requests(self, count: int) -> list[Signing]:
         """Ask for so many transfers."""
         return [self.sign(transfer(number)) for number in range(count)]
 
@@ -146,7 +146,7 @@ class LimitTests(BoardsTestCase):
     def test_too_many(self) -> None:
         """Only so many of a kind wait; one more is refused at once, a block is not."""
         (board,) = self.start("one")
-        asked = self.crowd(MOST + 1)
+        asked = self.requests(MOST + 1)
         self.assertEqual(
             self.refused(self.sign(transfer(MOST + 1))),
             "64 requests wait for the HSM one at one already",
@@ -160,7 +160,7 @@ class LimitTests(BoardsTestCase):
         (board,) = self.start("one")
         where = next(iter(self.plugged))
         self.pull(board)
-        asked = self.crowd(MOST)
+        asked = self.requests(MOST)
         self.assertIn("64 requests wait for the HSM one", self.refused(self.sign(transfer(MOST))))
         self.plugged[where] = board
         self.tell()
@@ -170,7 +170,7 @@ class LimitTests(BoardsTestCase):
     def test_lost_and_waiting(self) -> None:
         """One that was asked for and has to wait again is refused never for that."""
         (board,) = self.start("one")
-        asked = self.crowd(MOST + 1)
+        asked = self.requests(MOST + 1)
         board.asked()
         self.clock.advance(ANSWER)
         self.clock.advance(QUIET)
@@ -182,7 +182,7 @@ class LimitTests(BoardsTestCase):
         first.firmware = Firmware(disabled=[(Slot.TZ1, Opcode.GET_PK)])
         second.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
         self.run_pool([first, second])
-        asked = self.crowd(MOST + 1)
+        asked = self.requests(MOST + 1)
         others = [self.pool.sign(TZ1, transfer(number)) for number in range(2)]
         second.serve()
         for signing in others:
@@ -194,7 +194,7 @@ class LimitTests(BoardsTestCase):
         first, second = self.plug_in("one"), self.plug_in("two")
         second.firmware = Firmware(disabled=[(Slot.TZ1, Opcode.GET_PK)])
         self.run_pool([first, second])
-        asked = self.crowd(MOST + 2)
+        asked = self.requests(MOST + 2)
         only_one = self.pool.sign(TZ1, transfer(0))
         self.assertTrue(only_one.waits)
         while any(signing.waits for signing in [*asked, only_one]):

@@ -216,7 +216,7 @@ class LateTests(SigningTestCase):
 
 
 class TwoBoardsTests(SigningTestCase):
-    """Two boards with the same keys stand in for each other."""
+    """Two boards with the same keys replace each other."""
 
     def test_other_first(self) -> None:
         """Another board is asked before the one that has not answered is asked again."""

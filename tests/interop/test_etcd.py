@@ -176,7 +176,7 @@ class ProcessTests(EtcdTestCase):
         """The store is made, and its marks set, listed, exported, lowered and imported."""
         directory = await self.prepared()
         made = await self.run_command(directory, "init")
-        self.assertIn(f"created etcd at {self.cluster.urls[0]}", made.out)
+        self.assertIn(f"created the watermark store in etcd at {self.cluster.urls[0]}", made.out)
         where = ("--chain", BLOCK.chain_id, "--key", str(TZ3), "--operation", "block")
         await self.run_command(directory, "set", *where, "--level", "100")
         await self.run_command(directory, "export", "marks.json")

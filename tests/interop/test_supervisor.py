@@ -172,7 +172,7 @@ class SupervisorTests(TestCase):
         took = reactor.seconds() - began
         self.assertEqual(len(set(pids)), 4)
         self.assertTrue(4 * RESTART_PAUSE < took < 4 * 6, f"4 starts took {took:.1f} s")
-        self.assertIn("watermarks.sqlite does not exist", self.log.read_text())
+        self.assertIn("watermarks.sqlite was here before", self.log.read_text())
         os.rename(away, store)
         await self.running()
         self.assertEqual((await self.sign_block(0x41)).status, 200)

@@ -195,7 +195,7 @@ class AdmissionTests(SynchronousTestCase):
         self.connections = Connections(Limits(), self.clock)
         for factory, asks, _ in self.factories:
             client = self.connect(factory, UnsaidAddress())
-            self.assertIn(b"the address of the client is not known", client.says(asks))
+            self.assertIn(b"the proxy did not say whose connection this is", client.says(asks))
             self.assertTrue(client.transport.disconnecting)
             client.transport.peerAddr = IPv4Address("TCP", "10.0.0.1", 1025)
             self.assertRaises(NotAdmitted, admitted_at, client.protocol, self.admit)

@@ -48,7 +48,7 @@ class Transport(StringTransport):
     waiting = b""
 
     def getHandle(self) -> "Transport":
-        """Stands for the socket of the system."""
+        """Replaces the socket of the system."""
         return self
 
     def recv(self, size: int, flags: int) -> bytes:
@@ -287,7 +287,7 @@ class UnknownTests(SynchronousTestCase):
             self.assertFalse(client.transport.open)
 
     def test_proxy(self) -> None:
-        """A proxy is none, whoever it stands for."""
+        """A proxy is none, whomever it asks for."""
         for _ in range(MOST_UNKNOWN + 2):
             client = self.come("192.0.2.1", proxied=True)
             assert client is not None
@@ -428,7 +428,7 @@ class EvictionOrderTests(SynchronousTestCase):
         return [held for held in self.held if not held.slot.gone]
 
     def rank(self, held: Held, counts: Counter[str], oldest: dict[str, float]) -> tuple[Any, ...]:
-        """Where a connection stands in the order of eviction, as the module says it."""
+        """Where a connection is in the order of eviction, as the module says it."""
         slot = held.slot
         return (
             slot.state is not State.SILENT,

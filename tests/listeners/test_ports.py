@@ -37,7 +37,7 @@ class ActivationTests(ProcessTestCase):
                     listening,
                     "--simulate",
                     "--http=tcp:0:interface=127.0.0.1",
-                    "--octez-socket=systemd:domain=UNIX:name=door",
+                    "--octez-socket=systemd:domain=UNIX:name=listener",
                 )
                 await daemon.says(r"OctezSocketFactory starting on \S+signer.sock'\n")
                 await daemon.says(r"HSM .* is ready: .*\n")
@@ -54,10 +54,10 @@ class ActivationTests(ProcessTestCase):
 
     async def test_none(self) -> None:
         """A socket that was not handed over ends the start with one line."""
-        daemon = self.start("--simulate", "--octez-socket=systemd:domain=UNIX:name=door")
+        daemon = self.start("--simulate", "--octez-socket=systemd:domain=UNIX:name=listener")
         self.assertEqual(await daemon.exits(), 1)
         self.assertIn(
-            "tezio-signer: 'systemd:domain=UNIX:name=door' is not an endpoint", daemon.log
+            "tezio-signer: 'systemd:domain=UNIX:name=listener' is not an endpoint", daemon.log
         )
         self.assert_quiet(daemon)
 
@@ -71,7 +71,7 @@ class ClientPathTests(TestCase):
         await harness.start(self)
         directory = Path(os.path.relpath(self.mktemp()))
         directory.mkdir()
-        path = directory / "door"
+        path = directory / "listener"
         harness.open_listener(self, f"unix:{path}", harness.sockets)
 
         def ask(name: str) -> bytes:

@@ -24,7 +24,8 @@ from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 _SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 _HERE = b"PROXY TCP4 127.0.0.1 127.0.0.1 1025 7732\r\n"
-_UNKNOWN = "the address of the client is not known"
+_UNKNOWN = "the proxy did not say whose connection this is"
+_NO_ADDRESS = "the address of the client is not known"
 
 
 def second(command: int, family: int, said: bytes = b"") -> bytes:
@@ -151,7 +152,7 @@ class ProxyTests(ListenersTestCase):
             (second(0x21, 0x11, tcp("10.0.0.1")), elsewhere, elsewhere),
             (b"PROXY UNKNOWN\r\n", _UNKNOWN, _UNKNOWN),
             (second(0x21, 0x00), _UNKNOWN, _UNKNOWN),
-            (UNIX, _UNKNOWN, "00"),
+            (UNIX, _NO_ADDRESS, "00"),
             (second(0x20, 0x00), "00", "00"),
         ):
             request = octezsocket.AUTHORIZED_KEYS
@@ -161,20 +162,20 @@ class ProxyTests(ListenersTestCase):
 
     async def test_is_logged(self) -> None:
         """At every listener, a client that is not known is refused with one line in the log."""
-        for header in (b"PROXY UNKNOWN\r\n", UNIX):
+        for header, why in ((b"PROXY UNKNOWN\r\n", _UNKNOWN), (UNIX, _NO_ADDRESS)):
             request = octezsocket.sign(str(TZ3), NOOP)
             with capturedLogs() as events:
-                self.assertEqual(await self.ask(header, None, request), _UNKNOWN)
+                self.assertEqual(await self.ask(header, None, request), why)
             (line,) = self.refusals(events)
-            self.assertIn(f"403 {_UNKNOWN}", line)
+            self.assertIn(f"403 {why}", line)
             client = Client(0, self.listener(None, http=True))
             for request in (post("h", f"/keys/{TZ3}", NOOP), b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"):
                 closing = request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
                 with capturedLogs() as events:
                     answer = parse_response(await client.raw(header + closing))
-                self.assertEqual((answer.status, message_in(answer.body)), (403, _UNKNOWN))
+                self.assertEqual((answer.status, message_in(answer.body)), (403, why))
                 (line,) = self.refusals(events)
-                self.assertIn(f"403 {_UNKNOWN}", line)
+                self.assertIn(f"403 {why}", line)
 
     async def test_no_header(self) -> None:
         """What is no header closes the connection; no flood of them fills the log."""

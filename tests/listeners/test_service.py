@@ -71,7 +71,7 @@ class ProtocolTests(TlsTestCase):
     async def test_long_line(self) -> None:
         """A line that is too long is refused at once inside TLS too."""
         await self.listen(self.endpoint)
-        clock = Clock()  # which stands still: nobody is cut because his time is over
+        clock = Clock()  # which does not move: nobody is cut because his time is over
         self.harness.connections.clock = clock
         asking = b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n"
         answer = await self.ask(self.context(), asking)
@@ -90,16 +90,16 @@ class ClientCertificateTests(TlsTestCase):
         """Without the right certificate there is no answer in HTTP; with it, it signs."""
         ours, others = Authority(self.directory, "ours"), Authority(self.directory, "others")
         good = ours.certify("baker")
-        strangers = {
+        refused = {
             "none": None,
-            "another authority's": others.certify("stranger"),
+            "another authority's": others.certify("other"),
             "expired": ours.certify("old", days=-1),
             "a server's": ours.certify("a-server", server=True),
             "the server's own": self.server,
         }
         await self.listen(self.endpoint, ClientCa(ours.path))
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-            for what, certified in strangers.items():
+            for what, certified in refused.items():
                 context = self.context(certified)
                 context.minimum_version = context.maximum_version = version
                 self.assertEqual((what, await self.answer_or_none(context)), (what, b""))

@@ -51,7 +51,7 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(len(self.turn()), 2)
 
     def test_who_has_used_least(self) -> None:
-        """Who has used little comes before a crowd of pieces of another, one turn later."""
+        """Who has used little comes before many pieces of another, one turn later."""
         for _ in range(16):
             self.turns.ask("other", self.work("other", 0.01, 5))
         self.assertEqual(self.done, ["other"])

@@ -127,7 +127,7 @@ class PathTests(SynchronousTestCase):
         self.assertIn("wrong type for socket", self.refused())
 
     def test_no_lock(self) -> None:
-        """What stands where the lock belongs and is none of ours stays as it is."""
+        """What is where the lock belongs and is none of ours stays as it is."""
         Path(self.lock).write_text("precious")
         self.assertIn("is not a lock of this daemon", self.refused())
         self.assertEqual(Path(self.lock).read_text(), "precious")

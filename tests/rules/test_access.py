@@ -139,8 +139,8 @@ class AuthorizedTests(DecidingTestCase):
         asked_for = list(self.asked_for)
         says = f"invalid authentication signature: {general.hash} is not among the authorized_keys"
         self.refused(Unauthenticated, says, settings, signed_by(WALLET[0], request_for()))
-        for stranger in (HSM_AUTH_KEY, WALLET[2]):
-            request = signed_by(stranger, request_for())
+        for unauthorized in (HSM_AUTH_KEY, WALLET[2]):
+            request = signed_by(unauthorized, request_for())
             self.refused(Unauthenticated, "invalid authentication signature", settings, request)
         self.assertEqual(self.asked_for, asked_for)
         says = f"{own.hash} is not among the authorized_keys of {TZ1}"
@@ -153,8 +153,8 @@ class AuthorizedTests(DecidingTestCase):
         settings = settings_with(auth_req=True, authorized_keys=(own,))
         self.decide(settings, signed_by(WALLET[0], request_for()))
         for these in (settings, settings_with(auth_req=True)):
-            for stranger in (WALLET[1], HSM_AUTH_KEY, HSM_KEYS[2]):
-                request = signed_by(stranger, request_for())
+            for unauthorized in (WALLET[1], HSM_AUTH_KEY, HSM_KEYS[2]):
+                request = signed_by(unauthorized, request_for())
                 self.refused(Unauthenticated, "invalid authentication", these, request)
         self.assertEqual(self.asked_for, [])
 
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class AuthenticationTests(TestCase):
-    """Authentication at the HTTP door, with keys and signatures made by other code."""
+    """Authentication at the HTTP listener, with keys and signatures made by other code."""
 
     def _attempts(self) -> list[Attempt]:
         pkh = str(TZ3)
@@ -185,7 +185,7 @@ class AuthenticationTests(TestCase):
                 for key in typed
             ),
             Attempt("nothing", None, 401, "missing authentication signature field"),
-            Attempt("a stranger", HSM_KEYS[0].authenticate(pkh, NOOP), 401, invalid),
+            Attempt("an unauthorized key", HSM_KEYS[0].authenticate(pkh, NOOP), 401, invalid),
             Attempt("for another key", HSM_AUTH_KEY.authenticate(str(TZ1), NOOP), 401, invalid),
             Attempt("of another payload", HSM_AUTH_KEY.authenticate(pkh, b"\x03"), 401, invalid),
             Attempt("of the bare payload", HSM_AUTH_KEY.sign(NOOP), 401, invalid),
@@ -274,7 +274,7 @@ class _OneRequest(Protocol):
 
 
 class UnixSocketTests(TestCase):
-    """A door that only programs on this machine can reach."""
+    """A listener that only programs on this machine can reach."""
 
     async def test_unix_peer_counts_as_127_0_0_1(self) -> None:
         """Who comes over a Unix socket is let in or not as 127.0.0.1 would be."""

@@ -70,6 +70,13 @@ class BannerTests(SynchronousTestCase):
             lines,
         )
 
+    def test_spending(self) -> None:
+        """Nothing about levels and chains is said of a key that signs no blocks and votes."""
+        spends = settings_with([Operation.GENERIC], auth_req=True)
+        self.assertIn(f"{TZ3}: generic, authenticated", banner(spends, None).splitlines())
+        both = settings_with([Operation.GENERIC, Operation.BLOCK])
+        self.assertIn(f"{TZ3}: block, generic, any chain, ", banner(both, None))
+
     def test_who_may_ask(self) -> None:
         """Networks, and users of Unix sockets if they are limited."""
         settings = settings_with(

@@ -154,7 +154,7 @@ class OpenTests(SynchronousTestCase):
         ):
             (warning,) = self.warned(**more)
             self.assertTrue(warning.startswith("ANYBODY who reaches "), warning)
-        # on both kinds of door, each by itself
+        # on both kinds of listener, each by itself
         self.assertEqual(len(self.warned(socket="tcp:7732", allowed_ips=everywhere)), 2)
 
     def test_networks(self) -> None:
@@ -185,7 +185,7 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(len(self.warned(allowed_ips=net, key=asks, security=off)), 1)
 
     def test_what(self) -> None:
-        """What a key signs is what strangers can have of it."""
+        """What a key signs is what clients of unknown addresses can have of it."""
         net = (ip_network("0.0.0.0/0"),)
         (warning,) = self.warned(allowed_ips=net, key=key_of(TZ3, BLOCKS))
         self.assertIn(f"have {TZ3} sign blocks and attestations, of levels", warning)

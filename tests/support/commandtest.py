@@ -26,7 +26,7 @@ class Outcome:
 
 
 class OwnReactor:
-    """Stands in for the reactor of a command, which would have to be started."""
+    """Replaces the reactor of a command, which would have to be started."""
 
     def __init__(self) -> None:
         self.triggers: list[Callable[[], object]] = []

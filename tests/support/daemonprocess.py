@@ -21,7 +21,7 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 COMMAND = "from tezio_signer.cli.main import main; main()"
 _ACTIVATED = (
     "import os; os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', "
-    f"LISTEN_FDNAMES='door'); {COMMAND}"
+    f"LISTEN_FDNAMES='listener'); {COMMAND}"
 )
 
 
@@ -175,7 +175,7 @@ def start_twistd(test: TestCase, directory: Path, *arguments: str) -> Process:
 def start_activated(
     test: TestCase, directory: Path, listening: socket.socket, *options: str
 ) -> Process:
-    """The same as systemd starts it, with a socket called `door`."""
+    """The same as systemd starts it, with a socket called `listener`."""
     process = _spawn_ours(_ACTIVATED, ("run", *options), directory, {}, {3: listening.fileno()})
     test.addCleanup(process.kill)
     return process

@@ -182,7 +182,7 @@ class Member:
         return self.running and not self.paused
 
     def pause(self) -> None:
-        """Stop it where it stands; its connections stay open, and nothing is answered."""
+        """Stop it where it is; its connections stay open, and nothing is answered."""
         self._process.send("STOP")
         self.paused = True
 

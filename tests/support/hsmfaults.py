@@ -1,4 +1,4 @@
-"""A simulated HSM that misbehaves, for the tests of everything that stands before it."""
+"""A simulated HSM that misbehaves, for the tests of everything that uses it."""
 
 from collections.abc import Callable
 from enum import Enum

@@ -9,7 +9,7 @@ from tezio_signer.config import locate
 
 
 def own_directory(test: SynchronousTestCase) -> Path:
-    """Work in a new directory until the test ends; its `etc/` stands for that of the system."""
+    """Work in a new directory until the test ends; its `etc/` replaces that of the system."""
     directory = Path(test.mktemp()).absolute()
     directory.mkdir()
     test.addCleanup(os.chdir, Path.cwd())

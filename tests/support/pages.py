@@ -33,7 +33,7 @@ class Step:
 
 @frozen
 class Section:
-    """What stands below one heading, up to the next one of any level."""
+    """What is written below one heading, up to the next one of any level."""
 
     heading: str
     text: str

@@ -109,7 +109,7 @@ def one_after_the_other(*behaviours: Behaviour) -> Behaviour:
 
 
 class Pool:
-    """Stands for the pool of connections.
+    """Replaces the pool of connections.
 
     :ivar closed: whether it was closed.
     """

@@ -1,4 +1,4 @@
-"""Commands of a document in a directory of their own, which stands for the whole machine."""
+"""Commands of a document in a directory of their own, which replaces the whole machine."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.support.pages import Step
 from tests.support.vectors import SHIPPED
 
 _SYSTEM = ("/etc/", "/opt/", "/run/", "/usr/local/", "/var/lib/")
-"""Directories of the machine that have a stand-in below that of the session."""
+"""Directories of the machine that have a replacement below that of the session."""
 _PORTS = ("6732", "7732")
 _MARK = "--- step "
 _UNTIL_READY = """
@@ -53,8 +53,8 @@ class Session:
     Paths such as `/etc/tezio-signer` are below the session's directory, ports are free ones,
     and `runuser` and `install` leave the user as it is.
 
-    :ivar root: stands for the root directory of the machine.
-    :ivar port: stands for 6732.
+    :ivar root: replaces the root directory of the machine.
+    :ivar port: replaces 6732.
     """
 
     def __init__(self, test: TestCase, directory: Path) -> None:
@@ -92,15 +92,15 @@ class Session:
         """Have a variable in the environment of the commands."""
         self._exports[name] = self._here(value)
 
-    async def follow(self, steps: Sequence[Step], stands_for: Mapping[str, str] = {}) -> None:
+    async def follow(self, steps: Sequence[Step], replacements: Mapping[str, str] = {}) -> None:
         """Run commands behind each other in one shell, and compare what they write.
 
-        A command without output in the document has to succeed; `…` there stands for anything.
+        A command without output in the document has to succeed; `…` there matches anything.
 
-        :param stands_for: what is put in the place of other texts of the document.
+        :param replacements: what is put in the place of other texts of the document.
         """
         replaced = [
-            Step(_replaced(step.command, stands_for), _replaced(step.output, stands_for))
+            Step(_replaced(step.command, replacements), _replaced(step.output, replacements))
             for step in steps
         ]
         lines = [_UNTIL_READY]
@@ -147,8 +147,8 @@ class Session:
         return text.replace(str(self.root), "")
 
 
-def _replaced(text: str, stands_for: Mapping[str, str]) -> str:
-    for old, new in stands_for.items():
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
         text = text.replace(old, new)
     return text
 

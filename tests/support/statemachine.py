@@ -94,7 +94,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stored = Model({})
-        self.stood: defaultdict[MarkId, list[Mark]] = defaultdict(list)
+        self.held: defaultdict[MarkId, list[Mark]] = defaultdict(list)
         self.granted: dict[tuple[MarkId, int, int], bytes] = {}
         self.released: dict[tuple[MarkId, int, int], tuple[bytes, Signature]] = {}
         self.numbers = count(1)
@@ -129,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         """The store holds what the model says."""
         assert _in_reactor(self.place.read) == self.stored.marks
         for mark_id, mark in self.stored.marks.items():
-            self.stood[mark_id].append(mark)
+            self.held[mark_id].append(mark)
 
     @rule(number=_numbers, key=_keys, data=_payloads, fault=_faults)
     def claim(self, number: int, key: PublicKeyHash, data: bytes, fault: _Fault) -> None:
@@ -189,9 +189,9 @@ class Machine(RuleBasedStateMachine):
         if now != before:
             assert kept == Kept(before, now), (kept, before, now)
         else:
-            # It may be outdated; but it has stood there, and has kept out what was brought.
+            # It may be outdated; but it has been there, and has kept out what was brought.
             assert kept.before == kept.now
-            assert kept.now == now or kept.now in self.stood[mark_id]
+            assert kept.now == now or kept.now in self.held[mark_id]
             assert Model({mark_id: kept.now}).bring(mark_id, brought) == kept.now
         daemon.learn_kept()
         return kept.now
@@ -199,7 +199,7 @@ class Machine(RuleBasedStateMachine):
     def _unheard(self, disk: Disk, mark_id: MarkId, current: bool, brought: Mark) -> None:
         """See what a write has done that nobody has heard of.
 
-        :param current: whether it was known what stood there; otherwise it may have failed.
+        :param current: whether it was known what was there; otherwise it may have failed.
         """
         before = dict(self.stored.marks)
         if disk is Disk.LOST:
@@ -225,8 +225,8 @@ class Machine(RuleBasedStateMachine):
         first = self.released.setdefault(position, (mark.payload_hash, signature))
         assert first == (mark.payload_hash, signature), (first, mark, signature)
         standing = self.stored.marks[mark_id]
-        stands = standing == evolve(mark, signature=signature)
-        assert standing.position > mark.position or stands, (standing, mark, signature)
+        kept = standing == evolve(mark, signature=signature)
+        assert standing.position > mark.position or kept, (standing, mark, signature)
 
     # Whether there are claims is no precondition: where a race decides, it could not be repeated.
     @rule(number=_numbers, which=st.integers(0, 9), fault=_faults)
@@ -312,7 +312,7 @@ class Machine(RuleBasedStateMachine):
             assert Model(dict(self.stored.marks)).bring(mark_id, mark) == self.stored.marks[mark_id]
         for daemon in self.daemons:
             for mark_id, kept in daemon.store.kept:
-                self.stood[mark_id].append(kept.now)
+                self.held[mark_id].append(kept.now)
             daemon.learn_kept()
         for daemon, data, (claim, outcome) in zip(
             self.daemons, (first, second), outcomes, strict=True

@@ -164,7 +164,7 @@ class Model:
         self.marks = marks
 
     def bring(self, mark_id: MarkId, mark: Mark) -> Mark:
-        """The mark that stands then."""
+        """The mark that is there then."""
         at = self.marks.get(mark_id)
         higher = at is None or (mark.level, mark.round) > (at.level, at.round)
         if higher or at == evolve(mark, signature=None):
@@ -196,7 +196,7 @@ class SharedStore:
     """A store that several daemons use, whose writes arrive when the test says so.
 
     :ivar shared: whether it is one that others write to.
-    :ivar marks: what stands in it.
+    :ivar marks: what is in it.
     :ivar loads: how often all marks were asked for.
     :ivar brought: the marks that were brought to it, in order.
     :ivar error: why it cannot be read, if it cannot.

@@ -174,7 +174,7 @@ _IN_A_TARGET = string.ascii_letters + string.digits + "-._~:/[]@!$&'()*+,;=%|{}^
 
 
 def _targets() -> st.SearchStrategy[str]:
-    """What stands behind the method: routes and parts of them, good and bad, and a query."""
+    """What follows the method: routes and parts of them, good and bad, and a query."""
     junk = st.text(_IN_A_TARGET, max_size=20) | st.sampled_from(["%00", "%ff", "%2f", "..", ""])
     segment = st.sampled_from(["keys", "authorized_keys", "known_keys", str(TZ1), str(AUTH)]) | junk
     path = st.lists(segment, max_size=4).map(lambda segments: "/" + "/".join(segments))

@@ -147,7 +147,7 @@ class _Stream:
 
 
 class _Connection:
-    """A client's connection, and the one to the server that stands for it."""
+    """A client's connection, and the one to the server that is made for it."""
 
     def __init__(self, link: Link | None, port: int) -> None:
         self._port = port

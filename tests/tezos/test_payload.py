@@ -96,7 +96,7 @@ class RecordedTests(PayloadTestCase):
             self.assertEqual(decode(PAYLOADS[name]), expected, name)
 
     def test_generic(self) -> None:
-        """A recorded generic operation is its branch and what stands behind."""
+        """A recorded generic operation is its branch and what follows."""
         generic = {p["name"]: p["hex"] for p in OCTEZ["payloads"] if "level" not in p}
         self.assertEqual(len(generic), 7)
         for name, hexadecimal in generic.items():
@@ -438,7 +438,7 @@ class ConsensusTests(PayloadTestCase):
             self.assertEqual(decoded.chain_id, "NetXo5iVw1vBoxM")
 
     def test_dal_content(self) -> None:
-        """A DAL content is one number of any length, kept as it stands."""
+        """A DAL content is one number of any length, kept as it is."""
         for content in ("00", "01", "3f", "8001", "bf7f", "808001", "bf" + "ff" * 40 + "01"):
             data = bytes.fromhex(content)
             decoded = decode(WITH_DAL[:80] + data)

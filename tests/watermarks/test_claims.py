@@ -147,7 +147,7 @@ class ClaimTests(ClaimsTestCase):
         self.successResultOf(self.claim(blocks[3]).durable)
 
     def test_marks_are_independent(self) -> None:
-        """Kinds of operation, keys and chains do not stand in each other's way."""
+        """Kinds of operation, keys and chains do not hinder each other."""
         other_chain = block(100, 0).replace(bytes.fromhex("7a06a770"), bytes(4))
         for data in (block(100, 0), other_chain, consensus("preatt", 100, 0)):
             for key in (TZ1, TZ3):

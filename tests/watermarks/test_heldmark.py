@@ -84,7 +84,7 @@ class InvariantTests(SynchronousTestCase):
     @_searched
     @given(_history)
     def test_never_back(self, history: list[_Step]) -> None:
-        """What stands never sinks, and at its position gives way only to what the store shows."""
+        """The standing mark never sinks; at one position it yields only to what the store shows."""
         for what, mark, before, after in steps(history):
             old, new = before.standing, after.standing
             self.assertGreaterEqual(new.position, old.position)
@@ -96,7 +96,7 @@ class InvariantTests(SynchronousTestCase):
     @_searched
     @given(_history)
     def test_covers_the_store(self, history: list[_Step]) -> None:
-        """What stands is above whatever the store has shown, or is the same."""
+        """The standing mark is above whatever the store has shown, or is the same."""
         for _, _, _, after in steps(history):
             if after.shown is not None:
                 self.assertEqual(settle(after.standing, after.shown), after.standing)
@@ -295,6 +295,6 @@ class ReleaseTests(SynchronousTestCase):
         held.stored(Kept(evolve(OURS, signature=SECOND), LATER))
         self.assertEqual(held.released(OURS, FIRST, LATER), SECOND)
 
-    def test_not_signed_where_it_stands(self) -> None:
+    def test_not_signed_in_the_store(self) -> None:
         """Without a signature in the store, none of the standing payload leaves."""
         self.assertRaises(Conflict, held_mark().released, OURS, FIRST, OURS)

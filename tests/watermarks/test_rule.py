@@ -217,10 +217,10 @@ class MarkIdTests(SynchronousTestCase):
 
 
 class SettleTests(SynchronousTestCase):
-    """Which of two marks stands in a store afterwards."""
+    """Which of two marks is in a store afterwards."""
 
     def test_never_lower(self) -> None:
-        """The higher one stands, whatever its payload, in whichever order they come."""
+        """The higher one is kept, whatever its payload, in whichever order they come."""
         higher = [Mark(100, 3, ONE), Mark(101, 0, OTHER), Mark(101, 0, NO_PAYLOAD)]
         for low in (SIGNED, UNSIGNED, Mark(100, 2, NO_PAYLOAD)):
             for high in higher:
@@ -228,18 +228,18 @@ class SettleTests(SynchronousTestCase):
                 self.assertIs(settle(high, low), high)
 
     def test_closed_marks(self) -> None:
-        """Of two closed marks, whose payloads are the same, the higher one stands."""
+        """Of two closed marks, whose payloads are the same, the higher one is kept."""
         for low, high in [((100, 2), (100, 3)), ((99, 7), (100, 0))]:
             below, above = Mark(*low, NO_PAYLOAD), Mark(*high, NO_PAYLOAD)
             self.assertIs(settle(below, above), above)
             self.assertIs(settle(above, below), above)
 
     def test_first(self) -> None:
-        """Where nothing stands, anything may."""
+        """Where nothing is stored, anything may."""
         self.assertIs(settle(None, SIGNED), SIGNED)
 
     def test_same_position(self) -> None:
-        """At one position the first payload stands, and its first signature."""
+        """At one position the first payload is kept, and its first signature."""
         second = Mark(100, 2, ONE, Signature(Curve.P256, b"\x01" * 64))
         self.assertIs(settle(UNSIGNED, SIGNED), SIGNED)
         self.assertIs(settle(SIGNED, UNSIGNED), SIGNED)

@@ -115,10 +115,10 @@ class LearningTests(SharedTestCase):
 
 
 class DoubtTests(SharedTestCase):
-    """After a write that has failed: what stands in the store is not known."""
+    """After a write that has failed: what is in the store is not known."""
 
     def test_conflict_is_not_sure(self) -> None:
-        """What stands against a claim may be nothing but our own, which was never written."""
+        """What forbids a claim may be nothing but our own, which was never written."""
         self.failed(OURS)
         error = self.assertRaises(Unavailable, self.claim, THEIRS)
         self.assertIn("not known until the watermark store answers", str(error))
@@ -369,7 +369,7 @@ class FirstMarkTests(SharedTestCase):
         self.addCleanup(watermarks.stopService)
         with capturedLogs() as events:
             watermarks.claim(TZ3, cast(Baking, decode(OURS)), OURS)
-        return any("is taken as it comes" in formatEvent(event) for event in events)
+        return any("could not be compared with anything" in formatEvent(event) for event in events)
 
     def test_floors(self) -> None:
         """It is told unless a floor has a level: a round alone holds it to nothing."""

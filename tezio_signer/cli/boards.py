@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from tezio_signer.hsm.boards import (
     Board,
     BoardSelector,
+    none_plugged_in,
     not_plugged_in,
-    plugged_in,
     unmatched,
 )
 from tezio_signer.hsm.device import HsmDevice
@@ -89,7 +89,7 @@ async def check_boards(
     ]
     problems += map(not_plugged_in, unmatched(selectors, boards))
     if not boards and not problems:
-        problems.append(f"no Tezio board is plugged in; plugged in: {plugged_in()}")
+        problems.append(none_plugged_in())
     return _judged(found, signing_keys, auth_key, problems)
 
 

@@ -64,11 +64,13 @@ class Findings:
     :ivar meaning: what the configuration says, and what is there of it.
     :ivar warnings: sentences; what is in the way of nothing that start-up does.
     :ivar errors: sentences; start-up would end with each.
+    :ivar store_away: whether the store is one that does not answer now, which is a warning.
     """
 
     meaning: Meaning
     warnings: list[str] = field(factory=list)
     errors: list[str] = field(factory=list)
+    store_away: bool = False
 
     def refuse(self, error: Exception) -> None:
         """Note what start-up would end with; once, whichever look finds it."""
@@ -168,6 +170,7 @@ def _look_at_store(settings: Settings, answers: Answers | None, found: Findings)
     if isinstance(address, EtcdAddress):
         assert answers is not None
         if isinstance(answers.marks, StoreAwayError):
+            found.store_away = True
             found.warnings.append(
                 f"{answers.marks}; until it answers, no block and no attestation is signed"
             )
@@ -228,7 +231,7 @@ def _text(found: Findings) -> Iterator[str]:
     own = [file for file in meaning["files"] if file["what"] == "configuration"]
     whose = [f" ({file['owner']}:{file['group']}, mode {file['mode']})" for file in own]
     yield line("configuration", "".join((meaning["configuration"], *whose)))
-    yield line("watermarks", _store(meaning["watermarks"]))
+    yield line("watermarks", _store(meaning["watermarks"], found.store_away))
     yield from lines_of(meaning)
     yield ""
     if auth_key := meaning["auth_key"]:
@@ -237,18 +240,22 @@ def _text(found: Findings) -> Iterator[str]:
         yield line("HSM", ": ".join(filter(None, (board["board"], board["trouble"]))))
     for file in meaning["files"]:
         if file["what"] == "configuration":
-            continue  # stands in the first line
+            continue  # is in the first line
         facts = "{owner}:{group}, mode {mode}".format_map(file)
         yield line(file["what"], f"{file['path']} ({facts})")
     for warning in found.warnings:
         yield f"warning: {warning}"
     for error in found.errors:
         yield f"error: {error}"
+    if not found.errors:
+        count = len(found.warnings)
+        warnings = "1 warning" if count == 1 else f"{count or 'no'} warnings"
+        yield f"the signer would start with this ({warnings})"
 
 
-def _store(store: Meaning) -> str:
+def _store(store: Meaning, away: bool) -> str:
     if store["marks"] is None:
-        return f"{store['store']}, which cannot be read"
+        return f"{store['store']}, see the {'warning' if away else 'error'} below"
     use = "; a daemon has it" if store.get("in_use") else ""
     marks = "1 mark" if store["marks"] == 1 else f"{store['marks']} marks"
     return f"{store['store']}, with {marks}{use}"

@@ -58,4 +58,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
             implementation = import_module(module)
             command.set_defaults(run=implementation.run)
             implementation.add_arguments(command)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     return parser.parse_args(arguments)

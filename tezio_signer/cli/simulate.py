@@ -24,9 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _milliseconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError("from 0 to 999999 are possible")
+        raise argparse.ArgumentTypeError("a number from 0 to 999999")
     return value
 
 

@@ -99,9 +99,12 @@ def _key(text: str) -> PublicKeyHash:
 
 
 def _natural(text: str) -> int:
-    value = _checked(int, text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 0 <= value <= LAST_LEVEL:
-        raise argparse.ArgumentTypeError(f"from 0 to {LAST_LEVEL} are possible")
+        raise argparse.ArgumentTypeError(f"a number from 0 to {LAST_LEVEL}")
     return value
 
 
@@ -147,7 +150,8 @@ def _say_store(address: StoreAddress) -> None:
 def _init(options: argparse.Namespace) -> None:
     async def init(store: OperatedStore, address: StoreAddress) -> None:
         await store.create()
-        print(f"created {address}")
+        what = "the watermark store in " if isinstance(address, EtcdAddress) else ""
+        print(f"created {what}{address}")
 
     _with_store(options, _settings(options), init)
 
@@ -180,9 +184,10 @@ def _set(options: argparse.Namespace) -> None:
         standing = (await store.load()).get(mark_id)
         if standing is not None and mark.position <= standing.position:
             if not options.lower:
+                lower = mark.position < standing.position
                 raise CommandError(
-                    f"the mark for {what} in {address} stands at {_position(standing)} already, "
-                    "and is kept; lowering it needs --lower"
+                    f"the mark for {what} in {address} is at {_position(standing)} already, "
+                    f"nothing was changed{'; lowering it needs --lower' if lower else ''}"
                 )
             _confirm(f"{what} in {address}", str(mark_id.key), standing, mark)
         await store.replace({mark_id: mark})
@@ -215,7 +220,7 @@ def _position(mark: Mark) -> str:
 
 def _confirm(what: str, address: str, standing: Mark, mark: Mark) -> None:
     print(
-        f"The mark for {what} stands at {_position(standing)}: what was signed there may be "
+        f"The mark for {what} is at {_position(standing)}: what was signed there may be "
         f"signed AGAIN and DIFFERENTLY once it is at {_position(mark)}, and be punished.\n"
         "Type the address of the key to lower it: ",
         end="",
@@ -236,6 +241,10 @@ def _export(options: argparse.Namespace) -> None:
         try:
             with open(options.file, "x", encoding="utf-8") as file:  # an older export stays
                 file.write(text)
+        except FileExistsError as error:
+            raise CommandError(
+                f"{options.file} exists already, and is left as it is; give another name"
+            ) from error
         except OSError as error:
             raise CommandError(f"{options.file} cannot be written: {error.strerror}") from error
         _say_store(address)
@@ -247,7 +256,7 @@ def _import(options: argparse.Namespace) -> None:
     try:
         reading = transfer.combine(_readings(Path(options.file)))
     except TransferError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(f"{error}; nothing was imported") from error
     brought = {
         mark_id: mark
         for mark_id, mark in reading.marks.items()

@@ -16,7 +16,7 @@ from tezio_signer.errors import StartupError
 UNIX_MODE = "600"
 """Of a Unix socket, unless it is given: who can open it counts as 127.0.0.1. Twisted's is 666."""
 PROXY = "haproxy"
-"""What stands in front of an endpoint for clients that come through a proxy."""
+"""What is written in front of an endpoint for clients that come through a proxy."""
 _TLS = ("ssl", "tls")
 ARGUMENTS = {
     "tcp": ("port", "interface", "backlog"),
@@ -35,7 +35,7 @@ ARGUMENTS = {
     "unix": ("address", "mode", "backlog", "lockfile"),
     "systemd": ("domain", "index", "name"),
 }
-"""Those that may stand without their name, in the order of Twisted's parsers."""
+"""Those that may be written without their name, in the order of Twisted's parsers."""
 PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "path", "address")
 LONGEST_SOCKET = 107
 """Bytes of the path of a Unix socket (unix(7))."""

@@ -1,7 +1,7 @@
 """YAML read field by field, so that every error names its file, line and key.
 
 YAML 1.1 takes `010` for 8, `1:30` for 90 and `1_0` for 10. Nobody who writes a level or a
-user means that: numbers are written in one way here, and errors show them as they stand.
+user means that: numbers are written in one way here, and errors show them as they are written.
 """
 
 import re
@@ -31,7 +31,7 @@ class ConfigError(Exception):
 
 @frozen
 class Field:
-    """A value of the file, and where it stands.
+    """A value of the file, and where it is written.
 
     :ivar key: the key in front of it, if it has one; errors give its line.
     """
@@ -126,7 +126,7 @@ class Field:
 
     @property
     def written(self) -> str:
-        """A value as it stands in the file, in the quotes that it has there; for errors."""
+        """A value as it is written in the file, in the quotes that it has there; for errors."""
         if not isinstance(self.node, yaml.ScalarNode):
             return "a list" if isinstance(self.node, yaml.SequenceNode) else "a mapping"
         text = str(self.node.value)

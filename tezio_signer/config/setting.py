@@ -15,7 +15,7 @@ from attrs import NOTHING, frozen
 from tezio_signer.config.fields import Field
 
 Reader = Callable[[Field], Any]
-"""Makes a value of what stands in the file; raises ConfigError."""
+"""Makes a value of what is written in the file; raises ConfigError."""
 
 
 @frozen

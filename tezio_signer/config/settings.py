@@ -159,7 +159,7 @@ class Limits:
         ),
     ] = 10
     idle_seconds: Annotated[
-        float, Setting("A connection is kept for another request.", least=1, most=3600)
+        float, Setting("How long a connection without a request is kept.", least=1, most=3600)
     ] = 60
     # A payload of 1015 bytes, the most that an HSM signs, is 2033 bytes of JSON.
     body_bytes: Annotated[int, Setting("Of a request.", least=2048, most=1024 * 1024)] = 128 * 1024
@@ -268,8 +268,8 @@ class Settings:
     allowed_ips: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
         Setting(
-            "Who may ask. Behind a proxy this is the proxy's address; only at `haproxy:` endpoints "
-            "a proxy is believed, so that nobody else may be able to reach those.",
+            "Who may ask. Behind a proxy this is the proxy's address. A proxy is believed only at "
+            "`haproxy:` endpoints; let nobody but the proxy reach those.",
             form="a list of addresses and networks",
         ),
     ] = LOOPBACK
@@ -308,7 +308,7 @@ class Settings:
         ),
     ] = (BoardSelector(),)
     hsm_wait_seconds: Annotated[
-        float, Setting("A request waits for an HSM to be plugged in again.", most=60)
+        float, Setting("How long a request waits for an HSM to be plugged in again.", most=60)
     ] = DEFAULT_PATIENCE
     http: Annotated[
         tuple[str, ...],

@@ -9,7 +9,7 @@ from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 
 
 def hash_named(text: str, field: Field) -> PublicKeyHash:
-    """A public key hash that stands in a field, or is its key; raises ConfigError."""
+    """A public key hash that is written in a field, or is its key; raises ConfigError."""
     try:
         return PublicKeyHash.parse(text)
     except ValueError as error:

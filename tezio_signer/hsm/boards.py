@@ -79,16 +79,27 @@ def unmatched(
 
 
 def plugged_in() -> str:
-    """The USB serial ports of this machine in words, as `A1 at /dev/ttyACM0`."""
+    """The USB serial ports of this machine in words, as `A1 at /dev/ttyACM0`; "" for none."""
     ports = sorted((port for port in comports() if port.vid is not None), key=_device)
-    return ", ".join(map(_described, ports)) or "no USB serial port"
+    return ", ".join(map(_described, ports))
+
+
+def none_plugged_in() -> str:
+    """A sentence for when there is no board at all."""
+    others = plugged_in()
+    if not others:
+        return "no Tezio board is plugged in, and no other USB serial port"
+    return (
+        f"no Tezio board is plugged in (other ports: {others}); if one of them is a Tezio board, "
+        "name its port in hsms"
+    )
 
 
 def not_plugged_in(selector: BoardSelector) -> str:
     """A sentence about a board of the configuration that is not there."""
-    return (
-        f"no Tezio board with the {selector} of the configuration (hsms) is plugged in; "
-        f"plugged in: {plugged_in()}"
+    there = plugged_in()
+    return f"no Tezio board with the {selector} of the configuration (hsms) is plugged in" + (
+        f"; plugged in: {there}" if there else ", and no other USB serial port"
     )
 
 

@@ -178,7 +178,8 @@ class Discovery(Service):
             self._missing = missing
             if missing:
                 self._log.error(
-                    "keys of the configuration that no connected HSM holds: {keys}",
+                    "no connected board holds these keys of the configuration: {keys}; plug in the "
+                    "board, or correct policy (signing_keys, auth_key)",
                     keys=", ".join(map(self._missing_key, missing)),
                 )
 

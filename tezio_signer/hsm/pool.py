@@ -47,7 +47,7 @@ class HsmPool(Service):
     Boards that hold the same key share its signatures out between them, and take over
     from each other: a payload that the watermark allows may be signed by any of them.
 
-    All signatures under way (see `signing.py`) stand in one queue, by priority and then as
+    All signatures under way (see `signing.py`) wait in one queue, by priority and then as
     they came. Whenever a board becomes free or ready, or is lost, each that waits is looked at
     in this order: it goes to a free board that may be asked for it, or it goes on waiting, with
     patience while there is none, or it ends, for want of any that may ever be asked.

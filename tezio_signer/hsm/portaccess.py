@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tezio_signer.host.accounts import group_name, user_name
+from tezio_signer.host.locks import locker
 
 _PROC = Path("/proc")
 _GONE = {errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO}
@@ -99,19 +100,7 @@ def holder_of(port: str) -> int | None:
         status = os.stat(port)
     except OSError:
         return None
-    return _locker(status) or _opener(os.path.basename(os.path.realpath(port)), status)
-
-
-def _locker(status: os.stat_result) -> int | None:
-    """Who has locked it, as we do: which the kernel tells everybody."""
-    device = status.st_dev
-    file = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
-    with suppress(OSError, ValueError, IndexError):
-        for line in (_PROC / "locks").read_text("ascii", "replace").splitlines():
-            fields = line.split()  # 1: FLOCK ADVISORY WRITE 23121 00:1a:3 0 EOF
-            if fields[1] == "FLOCK" and fields[5] == file and int(fields[4]) > 0:
-                return int(fields[4])
-    return None
+    return locker(status) or _opener(os.path.basename(os.path.realpath(port)), status)
 
 
 def _opener(name: str, status: os.stat_result) -> int | None:

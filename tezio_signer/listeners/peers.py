@@ -31,7 +31,7 @@ class UnsaidAddress:
 def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
     """Who asks from an address; raises NotAdmitted if it is not known.
 
-    A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says whom it stands for;
+    A proxy that speaks the PROXY protocol (`haproxy:` endpoints) says on whose behalf it asks;
     at a Unix socket, the credentials are its own then. Whom it says nothing of is nobody.
 
     :param credentials: of who has connected to a Unix socket.
@@ -46,6 +46,8 @@ def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
     else:
         if credentials is not None and not isinstance(address, UnsaidAddress):
             return Peer(credentials=credentials)
+    if isinstance(address, UnsaidAddress):
+        raise NotAdmitted("the proxy did not say whose connection this is")
     raise NotAdmitted("the address of the client is not known")
 
 

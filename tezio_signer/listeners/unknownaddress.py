@@ -68,7 +68,7 @@ class _Refusing(Protocol):
 class RefusingFactory(Factory):
     """Makes connections whose client is told that it may ask nothing.
 
-    :param served: the factory that it stands in for.
+    :param served: the factory that it replaces.
     :param answer: the bytes that tell of a refusal in its protocol.
     :param closes_one_side: the client's side stays open for what is thrown away; not under TLS,
         which says itself that there will be no more.
@@ -95,5 +95,5 @@ class RefusingFactory(Factory):
         return protocol
 
     def logPrefix(self) -> str:
-        """Return the name of the factory that it stands in for."""
+        """Return the name of the factory that it replaces."""
         return name_of(self._served)

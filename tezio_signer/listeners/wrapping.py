@@ -175,7 +175,7 @@ class LimitedFactory(WrappingFactory):
     :param refusing: gets some of the connections of who may ask nothing; without one, they are
         all closed.
     :param proxied: whether its connections come from a proxy that speaks the PROXY protocol,
-        which tells later whom it stands for.
+        which tells later on whose behalf it asks.
     :param tls: whether a handshake comes before anything can be told.
     """
 

@@ -54,7 +54,7 @@ class LineQueue:
         self._next = 0
         self._waiting: dict[int, deque[tuple[int, Line]]] = {}
         self._dropped: Counter[int] = Counter()
-        self._gap = 0  # where the first of the dropped lines stood
+        self._gap = 0  # where the first of the dropped lines was
 
     def __bool__(self) -> bool:
         return self._bytes > 0
@@ -71,7 +71,7 @@ class LineQueue:
             self.count_lost([dropped], place)
 
     def count_lost(self, lines: list[Line], place: int = 0) -> None:
-        """Count lines that nobody will see; they stood at this place, or before all others."""
+        """Count lines that nobody will see; they were at this place, or before all others."""
         self._gap = min(self._gap, place) if self._dropped else place
         for line in lines:
             self._dropped.update({line.importance: 1} if line.missing is None else line.missing)

@@ -6,6 +6,7 @@ from pathlib import Path
 from tezio_signer import __version__
 from tezio_signer.config.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.config.settings import Settings, SigningKey
+from tezio_signer.tezos.payload import BAKING_OPERATIONS
 
 
 def banner(settings: Settings, source: Path | None) -> str:
@@ -74,13 +75,14 @@ def _askers(settings: Settings) -> Iterator[str]:
 
 def _rules(settings: Settings, key: SigningKey) -> Iterator[str]:
     if settings.security.signing_policy_check:
-        yield " ".join(sorted(map(str, key.allowed_ops))) or "nothing"
+        yield ", ".join(sorted(map(str, key.allowed_ops))) or "nothing"
     else:
         yield "everything"
-    yield f"chains {' '.join(sorted(key.chains))}" if key.chains is not None else "any chain"
-    if settings.security.high_water_mark_check:
-        yield f"at most {key.max_level_jump} levels at once"
-    else:
-        yield "no watermarks"
+    if not settings.signed_with(key).isdisjoint(BAKING_OPERATIONS):
+        yield f"chains {' '.join(sorted(key.chains))}" if key.chains is not None else "any chain"
+        if settings.security.high_water_mark_check:
+            yield f"at most {key.max_level_jump} levels at once"
+        else:
+            yield "no watermarks"
     authenticated = settings.security.auth_check and key.auth_req
     yield "authenticated" if authenticated else "without authentication"

@@ -40,7 +40,7 @@ class Reader:
         return self._data[self._at] if self.left else None
 
     def take(self, size: int, field: str) -> bytes:
-        """So many bytes as they stand."""
+        """So many bytes as they are."""
         self._field_at = self._at
         taken = self._data[self._at : self._at + size]
         if len(taken) < size:

@@ -70,7 +70,7 @@ class Consensus:
 
 @frozen
 class Generic:
-    """A generic operation: the branch, and the contents as they stand."""
+    """A generic operation: the branch, and the contents as they are."""
 
     operation: ClassVar[Operation] = Operation.GENERIC
     branch: bytes

@@ -206,7 +206,9 @@ class Watermarks(Service):
         if floor[0] == 0 and (highest is None or max_level_jump is None):
             self._log.warn(
                 "the first {operation} of {key} on {chain}, level {mark.level} round "
-                "{mark.round}, is taken as it comes: there is no floor to hold it to",
+                "{mark.round}, could not be compared with anything: there is no earlier mark and "
+                "no floor (high_water_marks); if that is not about the level of the chain, stop "
+                "the signer and lower the mark (tezio-signer watermarks set --lower)",
                 operation=mark_id.operation,
                 key=mark_id.key,
                 chain=mark_id.chain_id,
@@ -214,7 +216,7 @@ class Watermarks(Service):
             )
 
     def _keep(self, held: HeldMark, mark: Mark) -> Deferred[Mark]:
-        """Bring a mark to the store, unless it has it; the mark that stands there then.
+        """Bring a mark to the store, unless it has it; the mark that is there then.
 
         Fails with Unavailable.
         """
@@ -227,11 +229,11 @@ class Watermarks(Service):
     def _not_kept(self, held: HeldMark, failure: Failure) -> NoReturn:
         failure.trap(StoreError)
         if self._reading.soon():
-            # It may stand there all the same, or what another daemon has signed meanwhile.
+            # It may be there all the same, or what another daemon has signed meanwhile.
             held.failed()
         raise Unavailable(f"no signature without a stored watermark: {failure.value}")
 
 
 def _granted(mark_id: MarkId, mark: Mark, now: Mark) -> Signature | None:
-    """The signature that stands for this payload; raises Conflict if another payload does."""
+    """The signature that is stored for this payload; raises Conflict if another payload is."""
     return judge(mark_id, now, mark).signature

@@ -7,7 +7,7 @@ ever shown to this daemon. A mark is, each independently of the others:
 - *unwritten* while `standing` is not `shown`: it is being written, or writing it has failed;
 - *lost* when the store shows less than it has shown before, as after the restoring of a backup:
   `shown` has to be written back, since a daemon that starts now knows only what is in the store;
-- *doubtful* when a write has failed, which may have been done all the same: what stands in the
+- *doubtful* when a write has failed, which may have been done all the same: what is in the
   store is not known, and a conflict with `standing` may be no conflict.
 
 Nothing but these transitions changes a mark:
@@ -92,7 +92,7 @@ class HeldMark:
         return evolve(asked, signature=self.found(asked.payload_hash) or asked.signature)
 
     def stored(self, kept: Kept) -> Mark:
-        """Take over what has become of a write; the mark that stands in the store then."""
+        """Take over what has become of a write; the mark that is in the store then."""
         self._is_lost = not self._show(kept.now)
         before = kept.before
         if before is not None and before.position < kept.now.position:
@@ -104,7 +104,7 @@ class HeldMark:
         return kept.now
 
     def failed(self) -> None:
-        """A write has failed: what stands in the store is not known any more."""
+        """A write has failed: what is in the store is not known any more."""
         self.failures += 1
 
     def learned(self, mark: Mark | None, failures: int) -> None:
@@ -119,7 +119,7 @@ class HeldMark:
     def released(self, asked: Mark, signature: Signature, now: Mark) -> Signature:
         """The signature of a payload that may leave, after one of its own was brought to the store.
 
-        :param now: the mark that stands in the store since then.
+        :param now: the mark that is in the store since then.
         :raises Conflict: if another daemon may have released another signature.
         """
         if now.payload_hash == asked.payload_hash and now.signature is not None:
@@ -135,8 +135,8 @@ class HeldMark:
         return first
 
     def _show(self, mark: Mark | None) -> bool:
-        """Take over what stands in the store; whether it is no less than it has shown before."""
-        # What stands there came before what was claimed here at the same position.
+        """Take over what is in the store; whether it is no less than it has shown before."""
+        # What is there came before what was claimed here at the same position.
         self.standing = settle(mark, self.standing)
         self.shown = mark if self.shown is None else settle(mark, self.shown)
         return self.shown == mark

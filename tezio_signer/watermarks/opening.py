@@ -75,7 +75,7 @@ class OperatedStore(Protocol):
         """Return all marks, with the intention to replace some; comes before `replace`."""
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
-        """Put these in the place of what stands; lowers marks too."""
+        """Put these in the place of what is there; lowers marks too."""
 
     def close(self) -> Deferred[None]:
         """Release it."""

@@ -7,7 +7,7 @@ from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking, Operation
 
 NO_PAYLOAD = bytes(32)
-"""The hash of a closed mark, which stands for no payload: nothing is signed at its position."""
+"""The hash of a closed mark, which is that of no payload: nothing is signed at its position."""
 
 
 @frozen(cache_hash=True)
@@ -85,7 +85,7 @@ def judge(
 
 
 def settle(standing: Mark | None, asked: Mark) -> Mark:
-    """Return the mark that stands in a store after `asked` was brought to it.
+    """Return the mark that is in a store after `asked` was brought to it.
 
     This never is a lower one, nor another payload or signature at the same position.
     """

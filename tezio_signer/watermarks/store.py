@@ -34,7 +34,7 @@ class Kept:
 
     :ivar before: the mark that it found, if it is known to be the one that `now` has
         replaced; equal to `now` if it has replaced nothing.
-    :ivar now: the mark that stands: the one that was brought, or one that it may not move.
+    :ivar now: the mark that is there then: the one that was brought, or one that it may not move.
     """
 
     before: Mark | None
@@ -57,7 +57,7 @@ class WatermarkStore(Protocol):
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
         """Write a mark, if it is no step back (`rule.settle`).
 
-        The mark that stands survives a power cut when this fires. Fails with StoreError;
+        The mark that is there then survives a power cut when this fires. Fails with StoreError;
         whether the mark was written is then not known.
         """
 

@@ -118,7 +118,7 @@ def load(name: str, text: str) -> Reading:
     """Read the marks of a text, in whichever of the formats it is.
 
     :param name: the name of its file: those of octez-signer tell the operation, those of
-        Signatory the chain. It stands in front of errors.
+        Signatory the chain. It is put in front of errors.
     :raises TransferError: if anything in it is wrong; then nothing of it may be used.
     """
     last = PurePath(name).name

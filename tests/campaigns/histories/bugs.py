@@ -74,7 +74,7 @@ def _answering(answer: _Answer) -> Iterator[None]:
         yield
 
 
-@_bug("a mark is swapped whatever stands there")
+@_bug("a mark is swapped whatever is there")
 def _compare_left_out() -> Iterator[None]:
     def answer(cluster: FakeEtcd, path: str, question: dict[str, Any]) -> dict[str, Any]:
         return cluster.answer(path, {**question, "compare": question.get("compare", [])[:1]})

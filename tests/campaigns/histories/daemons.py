@@ -42,7 +42,7 @@ class WatchedStore:
         self.shared = store.shared
         self.doubtful: set[MarkId] = set()
         self.was_read = False
-        self._stood: dict[MarkId, tuple[int, int]] = {}
+        self._highest: dict[MarkId, tuple[int, int]] = {}
         self._failed: set[MarkId] = set()
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
@@ -53,7 +53,7 @@ class WatchedStore:
             self.was_read = True
             self.doubtful -= doubtful - self._failed
             for mark_id, mark in marks.items():
-                self._stands(mark_id, mark)
+                self._note(mark_id, mark)
             return marks
 
         return self._store.load().addCallback(read)
@@ -62,20 +62,20 @@ class WatchedStore:
         """Write a mark."""
 
         def kept(done: Kept) -> Kept:
-            self._stands(mark_id, done.now)
+            self._note(mark_id, done.now)
             return done
 
         def failed(failure: Failure) -> Failure:
-            # What has stood there once is certain, although it is written once more.
-            if self.shared and mark.position > self._stood.get(mark_id, (-1, -1)):
+            # What was there once is certain, although it is written once more.
+            if self.shared and mark.position > self._highest.get(mark_id, (-1, -1)):
                 self._failed.add(mark_id)
                 self.doubtful.add(mark_id)
             return failure
 
         return self._store.keep(mark_id, mark).addCallbacks(kept, failed)
 
-    def _stands(self, mark_id: MarkId, mark: Mark) -> None:
-        self._stood[mark_id] = max(mark.position, self._stood.get(mark_id, mark.position))
+    def _note(self, mark_id: MarkId, mark: Mark) -> None:
+        self._highest[mark_id] = max(mark.position, self._highest.get(mark_id, mark.position))
 
     def close(self) -> Deferred[None]:
         """Close what is beneath."""

@@ -34,7 +34,7 @@ class Disk:
         return dict(self.stored)
 
     def raise_mark(self, mark_id: MarkId, mark: Mark) -> None:
-        """Do what `tezio-signer watermarks set` does, if the mark is higher than what stands."""
+        """Do what `tezio-signer watermarks set` does, if the mark is higher than what is there."""
         standing = self.stored.get(mark_id)
         if standing is None or mark.position > standing.position:
             self.stored = {**self.stored, mark_id: mark}

@@ -37,7 +37,7 @@ class _Response:
 class Etcd:
     """The cluster in memory, and what operators do to it.
 
-    :ivar answers: what it answers to a request; a bug may stand before it.
+    :ivar answers: what it answers to a request; a bug may be put before it.
     :ivar prompt_readings: nothing happens to what only reads.
     :ivar wiped: what it held, while all of it is gone.
     """
@@ -59,7 +59,7 @@ class Etcd:
         return marks
 
     def raise_mark(self, mark_id: MarkId, mark: Mark) -> None:
-        """Do what `tezio-signer watermarks set` does, if the mark is higher than what stands."""
+        """Do what `tezio-signer watermarks set` does, if the mark is higher than what is there."""
         if self.wiped is not None:
             return
         store = etcd_store(self.cluster)
@@ -90,7 +90,7 @@ class Etcd:
             self.wiped = None
 
     def take_backup(self) -> None:
-        """Remember what stands."""
+        """Remember what is there."""
         if self.wiped is None:
             self.backup = self.cluster.snapshot()
 

@@ -1,4 +1,4 @@
-"""Keys of the boards: stand-ins whose signatures cost a microsecond, or real ones.
+"""Keys of the boards: replacements whose signatures cost a microsecond, or real ones.
 
 Both sign repeatably, so that a history is the same each time; a key that is no Ed25519 one gives
 another signature each time that it is used, as a device with a random nonce does.
@@ -67,7 +67,7 @@ PUBLIC_KEYS = {
 _really_verifies = PublicKey.verifies
 
 
-def _stand_in_verifies(key: PublicKey, message: bytes, signature: Signature) -> bool:
+def _fake_verifies(key: PublicKey, message: bytes, signature: Signature) -> bool:
     if signature.curve not in (None, key.curve) or len(signature.data) != 64:
         return False
     r = signature.data[:32]
@@ -89,7 +89,7 @@ class Cryptography:
 
     def verifies(self, key: PublicKey, message: bytes, signature: Signature) -> bool:
         """What the referee says of a signature, whatever bug the signer has."""
-        return (_really_verifies if self._real else _stand_in_verifies)(key, message, signature)
+        return (_really_verifies if self._real else _fake_verifies)(key, message, signature)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -97,5 +97,5 @@ class Cryptography:
         if self._real:
             yield
         else:
-            with patch.object(PublicKey, "verifies", _stand_in_verifies):
+            with patch.object(PublicKey, "verifies", _fake_verifies):
                 yield

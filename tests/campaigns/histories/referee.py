@@ -1,4 +1,4 @@
-"""Judges what clients receive, and what stands in the store, by the rules that must not break."""
+"""Judges what clients receive, and what is in the store, by the rules that must not break."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class Figures:
 
     @property
     def conflicts(self) -> int:
-        """Requests that were refused because a mark of the signer stands against them."""
+        """Requests that were refused because a mark of the signer forbids them."""
         return self.refusals[_CONFLICT]
 
     def add(self, other: "Figures") -> None:
@@ -66,7 +66,7 @@ class Referee:
     def __init__(self, cryptography: Cryptography, marks: Callable[[], Mapping[MarkId, Mark]]):
         self._cryptography = cryptography
         self._marks = marks
-        self._stood: Mapping[MarkId, Mark] = {}
+        self._stored: Mapping[MarkId, Mark] = {}
         self.lenient = False
         self.violations: list[Violation] = []
         self.asked: dict[tuple[MarkId, bytes], Asked] = {}
@@ -114,12 +114,12 @@ class Referee:
     ) -> None:
         """Check that a signature is stored, or below what is; or that its position is closed."""
         mark = marks.get(asked.mark_id)
-        stands = mark is not None and (
+        covered = mark is not None and (
             mark.position > asked.position
             or (mark.payload_hash == asked.hash and mark.signature == signature)
             or (closed and mark.position == asked.position and mark.payload_hash == NO_PAYLOAD)
         )
-        if not stands:
+        if not covered:
             stored = mark and f"{mark.level}/{mark.round} {mark.payload_hash.hex()[:4]}"
             self.violated("above the store", f"{short(asked)} was released, {stored} is stored")
 
@@ -127,14 +127,14 @@ class Referee:
         """Something was written to the store."""
         marks = self._marks()
         for mark_id, mark in marks.items():
-            before = self._stood.get(mark_id)
+            before = self._stored.get(mark_id)
             if before != mark:
                 self._check_written(mark_id, before, mark)
-        self._stood = marks
+        self._stored = marks
 
     def store_replaced(self) -> None:
         """Somebody has put another state in the place of the store's."""
-        self._stood = self._marks()
+        self._stored = self._marks()
 
     def _check_written(self, mark_id: MarkId, before: Mark | None, mark: Mark) -> None:
         if mark.signature is not None:
@@ -171,7 +171,7 @@ class Referee:
         )
 
     def standing(self) -> list[tuple[Asked, Signature]]:
-        """The payloads that have a signature and stand in the store: it is given for ever."""
+        """The payloads that have a signature and are in the store: it is given for ever."""
         found = []
         for mark_id, mark in self._marks().items():
             asked = self.asked.get((mark_id, mark.payload_hash))

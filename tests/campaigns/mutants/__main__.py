@@ -1,7 +1,7 @@
 """Changes single places of the code that carries the safety: `python -m tests.campaigns.mutants`
 
 Each change is tried with the tests of its room (`rooms.py`). One that no test notices is a
-hole in them, or has no meaning: then it stands in `survivors.yaml`, with the reason. The
+hole in them, or has no meaning: then it is in `survivors.yaml`, with the reason. The
 changes are made by Cosmic Ray: `pip install .[mutation]`.
 
 Exits with 1 if a change survives that is not in the list.
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--part", type=int, default=1, help="only each so-manieth change")
     parser.add_argument("--verbose", action="store_true", help="say what became of each change")
     options = parser.parse_args(arguments)
-    stands, unknown = listed(), list[Survivor]()
+    expected, unknown = listed(), list[Survivor]()
     print(HEAD, flush=True)
     whole = options.changed is None and options.part == 1
     with TemporaryDirectory() as directory:
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str]) -> int:
             print(figures, flush=True)
             met = {survivor for survivor, _ in figures.survivors}
             for survivor, change in figures.survivors:
-                if survivor not in stands:
+                if survivor not in expected:
                     unknown.append(survivor)
                     print(f"no test notices: {change}", flush=True)
-            for survivor in stands if whole else ():
+            for survivor in expected if whole else ():
                 if survivor.room == name and survivor not in met:
                     print(f"in the list, but a test notices it or it is gone: {survivor}")
     if unknown:

@@ -67,7 +67,7 @@ class _Replacing(Operator):  # type: ignore[misc]
 
     @abstractmethod
     def changed(self, node: Any) -> str:
-        """The code in the place of a node, with what stands before it."""
+        """The code in the place of a node, with what is before it."""
 
     def mutation_positions(self, node: Any) -> _Positions:
         """Once, or not at all."""

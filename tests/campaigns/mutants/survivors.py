@@ -28,7 +28,7 @@ class Survivor:
     becomes: str
 
     def entry(self, why: str = "") -> dict[str, str]:
-        """What stands in the list for it."""
+        """What is written in the list for it."""
         return {
             "where": self.where,
             "after": self.after,
@@ -56,7 +56,7 @@ def listed(path: Path = LIST) -> dict[Survivor, str]:
 
 
 def written(survivors: Iterable[Survivor]) -> str:
-    """Survivors as they would stand in the list, to be given their reasons."""
+    """Survivors as they would be written in the list, to be given their reasons."""
     rooms: dict[str, list[dict[str, str]]] = {}
     for survivor in survivors:
         rooms.setdefault(survivor.room, []).append(survivor.entry())

@@ -242,7 +242,7 @@ class RenewalTests(TlsTestCase):
         return await deferToThread(look)
 
     async def test_chain_in_the_file(self) -> None:
-        """What stands behind the certificate in its file is given to clients with it."""
+        """What follows the certificate in its file is given to clients with it."""
         whole = self.server.certificate.read_bytes() + self.authority.path.read_bytes()
         self.server.certificate.write_bytes(whole)
         self.assertEqual(len(self.source().load().dated), 2)

@@ -140,7 +140,7 @@ class StrangeAnswersTests(SynchronousTestCase):
         self.assertGreater(tried, 500)
 
     def test_keeping(self) -> None:
-        """What is told to be kept is what stands there, and nothing lower."""
+        """What is told to be kept is what is there, and nothing lower."""
         state = self.way.etcd.snapshot()
         mark = evolve(MARK, level=MARK.level + 1)
         (answer,) = self.answers(lambda: self.store.keep(BLOCK, mark))
@@ -153,11 +153,11 @@ class StrangeAnswersTests(SynchronousTestCase):
             kept = self.end(store.keep(BLOCK, mark))
             self.way.change = lambda answer: answer
             if kept is not None:
-                stands = self.successResultOf(self.way.store().load())[BLOCK]
-                self.assertEqual(kept.now, stands)
+                stored = self.successResultOf(self.way.store().load())[BLOCK]
+                self.assertEqual(kept.now, stored)
 
     def test_keeping_what_is_outdated(self) -> None:
-        """A failed comparison shows what stands there, or is no answer."""
+        """A failed comparison shows what is there, or is no answer."""
         behind = self.way.store()
         self.successResultOf(behind.load())
         higher = evolve(MARK, level=MARK.level + 5)
@@ -173,10 +173,10 @@ class StrangeAnswersTests(SynchronousTestCase):
             self.way.change = lambda answer, first=first: next(first, lambda same: same)(answer)  # type: ignore[misc]
             kept = self.end(store.keep(BLOCK, mark))
             self.way.change = lambda answer: answer
-            stands = self.successResultOf(self.way.store().load())[BLOCK]
-            self.assertEqual(settle(stands, higher), stands)
+            stored = self.successResultOf(self.way.store().load())[BLOCK]
+            self.assertEqual(settle(stored, higher), stored)
             if kept is not None and kept.now == mark:
-                self.assertEqual(stands, mark)
+                self.assertEqual(stored, mark)
 
     def test_commands(self) -> None:
         """Making a store and replacing marks end with a sentence, too."""
@@ -199,7 +199,7 @@ class StrangeAnswersTests(SynchronousTestCase):
     def test_no_daemon_ends(self) -> None:
         """A daemon that starts meanwhile waits, and reads the marks when etcd answers again.
 
-        Only what stands in etcd as a whole answer, and is no mark, ends it; that is told apart.
+        Only what is in etcd as a whole answer, and is no mark, ends it; that is told apart.
         """
         (answer,) = self.answers(lambda: self.way.store().load())
         for change in changes(answer):
@@ -299,7 +299,7 @@ class ShapeTests(SynchronousTestCase):
             self.assert_wrong("revision", {}, "b", wrong)
 
     def test_base64(self) -> None:
-        """What stands between the letters of Base64 is not skipped."""
+        """What is written between the letters of Base64 is not skipped."""
         self.assert_wrong("no Base64", {"kvs": [{"key": text("b"), "value": "e!30="}]})
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
+from twisted.internet.error import ConnectionRefusedError as NobodyListensError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -30,6 +31,8 @@ from tests.support.scriptedmembers import (
     wrong_password,
 )
 from tezio_signer.watermarks.etcd import member
+
+QUORUM = "no member of etcd serves reads and writes (a majority must run): "
 
 
 class OrderTests(GatewayTestCase):
@@ -78,7 +81,7 @@ class OrderTests(GatewayTestCase):
         members = Members({A: leader_changed, B: away})
         asking = members.ask()
         members.wait(1.2)
-        sentence = f"{A}: etcdserver: leader changed; {B}: nobody there"
+        sentence = f"{QUORUM}{A}: etcdserver: leader changed; {B}: nobody there"
         self.assertEqual(self.away(asking), sentence)
         self.assertEqual(len(members.requests), 16)
         self.assertEqual(members.clock.getDelayedCalls(), [])
@@ -95,7 +98,7 @@ class TimeTests(GatewayTestCase):
         self.assertNoResult(asking)
         members.wait(0.05)
         late = "did not answer in time"
-        self.assertEqual(self.away(asking), f"{A}: {late}; {B}: {late}; {C}: {late}")
+        self.assertEqual(self.away(asking), f"{QUORUM}{A}: {late}; {B}: {late}; {C}: {late}")
         self.assert_times(members, 0, 0.4, 0.8)
         self.assertTrue(all(request.given_up for request in members.requests))
         self.assertEqual(members.clock.getDelayedCalls(), [])
@@ -220,6 +223,8 @@ class AnswerTests(GatewayTestCase):
         broken = ConnectError(string=Failure(ConnectionDone("gone")))
         self.assertEqual(self.trouble(lambda _: fail(broken)), str(ConnectionDone("gone")))
         self.assertEqual(self.trouble(lambda _: fail(ValueError())), "ValueError")
+        nobody = NobodyListensError(111, "Connection refused")
+        self.assertEqual(self.trouble(lambda _: fail(nobody)), "connection refused")
 
 
 class DenialTests(GatewayTestCase):

@@ -213,7 +213,7 @@ class SecrecyTests(GatewayTestCase):
         self.assertEqual(repr(LOGIN), "Login('signer')")
 
     def test_echo(self) -> None:
-        """It is left out of what an answer quotes, as it stands and as JSON."""
+        """It is left out of what an answer quotes, as it is and as JSON."""
 
         def echo(request: Request) -> Deferred[Response]:
             asked = str(request.question) + " " + LOGIN.password

@@ -68,16 +68,16 @@ class OrderTests(EtcdTestCase):
         self.successResultOf(store.create())
         gateway.slow = True
         asked: list[tuple[int, dict[MarkId, Mark], Deferred[dict[MarkId, Mark]]]] = []
-        stands: dict[MarkId, Mark] = {}
+        stored: dict[MarkId, Mark] = {}
         for level in changes:  # an operator moves the mark up and down, and deletes it
             etcd.put(KEY, text_of(BLOCK, MARK))
-            stands = {} if level is None else {BLOCK: evolve(MARK, level=level)}
-            for mark_id, mark in stands.items():
+            stored = {} if level is None else {BLOCK: evolve(MARK, level=level)}
+            for mark_id, mark in stored.items():
                 etcd.put(KEY, text_of(mark_id, mark))
             if level is None:
                 del etcd.kvs[KEY.encode()]
-            asked.append((etcd.revision, stands, store.load()))
-        newest = (0, stands)
+            asked.append((etcd.revision, stored, store.load()))
+        newest = (0, stored)
         while asked:
             number = data.draw(st.integers(0, len(asked) - 1))
             gateway.deliver(number)

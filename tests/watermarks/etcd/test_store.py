@@ -225,7 +225,7 @@ class RaceTests(EtcdTestCase):
         self.load(self.other)
 
     def test_first_comes_first(self) -> None:
-        """Of two payloads at one position, the one that arrives first stands for both."""
+        """Of two payloads at one position, the one that arrives first is kept for both."""
         other = evolve(MARK, payload_hash=b"\x09" * 32)
         self.gateway.slow = self.other_gateway.slow = True
         first, second = self.store.keep(BLOCK, MARK), self.other.keep(BLOCK, other)
@@ -240,7 +240,7 @@ class RaceTests(EtcdTestCase):
         self.assertEqual(self.keep(HIGHER), Kept(SIGNED, HIGHER))
 
     def test_first_signature(self) -> None:
-        """Another daemon's signature of the same payload stands, not ours."""
+        """Another daemon's signature of the same payload is kept, not ours."""
         self.keep(MARK)
         self.successResultOf(self.other.keep(BLOCK, SIGNED))
         kept = self.keep(evolve(MARK, signature=OTHER))

@@ -184,7 +184,10 @@ class SuccessorTests(CreatingTestCase):
         store.keep([(BLOCK, MARK)])
         self.path.rename(self.moved)
         before = self.names
-        self.assertIn("in use by another daemon; stop it first", self.create_refused(self.path))
+        self.assertIn(
+            f"in use by a running signer (process {os.getpid()}); stop it first",
+            self.create_refused(self.path),
+        )
         self.assertEqual(self.names, before)
 
     def test_moved_away(self) -> None:

@@ -53,7 +53,7 @@ class LockFileTests(SynchronousTestCase):
     def test_locks(self) -> None:
         """Nobody else gets it until it is closed."""
         error = self.assertRaises(StoreError, take, self.store)
-        self.assertIn("in use by another daemon", str(error))
+        self.assertIn("in use by a running signer", str(error))
         self.again()
 
     def test_note(self) -> None:
@@ -311,5 +311,5 @@ class TakingTests(SynchronousTestCase):
         """Who finds one that another has made meanwhile leaves it alone."""
         self.ahead_of_the_lock(self.path.touch)
         error = self.assertRaises(StoreError, make, self.store, NEW)
-        self.assertIn("in use by another daemon", str(error))
+        self.assertIn("in use by a running signer", str(error))
         self.assertEqual(self.path.read_bytes(), b"")

@@ -23,7 +23,8 @@ class LockingTests(StoreTestCase):
     def test_second_opener(self) -> None:
         """An open store cannot be opened again until it is closed, and then it can."""
         store = self.open()
-        self.assertIn("is in use by another daemon", self.refused(self.path))
+        who = f"is in use by a running signer (process {os.getpid()}); stop it first"
+        self.assertIn(who, self.refused(self.path))
         store.close()
         store.close()
         self.open()
@@ -34,7 +35,7 @@ class LockingTests(StoreTestCase):
         link.symlink_to(self.path)
         self.open()
         for path in (link, self.directory / ".." / self.directory.name / self.path.name):
-            self.assertIn("is in use by another daemon", self.refused(path))
+            self.assertIn("is in use by a running signer", self.refused(path))
 
     def test_free_after_a_failure(self) -> None:
         """A store that could not be opened is not locked by the try."""

@@ -58,7 +58,7 @@ class OtherNamesTests(StoreTestCase):
         self.link.hardlink_to(self.path)
         error = self.assertRaises(StoreLostError, store.keep, [(BLOCK, evolve(MARK, round=3))])
         self.assertIn("has 2 names", str(error))
-        self.assertIn("in use by another daemon", self.refused(self.link))
+        self.assertIn("in use by a running signer", self.refused(self.link))
         self.link.unlink()
         store.keep([(BLOCK, evolve(MARK, round=3))])
 
@@ -67,7 +67,7 @@ class OtherNamesTests(StoreTestCase):
         store = self.open()
         store.keep([(BLOCK, MARK)])
         self.path.rename(self.link)
-        self.assertIn("in use by another daemon", self.refused(self.link))
+        self.assertIn("in use by a running signer", self.refused(self.link))
         self.assertRaises(StoreLostError, store.keep, [(BLOCK, evolve(MARK, round=3))])
         store.close()
         self.assertEqual(self.open(self.link).load(), {BLOCK: MARK})
@@ -76,7 +76,7 @@ class OtherNamesTests(StoreTestCase):
         """The file itself is locked: deleting what lies beside lets nobody in."""
         self.open()
         Path(f"{self.path}.lock").unlink()
-        self.assertIn("in use by another daemon", self.refused(self.path))
+        self.assertIn("in use by a running signer", self.refused(self.path))
         self.assertFalse(Path(f"{self.path}.lock").exists())
 
     def test_locks_of_sqlite(self) -> None:
@@ -95,7 +95,7 @@ class OtherNamesTests(StoreTestCase):
             check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        self.assertIn("in use by another daemon", ended.stderr)
+        self.assertIn("in use by a running signer", ended.stderr)
 
     def test_mounted_file(self) -> None:
         """A file that is mounted by itself is refused: mount the directory."""
@@ -117,17 +117,17 @@ class OtherNamesTests(StoreTestCase):
         self.mount(self.path, self.link)
         self.assertIn("mounted as a single file", self.refused(self.link))
         store = self.open()
-        self.assertIn("in use by another daemon", self.refused(self.link))
+        self.assertIn("in use by a running signer", self.refused(self.link))
         store.close()
         self.patch(filesystems, "mounts", list)
         self.open()
-        self.assertIn("in use by another daemon", self.refused(self.link))
+        self.assertIn("in use by a running signer", self.refused(self.link))
 
     def test_mounted_directory(self) -> None:
         """A directory may be mounted: what belongs to the store is in both."""
         self.mount(self.directory, self.other)
         self.open(self.other / self.path.name).keep([(BLOCK, MARK)])
-        self.assertIn("in use by another daemon", self.refused(self.path))
+        self.assertIn("in use by a running signer", self.refused(self.path))
         self.assertEqual(reading.read(self.path), {BLOCK: MARK})
 
     def test_mounted_over(self) -> None:
@@ -320,29 +320,29 @@ class LostTests(StoreTestCase):
 
     def test_log_replaced(self) -> None:
         """A log of another time is not read, nor deleted; without it the own one is made anew."""
-        log, stranger = Path(f"{self.path}-wal"), self.home / "stranger"
-        shutil.copy(log, stranger)
+        log, other = Path(f"{self.path}-wal"), self.home / "other"
+        shutil.copy(log, other)
         self.keep()
         log.rename(self.home / "own")
-        stranger.rename(log)
+        other.rename(log)
         self.lost("-wal is another file than the one", "move it away")
-        log.rename(stranger)
+        log.rename(other)
         self.well()
 
     def test_closed_beside_another_log(self) -> None:
         """SQLite deletes its log by the name: that of somebody else stays, and fools nobody."""
         log = Path(f"{self.path}-wal")
-        stranger = log.read_bytes()
+        other = log.read_bytes()
         self.keep()
         log.unlink()
-        log.write_bytes(stranger)
+        log.write_bytes(other)
         self.store.close()
-        self.assertEqual(log.read_bytes(), stranger)
+        self.assertEqual(log.read_bytes(), other)
         newest = self.path.read_bytes()
         for read in (SqliteStore, reading.read):
             error = self.assertRaises(StoreError, read, self.path)
             self.assertIn("older copy", str(error))
-            self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, stranger))
+            self.assertEqual((self.path.read_bytes(), log.read_bytes()), (newest, other))
         log.unlink()
         self.assertEqual(self.open().load()[BLOCK].level, self.level)
 

@@ -22,7 +22,7 @@ _DIGITS = re.compile("[0-9]{1,19}")
 class Answer:
     """What became of a transaction.
 
-    :ivar revision: of the whole of etcd, at which all that is shown stood.
+    :ivar revision: of the whole of etcd, at which all that is shown was there.
     :ivar succeeded: whether its comparisons held; then it has written.
     :ivar shown: keys with their values, for each request that was carried out; none for those
         that write.

@@ -7,6 +7,7 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectionRefusedError as NobodyListensError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
@@ -127,4 +128,6 @@ def _reason(error: BaseException | None) -> str:
         error = error.reasons[0].value
     if isinstance(error, ConnectError) and error.args and isinstance(error.args[0], Failure):
         error = error.args[0].value  # which Twisted would print with its traceback
+    if isinstance(error, NobodyListensError):
+        return "connection refused"  # Twisted says it twice
     return (str(error).strip() or type(error).__name__).splitlines()[0]

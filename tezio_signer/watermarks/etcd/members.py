@@ -78,7 +78,9 @@ class Members:
             if denials and len(denials) + (len(silent) if over else 0) == len(words):
                 raise StoreError(f"etcd refuses: {legible(str(denials[-1]))}")
             if over:
-                raise StoreAwayError(self.troubles(words))
+                quorum = "no member of etcd serves reads and writes (a majority must run): "
+                several = silent and len(self._named) > 1
+                raise StoreAwayError(f"{quorum if several else ''}{self.troubles(words)}")
             await deferLater(self._clock, pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -9,11 +9,11 @@ nothing were not there at the revision of its newest reading. The store as a who
 it has seen a marker, and belongs to that marker from then on.
 
 Transitions. All of them are answers of etcd to transactions, and each shows some keys as they
-stood at one revision. Everything that is shown passes through `_observe`:
+were at one revision. Everything that is shown passes through `_observe`:
 
 - a reading shows all marks, and by that also which are gone;
 - a swap that was done shows the mark that it has written;
-- a swap that failed shows what stands instead.
+- a swap that failed shows what is there instead.
 
 Transactions are linearizable: the revision of an answer is at least any that was seen before it
 was asked for. If it is not, etcd has gone back in time, as when a backup is restored: what is
@@ -29,7 +29,7 @@ Invariants, each with the test in `tests/watermarks/etcd` that shows it:
 3. What is written is no step back from what it replaces (`test_never_down`, of all stores).
 4. An older answer never replaces what was seen later, whichever member gives it, and whenever
    (`test_any_order`, `test_answer_that_is_older_than_a_swap`, `test_page_of_before_a_swap`).
-5. A mark of which `keep` says that it stands has stood in etcd (`test_keeping`).
+5. A mark of which `keep` says that it is there has been in etcd (`test_keeping`).
 6. A mark that is seen to be lower, or gone, is reported (`test_lowered`, `test_not_in_the_backup`).
 7. A reading shows all marks, or fails: with one that is damaged (`test_values`), with one that is
    none (`test_keys`), or with too many (`test_too_many`).
@@ -73,7 +73,7 @@ _AT_ONCE = 100
 
 @frozen
 class _Seen:
-    """What stood under the key of a mark.
+    """What was under the key of a mark.
 
     :ivar read_at: etcd's revision at that time; 0 if any answer is newer.
     :ivar value: the text of the mark, None if there was none.
@@ -105,7 +105,7 @@ class EtcdStore:
 
     async def _create(self) -> None:
         marker = json.dumps({"format": FORMAT, "id": uuid4().hex})
-        absent = [_stands(MARKER, None)]
+        absent = [_holds(MARKER, None)]
         answer = await self._transaction(absent, [_put(MARKER, marker)], [_get(MARKER)])
         # A first attempt without an answer may have made it.
         if not answer.succeeded and answer.value(0) != marker:
@@ -145,7 +145,7 @@ class EtcdStore:
         self._marker = marker
 
     def _observe(self, key: str, value: str | None, read_at: int) -> None:
-        """Remember what stood under a mark's key at a revision, unless a later one was seen.
+        """Remember what was under a mark's key at a revision, unless a later one was seen.
 
         :raises StoreError: if it is no mark; what was seen before is then still remembered.
         """
@@ -198,13 +198,13 @@ class EtcdStore:
             lock.release()
 
     async def _swap(self, key: str, seen: str | None, value: str, until: float) -> bool:
-        """Put a mark in the place of what was seen, or see what stands there instead."""
+        """Put a mark in the place of what was seen, or see what is there instead."""
         if self._marker is None:
             raise StoreAwayError("the store has not been read yet")
         if seen is None:
             self._check_room(key)
         answer = await self._transaction(
-            [_stands(MARKER, self._marker), _stands(key, seen)],
+            [_holds(MARKER, self._marker), _holds(key, seen)],
             [_put(key, value)],
             [_get(MARKER), _get(key)],
             until,
@@ -231,7 +231,7 @@ class EtcdStore:
             group = keys[start : start + _AT_ONCE]
             seen = {key: self._seen[key].value for key in group if key in self._seen}
             answer = await self._transaction(
-                [_stands(key, seen.get(key)) for key in group],
+                [_holds(key, seen.get(key)) for key in group],
                 [_put(key, values[key]) for key in group],
                 [_get(key) for key in group],
             )
@@ -271,7 +271,7 @@ class EtcdStore:
         return answer
 
 
-def _stands(key: str, value: str | None) -> dict[str, Any]:
+def _holds(key: str, value: str | None) -> dict[str, Any]:
     """Compares what is under a key with a text, or with nothing."""
     if value is None:
         return {"target": "MOD", "key": text(key), "mod_revision": "0"}
@@ -287,7 +287,7 @@ def _get(key: str) -> dict[str, Any]:
 
 
 def _known_marker(found: str | None) -> str:
-    """The marker as it stands; raises StoreError if it is missing, or none of ours."""
+    """The marker as it is written; raises StoreError if it is missing, or none of ours."""
     if found is None:
         raise StoreError(
             "this etcd holds no watermark store; if it never held one, create it with: "
@@ -312,7 +312,7 @@ def _key(mark_id: MarkId) -> str:
 
 
 def _mark_id(key: str) -> MarkId:
-    """What a key stands for; raises StoreError."""
+    """What mark a key is of; raises StoreError."""
     try:
         chain, address, operation = key.removeprefix(MARKS).split("/")
         return read_id(key, chain, address, operation)
@@ -325,7 +325,7 @@ def _json(mark_id: MarkId, mark: Mark) -> str:
 
 
 def _mark(key: str, mark_id: MarkId, value: str) -> Mark:
-    """A mark as it stands under its key; raises StoreError."""
+    """A mark as it is written under its key; raises StoreError."""
     try:
         its_id, mark = read_row(key, json.loads(value))
     except (ValueError, RecursionError, TransferError) as error:

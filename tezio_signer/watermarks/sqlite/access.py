@@ -31,7 +31,14 @@ def what_is_denied(store: Path) -> str:
                 return f"{facts}: change its mode"
             if status.st_uid:
                 return f"{facts}: run it as {owner} (runuser -u {owner} -- …), or change the owner"
-            return f"{facts}: give it to the user of the signer (chown USER: {file})"
+            given = f"give it to the user of the signer (chown USER: {file})"
+            if mode == _DIRECTORY and not os.path.lexists(store):
+                return (
+                    f"{facts}, who cannot write there: set watermarks.store to a path where {me} "
+                    "can, such as sqlite:/var/lib/tezio-signer/watermarks.sqlite, or, if it is for "
+                    f"the store only, {given}"
+                )
+            return f"{facts}: {given}"
     return ""
 
 

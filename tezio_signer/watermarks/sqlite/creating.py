@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tezio_signer.watermarks.sqlite.access import give_to_owner, sync_directory
-from tezio_signer.watermarks.sqlite.lockfile import lock_beside, take
+from tezio_signer.watermarks.sqlite.lockfile import take
 from tezio_signer.watermarks.sqlite.schema import (
-    INIT,
     check_filled,
+    check_new,
     connect,
     errors,
     lay_out,
@@ -30,7 +30,7 @@ def create(path: Path) -> None:
     lock = take(path)  # a daemon may have it, whose file was moved away
     if lock is not None:
         lock.close()
-    _check_new(path)
+    check_new(path)
     with (
         errors(path),
         TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as directory,
@@ -43,24 +43,6 @@ def create(path: Path) -> None:
 
 def _exists_already(path: Path) -> StoreError:
     return StoreError(f"watermark store {path} exists already, and is left as it is")
-
-
-def _check_new(path: Path) -> None:
-    """Raise StoreError if a store was here: its successor would know nothing of its marks.
-
-    SQLite, too, would take what is left of it for a part of the new one.
-    """
-    left = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]
-    left = [file for file in left if file.exists() and file.stat().st_size]
-    if os.path.lexists(lock_beside(path)):  # whatever is in it
-        left.append(lock_beside(path))
-    if left:
-        names = " and ".join(map(str, left))
-        raise StoreError(
-            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
-            "included; if it is lost, set high_water_marks above all that was signed, delete "
-            f"{names}, and run: {INIT}"
-        )
 
 
 def _make(path: Path) -> None:

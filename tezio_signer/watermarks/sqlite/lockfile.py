@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from attrs import frozen
 
+from tezio_signer.host.locks import locker
 from tezio_signer.watermarks.sqlite.access import give_to_owner, sync_directory, what_is_denied
 from tezio_signer.watermarks.store import StoreError
 
@@ -78,6 +79,21 @@ def _note(progress: Progress) -> bytes:
 def _unusable(store: Path, path: Path, error: OSError) -> StoreError:
     more = what_is_denied(store) if isinstance(error, PermissionError) else ""
     return StoreError(f"watermark store {store}: {path}: {error.strerror}{more}")
+
+
+def in_use(store: Path, by_name: bool = True) -> StoreError:
+    """Make the error for a store that somebody has; it names the process if that is known.
+
+    :param by_name: whether that is certain to be by this path: only then is its lock locked too.
+    """
+    holder = None
+    with suppress(OSError):
+        holder = locker(lock_beside(store).stat())
+    if holder is not None:
+        more = f" (process {holder})"
+    else:
+        more = "" if by_name else ", it may be under another name"
+    return StoreError(f"watermark store {store} is in use by a running signer{more}; stop it first")
 
 
 def check_access(store: Path) -> None:
@@ -152,9 +168,7 @@ def take(store: Path) -> LockFile | None:
             if not os.path.lexists(path):
                 return None
     except BlockingIOError as error:
-        raise StoreError(
-            f"watermark store {store} is in use by another daemon; stop it first"
-        ) from error
+        raise in_use(store) from error
     except OSError as error:
         raise _unusable(store, path, error) from error
     raise StoreError(f"watermark store {store}: {path} is replaced again and again")
@@ -195,7 +209,7 @@ def make(store: Path, progress: Progress) -> LockFile:
             fcntl.flock(lock._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lock.note_for_certain(progress)
             if os.path.lexists(path):
-                raise StoreError(f"watermark store {store} is in use by another daemon")
+                raise in_use(store)
             made.rename(path)
             sync_directory(path.parent)
             undoing.pop_all()

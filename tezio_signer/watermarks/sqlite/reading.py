@@ -9,7 +9,14 @@ from tezio_signer.watermarks.sqlite import lockfile
 from tezio_signer.watermarks.sqlite.access import what_is_denied
 from tezio_signer.watermarks.sqlite.lockfile import Progress, lock_beside, noted_beside
 from tezio_signer.watermarks.sqlite.rows import marks_in, progress_in
-from tezio_signer.watermarks.sqlite.schema import INIT, check, check_filled, connect, errors
+from tezio_signer.watermarks.sqlite.schema import (
+    INIT,
+    check,
+    check_filled,
+    check_new,
+    connect,
+    errors,
+)
 from tezio_signer.watermarks.sqlite.storefile import (
     check_copies,
     check_kind,
@@ -66,11 +73,15 @@ def check_not_copied(path: Path) -> bool:
 
 
 def check_there(path: Path) -> None:
-    """Raise StoreError unless a filled file of the right kind is there."""
+    """Raise StoreError unless a filled file of the right kind is there.
+
+    One that was there before is not to be made anew: the sentence is that of `create` then.
+    """
     with errors(path):
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
+            check_new(path)
             raise StoreError(
                 f"watermark store {path} does not exist; create it with: {INIT}"
             ) from None

@@ -1,5 +1,6 @@
 """Lays out the file of an SQLite store, connects to it, and checks what is in it."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from uuid import uuid4
 
 from tezio_signer.host.filesystems import file_system
 from tezio_signer.watermarks.sqlite.access import what_is_denied
-from tezio_signer.watermarks.sqlite.lockfile import LockFile
+from tezio_signer.watermarks.sqlite.lockfile import LockFile, lock_beside
 from tezio_signer.watermarks.store import StoreError
 
 APPLICATION_ID = 0x54455A49
@@ -111,6 +112,25 @@ def check_filled(path: Path) -> None:
             f"watermark store {path} is empty: it was not made to the end, or its content is lost; "
             "if anything was signed with it, set high_water_marks above that; then delete it and "
             f"run: {INIT}"
+        )
+
+
+def check_new(path: Path) -> None:
+    """Raise StoreError if a store was here: its successor would know nothing of its marks.
+
+    SQLite, too, would take what is left of it for a part of the new one.
+    """
+    real = Path(os.path.realpath(path))
+    left = [real.with_name(f"{real.name}{suffix}") for suffix in ("-wal", "-journal")]
+    left = [file for file in left if file.exists() and file.stat().st_size]
+    if os.path.lexists(lock_beside(path)):  # whatever is in it
+        left.append(lock_beside(path))
+    if left:
+        names = " and ".join(map(str, left))
+        raise StoreError(
+            f"watermark store {path} was here before, as {names} shows; put it back, -wal "
+            "included; if it is lost, set high_water_marks above all that was signed, delete "
+            f"{names}, and run: {INIT}"
         )
 
 

@@ -131,7 +131,7 @@ class SqliteStore:
             raise damaged(self._path, error) from error
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> None:
-        """Put these in the place of what stands, all or none; it is on the disk on return.
+        """Put these in the place of what is there, all or none; it is on the disk on return.
 
         This may lower a mark: it is for an operator who knows why, not for signing.
         """

@@ -17,6 +17,7 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 
 from tezio_signer.host.filesystems import is_mount_point, mount_of
+from tezio_signer.watermarks.sqlite.lockfile import in_use
 from tezio_signer.watermarks.store import StoreError, StoreLostError
 
 _LOGS = ("-wal", "-shm")
@@ -89,10 +90,7 @@ class StoreFile:
             try:
                 _lock(self._file, fcntl.F_WRLCK, _LOCKED_AT, 1)
             except (BlockingIOError, PermissionError) as error:
-                raise StoreError(
-                    f"watermark store {path} is in use by another daemon, it may be under "
-                    "another name; stop it first"
-                ) from error
+                raise in_use(path, by_name=False) from error
             check_name(path)
             self.look()
             undoing.pop_all()

@@ -1,4 +1,4 @@
-"""What is behind a fuzzed door: a signer, and a device that notes what it is asked to sign.
+"""What is behind a fuzzed listener: a signer, and a device that notes what it is asked to sign.
 
 Each input is a connection of its own: its bytes come in pieces, slowly or at once, and the
 client may leave before it has its answers. There is room for one connection at a time, so
@@ -142,7 +142,7 @@ class NotingHsms(HsmPool):
 class Connection:
     """What was seen of a connection.
 
-    :ivar closed: whether the door has closed it, when all was answered that was there.
+    :ivar closed: whether the listener has closed it, when all was answered that was there.
     :ivar signs: whether the device signs what it is asked to.
     """
 
@@ -177,8 +177,8 @@ class _Faults:
             self.seen.append(formatEvent(event))
 
 
-class Door:
-    """A signer behind a door, new whenever the last one has signed.
+class Listener:
+    """A signer behind a listener, new whenever the last one has signed.
 
     :param factory: makes what is to be behind the limits of connections.
     """
