@@ -53,8 +53,14 @@ class LockFileTests(SynchronousTestCase):
     def test_locks(self) -> None:
         """Nobody else gets it until it is closed."""
         error = self.assertRaises(StoreError, take, self.store)
-        self.assertIn("in use by a running signer", str(error))
+        self.assertIn(f"in use by a running signer (process {os.getpid()})", str(error))
         self.again()
+
+    def test_locks_of_nobody_known(self) -> None:
+        """Where the system does not tell who has it, nobody is named, nor another name."""
+        self.patch(lockfile, "locker", lambda _: None)
+        error = self.assertRaises(StoreError, take, self.store)
+        self.assertIn("in use by a running signer; stop it first", str(error))
 
     def test_note(self) -> None:
         """What was noted last is read again."""

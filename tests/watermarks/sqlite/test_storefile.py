@@ -67,7 +67,8 @@ class OtherNamesTests(StoreTestCase):
         store = self.open()
         store.keep([(BLOCK, MARK)])
         self.path.rename(self.link)
-        self.assertIn("in use by a running signer", self.refused(self.link))
+        said = "in use by a running signer, it may be under another name; stop it first"
+        self.assertIn(said, self.refused(self.link))
         self.assertRaises(StoreLostError, store.keep, [(BLOCK, evolve(MARK, round=3))])
         store.close()
         self.assertEqual(self.open(self.link).load(), {BLOCK: MARK})
