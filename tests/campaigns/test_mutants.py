@@ -53,6 +53,8 @@ class RoomTests(SynchronousTestCase):
         self.assertRaises(ValueError, listed, path)
         path.write_text(written([survivor]).replace("why: ''", "why: because"), encoding="utf-8")
         self.assertEqual(listed(path), {survivor: "because"})
+        path.write_text(2 * path.read_text(encoding="utf-8"), encoding="utf-8")
+        self.assertIn("twice", str(self.assertRaises(ValueError, listed, path)))
         path.write_text("", encoding="utf-8")
         self.assertEqual(listed(path), {})
 

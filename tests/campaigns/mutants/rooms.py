@@ -55,6 +55,7 @@ ROOMS = {
             "watermarks.sqlite.test_store",
             "watermarks.sqlite.test_reading",
             "watermarks.sqlite.test_schema",
+            "watermarks.sqlite.test_beneath",
             "watermarks.sqlite.test_storefile",
             "watermarks.sqlite.test_grouped",
             "watermarks.sqlite.test_lockfile",

@@ -1,5 +1,6 @@
 """The changes that no test notices, and why that is right: `survivors.yaml`."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,7 +40,10 @@ class Survivor:
 
 def listed(path: Path = LIST) -> dict[Survivor, str]:
     """The survivors of the list, each with its reason; raises ValueError for one without."""
-    rooms = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    text = path.read_text(encoding="utf-8")
+    rooms = yaml.safe_load(text) or {}
+    if len(rooms) != len(re.findall(r"^\w+:", text, re.MULTILINE)):
+        raise ValueError(f"{path.name}: a room is there twice, and only the last of it is read")
     found: dict[Survivor, str] = {}
     for room, entries in rooms.items():
         for entry in entries:

@@ -46,6 +46,7 @@ class CreatingTests(CreatingTestCase):
     def test_refuses_what_exists(self) -> None:
         """A file that is there already is left as it is, store or not, or a dangling link."""
         sqlite.create(self.path)
+        self.open().close()  # which leaves a lock, as it would be left of a store that is gone
         foreign, link = (self.directory / name for name in ("foreign", "link"))
         foreign.write_text("not a database")
         link.symlink_to(self.directory / "nowhere")
@@ -53,7 +54,8 @@ class CreatingTests(CreatingTestCase):
             error = self.create_refused(path)
             self.assertIn(f"{path} exists already, and is left as it is", error)
         self.assertEqual(foreign.read_text(), "not a database")
-        self.assertEqual(self.names, {self.path.name, "foreign", "link"})
+        names = {self.path.name, f"{self.path.name}.lock", "foreign", "link"}
+        self.assertEqual(self.names, names)
 
     def test_comes_into_being_meanwhile(self) -> None:
         """A file that somebody else makes at the last moment is left as it is, too."""
@@ -241,7 +243,29 @@ class PlaceTests(CreatingTestCase):
 
     def test_modes(self) -> None:
         """Nobody else may read or write it, from its first moment on."""
-        before = os.umask(0)
-        self.addCleanup(os.umask, before)
+        modes: list[int] = []
+        rename = Path.rename
+
+        def looked_at(made: Path, path: Path) -> Path:
+            modes.extend(file.stat().st_mode & 0o777 for file in (made, path))
+            return rename(made, path)
+
+        self.addCleanup(os.umask, os.umask(0))
+        self.patch(Path, "rename", looked_at)
         sqlite.create(self.path)
+        self.assertEqual(modes, [0o600, 0o600])
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_owner(self) -> None:
+        """It belongs to whom the directory belongs before it has its name; root may make it."""
+        given: list[tuple[str, int, int]] = []
+
+        def chown(made: Path, user: int, group: int, *, follow_symlinks: bool) -> None:
+            self.assertFalse(follow_symlinks or self.path.exists())
+            given.append((made.name, user, group))
+
+        status = self.directory.stat()
+        self.patch(os, "geteuid", lambda: status.st_uid + 1)
+        self.patch(os, "chown", chown)
+        sqlite.create(self.path)
+        self.assertEqual(given, [(self.path.name, status.st_uid, status.st_gid)])

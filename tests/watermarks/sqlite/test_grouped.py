@@ -1,5 +1,6 @@
 """A blocking store behind the reactor: one thread, and commits in groups."""
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ class GroupingTests(SynchronousTestCase):
         self.store = GroupedStore(self.file, self.writer, clock)
         kept = [self.keep(level) for level in (1, 2, 3)]
         self.assertEqual(self.writer.waiting, [])
+        self.assertEqual([call.getTime() for call in clock.getDelayedCalls()], [0.0])
         clock.advance(0)
         kept.append(self.keep(4))
         self.writer.stop()
@@ -104,6 +106,22 @@ class GroupingTests(SynchronousTestCase):
         for written in kept:
             self.successResultOf(written)
         self.assertRaises(StoreError, self.file.load)
+
+    def test_not_shared(self) -> None:
+        """No other signer writes into the store."""
+        self.assertIs(self.store.shared, False)
+
+    def test_close_fails(self) -> None:
+        """That the store could not be closed is said."""
+
+        def full() -> None:
+            raise StoreError("disk full")
+
+        self.patch(self.file, "close", full)
+        with capturedLogs() as logged:
+            self.successResultOf(self.store.close())
+        self.assertEqual([formatEvent(e) for e in logged], ["closing the store failed"])
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 1)
 
 
 class TidyingTests(SynchronousTestCase):
@@ -169,6 +187,32 @@ class TidyingTests(SynchronousTestCase):
             self.writer.stop()
         self.assertEqual([formatEvent(e) for e in logged], ["disk full; no mark is lost"])
         self.keep(2)
+
+    def test_fault(self) -> None:
+        """What fails in a way of its own is no full disk, but an error in the log."""
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        self.patch(self.file, "tidy", fail)
+        self.keep(1)
+        self.clock.advance(REST)
+        self.writer.stop()
+        gc.collect()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_lost(self) -> None:
+        """A loss is said by whatever shows it first, tidying or writing, and once."""
+        self.keep(1)
+        self.path.rename(f"{self.path}.away")
+        with capturedLogs() as logged:
+            self.clock.advance(REST)
+            self.writer.stop()
+        self.assertEqual([e["log_level"].name for e in logged], ["critical"])
+        Path(f"{self.path}.away").rename(self.path)
+        with capturedLogs() as logged:
+            self.keep(2)
+        self.assertEqual([e["log_level"].name for e in logged], ["info"])
 
     def test_closed(self) -> None:
         """A closed store is left alone."""
@@ -242,6 +286,8 @@ class LookingTests(SynchronousTestCase):
         self.assertEqual(len(self.writer.waiting), 1)
         self.writer.stop()
         self.successResultOf(kept)
+        self.said(2)  # and tidied
+        self.assertEqual(len(self.said(1, lambda: self.path.rename(self.away))), 1)
 
     def test_fault(self) -> None:
         """A look that fails in a way of its own is logged, and the next one comes."""
@@ -331,7 +377,8 @@ class ThreadWriterTests(TestCase):
         """What was given before stopping is done when stopping returns."""
         done: list[int] = []
         results = [self.writer.run(lambda n=n: done.append(n)) for n in range(20)]  # type: ignore[misc]
-        self.stop()
+        self.stopped = True
+        self.assertIs(self.writer.stop(), True)
         self.assertEqual(done, list(range(20)))
         await gatherResults(results)
 

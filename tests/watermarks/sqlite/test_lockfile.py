@@ -8,7 +8,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tezio_signer.watermarks.sqlite.lockfile import LockFile, Progress, make, noted_beside, take
+from tezio_signer.watermarks.sqlite import lockfile
+from tezio_signer.watermarks.sqlite.lockfile import (
+    LockFile,
+    Progress,
+    check_access,
+    make,
+    noted_beside,
+    take,
+)
 from tezio_signer.watermarks.store import StoreError
 
 FAR = Progress("0123456789abcdef" * 2, 2**63 - 1)
@@ -45,8 +53,14 @@ class LockFileTests(SynchronousTestCase):
     def test_locks(self) -> None:
         """Nobody else gets it until it is closed."""
         error = self.assertRaises(StoreError, take, self.store)
-        self.assertIn("in use by a running signer", str(error))
+        self.assertIn(f"in use by a running signer (process {os.getpid()})", str(error))
         self.again()
+
+    def test_locks_of_nobody_known(self) -> None:
+        """Where the system does not tell who has it, nobody is named, nor another name."""
+        self.patch(lockfile, "locker", lambda _: None)
+        error = self.assertRaises(StoreError, take, self.store)
+        self.assertIn("in use by a running signer; stop it first", str(error))
 
     def test_note(self) -> None:
         """What was noted last is read again."""
@@ -86,10 +100,19 @@ class LockFileTests(SynchronousTestCase):
 
     def test_note_stays(self) -> None:
         """Trying out whether the disk can be written leaves the note, and takes no more room."""
+        places: list[int] = []
+        pwrite = os.pwrite
+
+        def recorded(file: int, data: bytes, place: int) -> int:
+            places.append(place)
+            return pwrite(file, data, place)
+
         self.lock.note(FAR)
+        self.patch(os, "pwrite", recorded)
         for _ in range(2):
             self.assertEqual(self.lock.why_not_written(), "")
             self.assertEqual(self.again().noted(), FAR)
+        self.assertEqual(places, [4096, 4096])  # where the next block begins
         self.assertLess(self.lock.path.stat().st_size, 512)
 
     def test_full(self) -> None:
@@ -99,6 +122,15 @@ class LockFileTests(SynchronousTestCase):
         self.lock.note(Progress("later", 1))
         self.assertEqual(self.lock.why_not_written(), "No space left on device")
         self.assertEqual(self.lock.noted(), FAR)
+
+    def test_not_synced(self) -> None:
+        """What a disk says only when it is to sync is told as well."""
+
+        def fdatasync(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(os, "fdatasync", fdatasync)
+        self.assertEqual(self.lock.why_not_written(), "Input/output error")
 
     def test_noted_beside(self) -> None:
         """Others can read what is noted while the file is locked, and leave it locked."""
@@ -111,13 +143,13 @@ class LockFileTests(SynchronousTestCase):
 
     def test_is_there(self) -> None:
         """Whether the file was removed or replaced is known."""
-        self.assertTrue(self.lock.is_there())
+        self.assertIs(self.lock.is_there(), True)
         self.lock.path.rename(f"{self.lock.path}.old")
-        self.assertFalse(self.lock.is_there())
+        self.assertIs(self.lock.is_there(), False)
         self.lock.path.touch()
-        self.assertFalse(self.lock.is_there())
+        self.assertIs(self.lock.is_there(), False)
         Path(f"{self.lock.path}.old").rename(self.lock.path)
-        self.assertTrue(self.lock.is_there())
+        self.assertIs(self.lock.is_there(), True)
 
 
 class TakingTests(SynchronousTestCase):
@@ -184,6 +216,45 @@ class TakingTests(SynchronousTestCase):
             self.assertIn("No space left on device", str(error))
             self.assertEqual(list(self.path.parent.glob(f"{self.path.name}*")), [])
             self.patch(os, name, before)
+
+    def test_name_not_synced(self) -> None:
+        """With a name that is not sure to be on the disk it is given free, and can be taken."""
+
+        def full(_: Path) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(lockfile, "sync_directory", full)
+        error = self.assertRaises(StoreError, make, self.store, NEW)
+        self.assertIn("Input/output error", str(error))
+        lock = take(self.store)
+        assert lock is not None
+        self.addCleanup(lock.close)
+
+    def test_mode(self) -> None:
+        """Nobody else may read or write it."""
+        self.addCleanup(os.umask, os.umask(0))
+        self.take()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_access(self) -> None:
+        """Who only asks whether it may be taken needs none, and is told what `take` would say."""
+        check_access(self.store)
+        self.path.symlink_to("elsewhere")
+        sentence = str(self.assertRaises(StoreError, check_access, self.store))
+        self.assertIn("Too many levels of symbolic links", sentence)
+        self.assertEqual(str(self.assertRaises(StoreError, take, self.store)), sentence)
+        self.path.unlink()
+        self.path.touch()
+        open_ = os.open
+
+        def read_only(path: Path, flags: int) -> int:
+            if flags & os.O_RDWR:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            return open_(path, flags)
+
+        self.patch(os, "open", read_only)
+        sentence = str(self.assertRaises(StoreError, check_access, self.store))
+        self.assertIn("Read-only file system", sentence)
 
     def test_owner(self) -> None:
         """A new file belongs to whom the store belongs, if that may be; root may have made it."""

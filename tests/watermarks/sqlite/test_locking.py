@@ -44,6 +44,17 @@ class LockingTests(StoreTestCase):
         self.execute(self.path, "PRAGMA user_version = 2")
         self.open()
 
+    def test_free_after_a_late_failure(self) -> None:
+        """Nor is one whose lock was already made, when its log could not be begun."""
+
+        def fail(*_: object) -> None:
+            raise OSError("disk full")
+
+        patched = self.patch(sqlite, "use_log", fail)
+        self.assertIn("disk full", self.refused(self.path))
+        patched.restore()
+        self.open()
+
     def test_reading_beside(self) -> None:
         """The marks of an open store can be read, as they are at that moment."""
         store = self.open()

@@ -92,6 +92,7 @@ class OlderCopyTests(StoreTestCase):
         store.close()
         with closing(self.open(whole)) as opened:
             self.assertEqual(opened.load(), {BLOCK: evolve(MARK, level=2)})
+            self.assertEqual(Path(f"{whole}-wal").stat().st_size, 0)  # it is in the file
         self.assertIn("older copy", self.refused(without_log))
 
     def test_replaced(self) -> None:

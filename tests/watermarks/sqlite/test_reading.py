@@ -1,6 +1,9 @@
 """Reading the marks of an SQLite store without opening it as a daemon does."""
 
+import errno
+import os
 from contextlib import closing
+from pathlib import Path
 
 from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tezio_signer.watermarks.sqlite import reading
@@ -40,6 +43,12 @@ class ReadingTests(StoreTestCase):
         self.open().keep([(BLOCK, MARK)])
         self.assertEqual(reading.read(self.path), {BLOCK: MARK})
 
+    def test_leaves_nothing(self) -> None:
+        """Beside a store that nobody has nothing is left by who has read it."""
+        sqlite.create(self.path)
+        reading.read(self.path)
+        self.assertEqual(list(self.directory.iterdir()), [self.path])
+
     def test_who_has_it(self) -> None:
         """It is told whether a daemon has a store."""
         sqlite.create(self.path)
@@ -48,3 +57,51 @@ class ReadingTests(StoreTestCase):
         self.assertIs(reading.check_not_copied(self.path), True)
         store.close()
         self.assertIs(reading.check_not_copied(self.path), False)
+
+
+class AccessTests(StoreTestCase):
+    """What keeps a daemon from a store is told to a command that only asks."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        sqlite.create(self.path)
+
+    def same(self, words: str) -> None:
+        """A daemon and a command are refused with the same sentence."""
+        sentence = self.refused(self.path)
+        self.assertIn(words, sentence)
+        self.assertEqual(
+            str(self.assertRaises(StoreError, reading.check_access, self.path)), sentence
+        )
+
+    def test_well(self) -> None:
+        """A store that nothing keeps from is no error, nor is anything made beside it."""
+        reading.check_access(self.path)
+        self.assertEqual(list(self.directory.iterdir()), [self.path])
+
+    def test_denied(self) -> None:
+        """What belongs to others is told, with whose it is."""
+        self.patch(reading, "what_is_denied", lambda path: f"; {path} belongs to another user")
+        self.same(f"{self.path} cannot be written; {self.path} belongs to another user")
+
+    def test_names(self) -> None:
+        """So is a second name."""
+        (self.directory / "other").hardlink_to(self.path)
+        self.same("has 2 names")
+
+    def test_lock(self) -> None:
+        """So is a lock that is none."""
+        Path(f"{self.path}.lock").symlink_to("elsewhere")
+        self.same("Too many levels of symbolic links")
+
+    def test_read_only(self) -> None:
+        """So is what the system says to who would write."""
+        open_ = os.open
+
+        def read_only(path: Path, flags: int, mode: int = 0o777) -> int:
+            if flags & os.O_RDWR:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            return open_(path, flags, mode)
+
+        self.patch(os, "open", read_only)
+        self.same("Read-only file system")

@@ -114,6 +114,26 @@ class KeepingTests(StoreTestCase):
         first.close()
         self.assertIn("in memory", str(self.assertRaises(StoreError, first.load)))
 
+    def test_not_decoded_again(self) -> None:
+        """What was written last is not decoded again for the next mark: that takes time."""
+
+        def fail(*_: object) -> Mark:
+            raise AssertionError
+
+        store = self.open()
+        store.keep([(BLOCK, MARK)])
+        self.patch(sqlite, "mark_of", fail)
+        store.keep([(BLOCK, evolve(MARK, signature=SIGNATURE))])
+
+    def test_damaged_later(self) -> None:
+        """A row that makes no sense any more is not taken for none: anything could follow it."""
+        store = SqliteStore(None)
+        self.addCleanup(store.close)
+        store.keep([(BLOCK, MARK)])
+        store._connection.execute("UPDATE marks SET signature = 'p2sig'")
+        error = self.assertRaises(StoreError, store.keep, [(BLOCK, evolve(MARK, round=7))])
+        self.assertIn("is damaged", str(error))
+
     def test_closed(self) -> None:
         """Writing to a closed store is an error of the store, signature or not."""
         store = self.open()
@@ -225,6 +245,9 @@ class OpeningTests(StoreTestCase):
         self.assertIn("damaged: it has 2 ids", self.refused(self.path))
         self.execute(self.path, "DELETE FROM store")
         self.assertIn("damaged: it has 0 ids", self.refused(self.path))
+        for none in ("a" * 31, "a" * 33, "g" * 32):
+            self.execute(self.path, "DELETE FROM store", f"INSERT INTO store VALUES ('{none}')")  # noqa: S608
+            self.assertIn("damaged: its id is none", self.refused(self.path))
 
     def test_other_tables(self) -> None:
         """A store whose tables are not those of its version is damaged."""

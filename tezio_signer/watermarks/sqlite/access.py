@@ -62,7 +62,7 @@ def give_to_owner(made: Path, of: Path) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Sync the names in a directory to the disk; raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -46,7 +46,7 @@ def _exists_already(path: Path) -> StoreError:
 
 
 def _make(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    path.touch(0o600)
     with closing(connect(path)) as connection:
         lay_out(connection)
         use_log(connection, path)  # last: all is in the file itself
@@ -55,7 +55,7 @@ def _make(path: Path) -> None:
 def _put(made: Path, path: Path) -> None:
     """Give a complete file its name, which no incomplete one ever has."""
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        path.touch(0o600, exist_ok=False)
     except FileExistsError as error:
         raise _exists_already(path) from error
     with ExitStack() as undoing:

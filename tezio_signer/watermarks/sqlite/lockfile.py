@@ -100,9 +100,8 @@ def check_access(store: Path) -> None:
     """Raise what `take` does if there is a lock that this process may not write."""
     path = lock_beside(store)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
-    except FileNotFoundError:
-        return
+        with suppress(FileNotFoundError):
+            os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW))
     except OSError as error:
         raise _unusable(store, path, error) from error
 
@@ -178,7 +177,7 @@ def take(store: Path) -> LockFile | None:
 def _taken(store: Path, path: Path) -> LockFile | None:
     """Open the file and lock it; None if it is not there, or was removed meanwhile."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     lock = LockFile(store, path, file)
@@ -200,7 +199,7 @@ def make(store: Path, progress: Progress) -> LockFile:
     """
     path = lock_beside(store)
     made = path.with_name(f"{path.name}.{uuid4().hex[:8]}")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
         with ExitStack() as undoing:
             lock = LockFile(store, path, os.open(made, flags, 0o600))

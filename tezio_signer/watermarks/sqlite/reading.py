@@ -51,7 +51,7 @@ def check_access(path: Path) -> None:
     """
     check_there(path)
     with errors(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(path, os.O_RDWR))
         check_name(path)
     lockfile.check_access(path)
     check_denied(path)

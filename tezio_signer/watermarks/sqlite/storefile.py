@@ -81,10 +81,8 @@ class StoreFile:
         self._path = path
         self._real = Path(os.path.realpath(path))
         self._named, self._there = str(path), str(self._real)  # looked at for every commit
-        self._logs: dict[str, tuple[int, int]] = {}
-        self._content = (0, 0)
         self._copies: socket | None = None
-        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._file = os.open(path, os.O_RDWR)
         with ExitStack() as undoing:
             undoing.callback(self.close)
             status = os.fstat(self._file)
@@ -192,9 +190,8 @@ class StoreFile:
         _seem_to_read(self._file)
 
     def give_logs(self) -> None:
-        """Have the closing of the database end the log again: it is ours."""
-        with suppress(OSError):
-            _lock(self._file, fcntl.F_UNLCK, _SHARED_FIRST, _SHARED_SIZE)
+        """Have the closing of the database end the log again: it is ours; raises OSError."""
+        _lock(self._file, fcntl.F_UNLCK, _SHARED_FIRST, _SHARED_SIZE)
 
     def close(self) -> None:
         """Release the file for others. The database has to be closed before."""
@@ -231,7 +228,7 @@ def _copy_in_use(path: Path) -> StoreError:
 def is_held(path: Path) -> bool:
     """Say whether a daemon or a command has the store at a path; takes and changes nothing."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -251,7 +248,7 @@ def logs_kept(path: Path) -> Iterator[None]:
 
     It may not be used in a process that has the database open: SQLite's locks would be lost.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDONLY)
     try:
         _seem_to_read(file)
         yield
