@@ -1,7 +1,7 @@
 """What became of a request: one frozen record for each answer, and who is told of it.
 
 Every answer, also every refusal and every fault, and every client that did not wait for its
-answer, is one `Decision`. Who wants to know of them observes them; the log does so first.
+signature, is one `Decision`. Who wants to know of them observes them; the log does so first.
 """
 
 from enum import Enum

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from twisted.internet.defer import Deferred
+
 from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.vectors import TZ1, block, consensus, transfer
@@ -12,6 +14,7 @@ from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.hsm.pool import HsmOptions
 from tezio_signer.hsm.signing import Priority, Signing
 from tezio_signer.simulator.firmware import Firmware
+from tezio_signer.tezos.keys import Curve, Signature
 
 MOST = HsmOptions().most_waiting
 
@@ -108,6 +111,31 @@ class OrderTests(BoardsTestCase):
         self.assertEqual(first.serve(), frames(transfer(1)))
         self.assertEqual((second.asked(), third.asked()), ([], []))
         self.signed(signing.result, transfer(1))
+
+
+class FaultTests(BoardsTestCase):
+    """A fault of ours while a board is asked."""
+
+    def sign_with_fault(self, ended: bool) -> Signing:
+        """Have asking the board fail, before or after a late signature has ended it all."""
+        self.start("one")
+        (device,) = self.pool.devices.values()
+        asking: Deferred[Signature] = Deferred()
+        self.patch(device, "sign", lambda *_: asking)
+        signing = self.sign(transfer(1))
+        if ended:
+            signing.end(Signature(Curve.P256, bytes(64)))
+        asking.errback(ZeroDivisionError())
+        return signing
+
+    def test_told(self) -> None:
+        """Whoever waits is told, and decides what to do with it."""
+        self.failureResultOf(self.sign_with_fault(False).result, ZeroDivisionError)
+
+    def test_nobody_waits(self) -> None:
+        """When nobody waits any more, it is in the log."""
+        self.successResultOf(self.sign_with_fault(True).result)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class WithdrawnTests(BoardsTestCase):

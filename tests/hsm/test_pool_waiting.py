@@ -15,7 +15,7 @@ from tezio_signer.hsm.signing import Priority
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.keys import TEST_KEYS, SoftKey
 from tezio_signer.tezos import base58check
-from tezio_signer.tezos.keys import Curve
+from tezio_signer.tezos.keys import Curve, Signature
 
 PATIENCE = 2.0
 
@@ -23,18 +23,22 @@ PATIENCE = 2.0
 class WaitingTests(BoardsTestCase):
     """Requests that wait for a board."""
 
+    def pull_for_a_while(self, board: FakeBoard, waiting: Deferred[Signature]) -> None:
+        """Pull a board, and plug it in again just before patience with a request is over."""
+        self.pull(board)
+        self.assertNoResult(waiting)
+        self.clock.advance(PATIENCE - 0.5)
+        self.plugged[Board("one", "one")] = board
+        self.clock.advance(0.4)
+        board.serve()
+
     def test_queued_when_it_is_pulled(self) -> None:
         """One that was not sent waits for its board from when that was pulled out."""
         (board,) = self.start("one")
         busy, queued = self.sign(transfer(1)).result, self.sign(transfer(2)).result
         busy.addErrback(lambda _: None)
         self.clock.advance(PATIENCE + 0.5)
-        self.pull(board)
-        self.assertNoResult(queued)
-        self.clock.advance(PATIENCE - 0.5)
-        self.plugged[Board("one", "one")] = board
-        self.clock.advance(0.4)
-        board.serve()
+        self.pull_for_a_while(board, queued)
         self.signed(queued, transfer(2))
 
     def test_sent_when_it_is_pulled(self) -> None:
@@ -42,12 +46,7 @@ class WaitingTests(BoardsTestCase):
         (board,) = self.start("one")
         sent = self.sign(transfer(1)).result
         self.clock.advance(PATIENCE + 0.5)
-        self.pull(board)
-        self.assertNoResult(sent)
-        self.clock.advance(PATIENCE - 0.5)
-        self.plugged[Board("one", "one")] = board
-        self.clock.advance(0.4)
-        board.serve()
+        self.pull_for_a_while(board, sent)
         self.signed(sent, transfer(1))
 
     def test_same_payload_twice(self) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Forbidden, Unavailable
+from tezio_signer.errors import Forbidden, Refused, Unavailable
 from tezio_signer.hsm.device import HsmDevice
 from tezio_signer.hsm.discovery import NOTHING_EXPECTED, Discovery, Expected
 from tezio_signer.hsm.exchange import Conversation, NoAnswer, Ports, WrongAnswer
@@ -229,7 +229,11 @@ class HsmPool(Service):
         except Exception:  # a repeated nonce, or a fault of ours: whoever asked is told
             outcome = Failure()
         self._share_out()
-        if outcome is not None:
+        if isinstance(outcome, Failure) and signing.state is State.DONE:
+            # A late signature has ended it, so nobody else hears of a fault.
+            if not outcome.check(Refused):
+                self._log.failure("fault while signing for {key}", outcome, key=signing.key)
+        elif outcome is not None:
             signing.end(outcome)
 
     def _not_signed(self, signing: Signing, connection: Conversation, error: Exception) -> None:
