@@ -581,7 +581,8 @@ class ProcessTests(TestCase):
         simulator = start_command(self, directory, "simulate", "--link", str(link))
         await simulator.says("simulated HSM at ")
         config = directory / "config.yaml"
-        config.write_text(f"{SHIPPED.read_text('utf-8')}\nhsms: [{{port: {link}}}]\n", "utf-8")
+        text = SHIPPED.read_text("utf-8").replace("tcp:6732:", "tcp:0:")
+        config.write_text(f"{text}\nhsms: [{{port: {link}}}]\n", "utf-8")
         await start_command(self, directory, "watermarks", "init").exits()
         before = start_command(self, directory, "check", "--json")
         self.assertEqual(await before.exits(), 0, before.log)
