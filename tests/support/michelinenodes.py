@@ -5,6 +5,7 @@ not from the package's decoder. All of it is recursive: for expressions that are
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -49,11 +50,6 @@ ANNOTATIONS = st.builds(
     st.text(_ANNOTATION_CHARACTERS, max_size=20) | st.just("a" * 254),
 )
 INTEGERS = st.integers() | st.integers(-130, 130) | st.integers(0, 20_000).map(lambda n: 1 << n)
-LEAVES = (
-    INTEGERS.map(lambda value: {"int": str_of(value)})
-    | st.text(_PRINTABLE).map(lambda text: {"string": text})
-    | st.binary().map(lambda data: {"bytes": data.hex()})
-)
 
 
 def str_of(value: int) -> str:
@@ -75,22 +71,31 @@ def _primitive(name: str, arguments: list[Any], annotations: list[str]) -> dict[
     return value
 
 
-def expressions(names: list[str] | None = None) -> st.SearchStrategy[Any]:
-    """Expressions in the JSON of Octez, with these primitives."""
+def expressions(
+    names: Sequence[str] = tuple(NUMBERS),
+    integers: st.SearchStrategy[int] = INTEGERS,
+    annotations: st.SearchStrategy[str] = ANNOTATIONS,
+) -> st.SearchStrategy[Any]:
+    """Expressions in the JSON of Octez.
+
+    :param names: of the primitives in them.
+    """
+    leaves = (
+        integers.map(lambda value: {"int": str_of(value)})
+        | st.text(_PRINTABLE).map(lambda text: {"string": text})
+        | st.binary().map(lambda data: {"bytes": data.hex()})
+    )
 
     def primitives(arguments: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[Any]:
         return st.builds(
-            _primitive,
-            st.sampled_from(names or list(NUMBERS)),
-            arguments,
-            st.lists(ANNOTATIONS, max_size=3),
+            _primitive, st.sampled_from(names), arguments, st.lists(annotations, max_size=3)
         )
 
     def nested(within: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         several = st.lists(within, max_size=5)
         return several | primitives(several)
 
-    return st.recursive(LEAVES | primitives(st.just([])), nested, max_leaves=30)
+    return st.recursive(leaves | primitives(st.just([])), nested, max_leaves=30)
 
 
 def sized(data: bytes) -> bytes:
