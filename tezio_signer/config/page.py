@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import attrs
 from attrs import NOTHING
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
     EtcdAddress,
@@ -30,6 +31,7 @@ are relative to the configuration file. `listen.http` is the key `http` in the s
 """
 _SECTIONS = {
     "A section of `policy.signing_keys`": SigningKey,
+    "`operations` in it": OperationRules,
     "`security`": Security,
     "`request_token`": RequestToken,
     "`limits`": Limits,
