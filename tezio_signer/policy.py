@@ -3,6 +3,7 @@
 To add a rule, write a function in `rules/` and name it in one of the three lists of `policy_of`.
 """
 
+import time
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
@@ -25,6 +26,7 @@ from tezio_signer.rules.access import (
     known_key,
     user_wanted,
 )
+from tezio_signer.rules.generic import Now, contents_rules
 from tezio_signer.rules.operations import (
     allowed_chain,
     allowed_operation,
@@ -36,6 +38,7 @@ from tezio_signer.rules.operations import (
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
 from tezio_signer.rules.spending import rate_wanted, within_rate
 from tezio_signer.rules.watermark import claimed, mark_wanted
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
 
 _Ask = TypeVar("_Ask", Admission, Check, Reservation)
@@ -70,9 +73,9 @@ class Policy:
         """
         grants: list[Grant] = []
         deciding: Deferred[Any] = succeed(None)
-        for check in _asked(self.checks):
+        for check in _asked(self.checks, request.payload.operation):
             deciding.addCallback(_ask, check, request)
-        for reservation in _asked(self.reservations):
+        for reservation in _asked(self.reservations, request.payload.operation):
             deciding.addCallback(_ask, reservation, request)
             deciding.addCallback(grants.append)
 
@@ -83,8 +86,11 @@ class Policy:
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)
 
 
-def _asked(rules: tuple[Rule[_Ask], ...]) -> list[Rule[_Ask]]:
-    return [rule for rule in rules if rule.off is None]
+def _asked(rules: tuple[Rule[_Ask], ...], operation: Operation | None = None) -> list[Rule[_Ask]]:
+    """The rules that are not switched off, and not about something else than this operation."""
+    return [
+        rule for rule in rules if rule.off is None and (rule.only is None or operation in rule.only)
+    ]
 
 
 def _ask(
@@ -108,11 +114,16 @@ def _name(failure: Failure, rule: str) -> Failure:
 
 
 def policy_of(
-    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+    settings: Settings,
+    public_key: FindKey,
+    watermarks: Watermarks,
+    clock: IReactorTime,
+    now: Now = time.time,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
+    :param now: the seconds since 1970, by the clock on the wall.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
@@ -147,6 +158,7 @@ def policy_of(
             "signing_policy_check",
             Rule("operation", allowed_operation(settings), operation_wanted(settings), (_KEY,)),
         ),
+        *contents_rules(settings, now),
         Rule("size", fitting_the_device, size_wanted),
     ]
     reservations: list[Rule[Reservation]] = []

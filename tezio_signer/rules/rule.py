@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 from tezio_signer.noop import do_nothing
 from tezio_signer.request import Peer, SigningRequest
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Claim
 
 
@@ -60,6 +61,7 @@ class Rule(Generic[_Ask]):
     :ivar ask: what is called with a peer or a request.
     :ivar needs: the names of earlier rules, without whose consent it cannot be asked.
     :ivar off: the setting that has switched it off; None if it is asked.
+    :ivar only: what it is about, so that it need not be asked of anything else; None for all.
     """
 
     name: str
@@ -67,3 +69,4 @@ class Rule(Generic[_Ask]):
     demands: Demands
     needs: tuple[str, ...] = ()
     off: str | None = None
+    only: frozenset[Operation] | None = None
