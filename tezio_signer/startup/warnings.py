@@ -141,6 +141,10 @@ def _what(settings: Settings, key: SigningKey) -> str:
     if not can_be_emptied(settings, key.key):
         spends = "any operation that its section operations allows"
     bakes = "blocks and attestations, of levels with which yours are refused"
-    if Operation.GENERIC not in signed:
-        return bakes
-    return f"{spends}, and {bakes}" if len(signed) > 1 else spends
+    orders = "Michelson data, which contracts may take for an order of its owner"
+    said = [
+        *([spends] if Operation.GENERIC in signed else ()),
+        *([orders] if Operation.MICHELSON in signed else ()),
+        *([bakes] if signed.intersection(BAKING_OPERATIONS) else ()),
+    ]
+    return ", and ".join(said)
