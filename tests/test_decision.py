@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 
-from attrs import define, evolve, field
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
@@ -14,6 +14,7 @@ from tests.support.harness import Harness, HeldHarness, failure_of, settings_wit
 from tests.support.listenercase import ListenersTestCase
 from tests.support.octezclient import good
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
+from tests.support.recorder import Recorder
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.decision import Decision, DecisionLog, Decisions, Outcome, Stage
 from tezio_signer.errors import (
@@ -32,18 +33,6 @@ from tezio_signer.tezos.payload import Operation
 NOOP = PAYLOADS["noop"]
 MAINNET = "NetXdQprcVkpaWU"
 ASKED = Decision("GET /nowhere", Peer(), Listener.HTTP)
-
-
-@define
-class Recorder:
-    """An observer that remembers."""
-
-    seen: list[Decision] = field(factory=list)
-
-    def decided(self, decision: Decision) -> Deferred[None]:
-        """Take note, and give back what is not waited for."""
-        self.seen.append(decision)
-        return Deferred()
 
 
 class Broken:
