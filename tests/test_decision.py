@@ -399,7 +399,7 @@ class EveryAnswerTests(ListenersTestCase):
         async def over_a_socket() -> ITCPTransport:
             conversation = await self.sockets["socket TCP"].connect()
             conversation.ask(octezsocket.public_key(str(TZ3))).addErrback(do_nothing)
-            return cast(ITCPTransport, conversation.transport)
+            return conversation.transport
 
         for ask, listener, what in (
             (over_http, Listener.HTTP, f"GET /keys/{TZ3}"),
