@@ -18,9 +18,11 @@ from tezio_signer.cli.explain import payload_of
 from tezio_signer.cli.explanation import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.store import SqliteStore
+from tezio_signer.watermarks.store import StoreAwayError
 
 NOOP = PAYLOADS["noop"]
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
@@ -285,6 +287,19 @@ class StoreTests(ExplainTestCase):
         line = self.refused("explain", "0311")
         self.assertIn("the signer does not start: ", line)
         self.assertIn("tezio-signer watermarks init", line)
+
+    def test_etcd_away(self) -> None:
+        """While a cluster does not answer, what needs a mark is refused as the daemon does."""
+
+        async def away(_: EtcdStore) -> None:
+            raise StoreAwayError("etcd at http://localhost:1: did not answer in time")
+
+        self.patch(EtcdStore, "read", away)
+        self.configure(watermarks={"store": "etcd:http://localhost:1"})
+        refused = self.decision(block(7, 0))
+        self.assertEqual((refused["rule"], refused["status"]), ("watermark", 502))
+        self.assertIn("did not answer in time", refused["sentence"])
+        self.assertTrue(self.decision(NOOP)["signed"])
 
     def test_wrong_configuration(self) -> None:
         """Nor does it with a configuration that is wrong."""
