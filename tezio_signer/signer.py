@@ -137,7 +137,7 @@ class Signer:
             record(decision.refused(refused.by(HSM)))  # all else has its name by now
             raise
         except CancelledError:
-            record(evolve(decision, outcome=Outcome.LEFT, status=None))
+            record(decision.left())
             raise
         except Exception:
             record(decision.failed(Failure()))

@@ -25,7 +25,7 @@ def mark_wanted(settings: Settings) -> Demands:
     def words(request: SigningRequest) -> str:
         if isinstance(request.payload, Generic):
             return "has no level, and so no watermark"
-        wanted = "is above the high watermark, or what was signed there before"
+        wanted = "is above the high watermark, or is what was signed there"
         level, round_ = settings.floors.get(request.payload.operation, (0, 0))
         if (level, round_) != (0, 0):
             wanted += f"; above the floor, level {level} round {round_}"
