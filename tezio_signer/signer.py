@@ -114,7 +114,7 @@ class Signer:
                 raise request
             grant = await self._policy.decide(request)
             signature = await self._in_flight.sign(
-                request.key, request.data, request.payload, grant.claim
+                request.key, request.data, request.payload, grant.claim, grant.unsigned
             )
         except Refused as refused:
             if isinstance(refused, Unavailable):
