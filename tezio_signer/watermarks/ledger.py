@@ -167,7 +167,8 @@ class Ledger:
     ) -> None:
         """Have the store hold what the book says; raises StoreError, TooMany."""
         for _ in range(_ATTEMPTS):
-            entries, forgotten = book.changes(asked and asked.digest, self._now())
+            first = None if asked is None else asked.digest
+            entries, forgotten = book.changes(first, self._now())
             if not entries:
                 return
             there = await self._store().spend(Spent(key, entries, tuple(forgotten)))

@@ -25,7 +25,7 @@ LOOK_INTERVAL = 1.0
 """Seconds after which a store is looked at that nobody asks for anything."""
 _Result = TypeVar("_Result")
 _Waiting = tuple[MarkId, Mark, Deferred[Kept]]
-_Spending = tuple[Spent, Deferred[None]]
+_Spending = tuple[Spent, Deferred[Entries | None]]
 
 
 class BlockingStore(Protocol):
@@ -153,7 +153,7 @@ class GroupedStore:
 
     def spend(self, spent: Spent) -> Deferred[Entries | None]:
         """Write entries of a key with the next group; nobody else does."""
-        written: Deferred[None] = Deferred()
+        written: Deferred[Entries | None] = Deferred()
         self._spending.append((spent, written))
         if not self._writing:
             self._begin()
