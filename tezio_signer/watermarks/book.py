@@ -24,7 +24,8 @@ Invariants, each with a test of its name in `tests/watermarks/test_book.py`:
 3. *Not while held*: an entry that is held, or kept, counts until its day is over.
 4. *Never forgotten early*: what was reserved is forgotten after two days, not after one: when a
    clock that leapt ahead comes back, it counts again.
-5. *The future counts*: a clock that is set back makes nothing free.
+5. *The future counts*: a clock that is set back makes nothing free, nor does it when it is right
+   again: no entry has an earlier time than those before it.
 6. *What the store has lost* counts on, and is written back.
 """
 
@@ -39,6 +40,7 @@ from tezio_signer.watermarks.entry import (
     COUNTED,
     MOST_ENTRIES,
     MOST_MUTEZ,
+    REMEMBERED,
     Entries,
     Entry,
     Standing,
@@ -92,7 +94,7 @@ class Book:
 
         Returns whether it was judged: one that counts already is not.
         """
-        asked = Entry(int(now), min(mutez, MOST_MUTEZ), operations, self._by)
+        asked = Entry(self._time(now), min(mutez, MOST_MUTEZ), operations, self._by)
         held = self._held.get(digest)
         is_new = held is None or not held.entry.counts(now)
         if is_new:
@@ -109,6 +111,14 @@ class Book:
         held.holds += 1
         held.is_written = False
         return is_new
+
+    def _time(self, now: float) -> int:
+        """When an entry is reserved: not before others, lest a clock set back has it end early.
+
+        What lies further ahead than a day or two comes from a clock that was quite wrong.
+        """
+        ahead = (h.entry.at for h in self._held.values() if h.entry.at <= now + REMEMBERED)
+        return max(int(now), max(ahead, default=0))
 
     def check_again(self, digest: bytes, limits: Limits, now: float) -> None:
         """Judge a payload that was taken before others were known; raises TooMany."""

@@ -39,7 +39,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Unavailable
+from tezio_signer.errors import TooMany, Unavailable
 from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks.book import Book, Limits
@@ -56,6 +56,8 @@ Undo = Callable[[], object]
 class SpendingStore(Protocol):
     """What the ledger needs of a store; `WatermarkStore` says what each of these does."""
 
+    @property
+    def shared(self) -> bool: ...
     def spent(self, key: PublicKeyHash) -> Deferred[Entries]: ...
     def spend(self, spent: Spent) -> Deferred[Entries | None]: ...
 
@@ -124,8 +126,6 @@ class Ledger:
         def end(result: Undo | Failure) -> None:
             if not waiting.called:
                 waiting.callback(result)
-            elif not isinstance(result, Failure):
-                result()
 
         Deferred.fromCoroutine(self._reserve(key, asked, waiting)).addBoth(end)
         return waiting.addTimeout(PATIENCE, self._clock, _too_late)
@@ -142,25 +142,37 @@ class Ledger:
         try:
             if waiting.called:
                 return do_nothing
-            await self._read(key, account)
-            is_new = book.take(
-                asked.digest, asked.mutez, asked.operations, asked.limits, self._now()
-            )
+            is_new = await self._take(key, account, asked)
             try:
                 await self._bring(key, book, asked, is_new)
             except BaseException:
                 book.give_back(asked.digest, self._now())
                 raise
+            undo = self._undo(key, account, asked.digest)
+            if waiting.called:  # the next one need not know
+                undo()
         except StoreError as error:
             raise Unavailable(f"no signature without stored spending: {error}") from error
         finally:
             account.turn.release()
-        return self._undo(key, account, asked.digest)
+        return undo
 
-    async def _read(self, key: PublicKeyHash, account: _Account) -> None:
-        if not account.is_read:
-            account.book.learn(await self._store().spent(key))
-            account.is_read = True
+    async def _take(self, key: PublicKeyHash, account: _Account, asked: _Asked) -> bool:
+        """Judge it, by what is known, and then by what is there; whether it was not counted yet.
+
+        Raises TooMany, StoreError.
+        """
+        book, store = account.book, self._store()
+        what = asked.digest, asked.mutez, asked.operations, asked.limits
+        if account.is_read:
+            try:
+                return book.take(*what, self._now())
+            except TooMany:
+                if not store.shared:
+                    raise
+        book.learn(await store.spent(key))  # what others have given back is free
+        account.is_read = True
+        return book.take(*what, self._now())
 
     async def _bring(
         self, key: PublicKeyHash, book: Book, asked: _Asked | None, is_new: bool = False
