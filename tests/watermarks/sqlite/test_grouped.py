@@ -107,7 +107,7 @@ class GroupingTests(SynchronousTestCase):
         clock = Clock()
         self.store = GroupedStore(self.file, self.writer, clock)
         spent = Spent(TZ3, {bytes(32): Entry(1, 2, 3)})
-        waiting = [self.keep(1), self.store.spend(spent), self.keep(2)]
+        waiting: list[Deferred[Any]] = [self.keep(1), self.store.spend(spent), self.keep(2)]
         clock.advance(0)
         self.assertEqual(len(self.writer.waiting), 1)
         self.writer.write()
