@@ -59,6 +59,7 @@ class Entry:
 Entries = Mapping[bytes, Entry]
 """The entries of a key, by the digest of their payload."""
 Spending = Mapping[PublicKeyHash, Entries]
+NOTHING_SPENT: Spending = {}
 
 
 @frozen

@@ -83,7 +83,8 @@ class WatermarkStore(Protocol):
 
         Fires with None when that survives a power cut. If others have changed entries of the key
         since this store has shown them, or has written them, or if it has not shown them yet, it
-        may write nothing, and fires with all that are there. Fails with StoreError; whether it was done is then not known.
+        may write nothing, and fires with all that are there. Fails with StoreError; whether it was
+        done is then not known.
         """
 
     def close(self) -> Deferred[None]:

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.watermarks.entry import Entries, Spending, merged
+from tezio_signer.watermarks.entry import NOTHING_SPENT, Entries, Spending, merged
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.sqlite import lockfile
 from tezio_signer.watermarks.sqlite.carrying import carry_over
@@ -43,8 +43,6 @@ from tezio_signer.watermarks.sqlite.storefile import (
     StoreFile,
 )
 from tezio_signer.watermarks.store import Kept, Spent, StoreError, StoreLostError
-
-NOTHING_SPENT: Spending = {}
 
 
 class SqliteStore:
