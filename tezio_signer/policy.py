@@ -79,7 +79,7 @@ class Policy:
             deciding.addCallback(grants.append)
 
         def take_back(failure: Failure) -> Failure:
-            Grant.of(grants).undo()
+            Grant.of(grants).take_back()
             return failure
 
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)

@@ -129,7 +129,7 @@ class Signer:
             if grant.claim is not None:
                 decision = evolve(decision, mark=grant.claim.moved)
             signed = await self._in_flight.sign(
-                request.key, request.data, request.payload, grant.claim
+                request.key, request.data, request.payload, grant.claim, grant.unsigned
             )
         except Refused as refused:
             if isinstance(refused, Unavailable):
