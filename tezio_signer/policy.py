@@ -69,14 +69,20 @@ def _ask(_: object, rule: Check | Reservation, request: SigningRequest) -> objec
 
 
 def policy_of(
-    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+    settings: Settings,
+    public_key: FindKey,
+    watermarks: Watermarks,
+    clock: IReactorTime,
+    rate: Rate | None = None,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
+    :param rate: what was counted under the configuration before this one.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
+    counted = rate or Rate(1, clock)
     admissions: list[tuple[bool, Admission]] = [
         (security.remote_ip_check, allowed_address(settings.allowed_ips)),
         (True, allowed_user(settings.allowed_uids)),
@@ -89,7 +95,7 @@ def policy_of(
         (True, fitting_the_device),
     ]
     reservations: list[tuple[bool, Reservation]] = [
-        *([(True, within_rate(Rate(per_minute, clock)))] if per_minute else []),
+        *([(True, within_rate(counted.at_most(per_minute)))] if per_minute else []),
         (security.high_water_mark_check, claimed(settings, watermarks)),
     ]
     return Policy(_used(admissions), _used(checks), _used(reservations))

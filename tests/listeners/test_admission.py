@@ -74,7 +74,7 @@ class AdmissionTests(SynchronousTestCase):
         """Have another configuration."""
         self.harness = Harness(settings, site_clock=self.clock)
         self.harness.sockets = OctezSocketFactory(self.harness.signer, self.clock)
-        self.policy = self.harness.signer._policy
+        self.policy = self.harness.signer._configuration.policy
         self.patch(self.harness.signer, "admit", self.admit)
         self.harness.signer.decisions.add(self)
         self.connections = Connections(
