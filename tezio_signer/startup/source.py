@@ -5,6 +5,7 @@ Nothing here needs the reactor, and all of it may block: files, and the names of
 
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 from attrs import evolve, frozen
 
@@ -12,8 +13,13 @@ from tezio_signer.config.changes import Changes, changes, without_restart
 from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.locate import load_settings
 from tezio_signer.config.settings import Settings
+from tezio_signer.errors import StartupError
 from tezio_signer.startup.listening import check_open_files
 from tezio_signer.startup.warnings import warnings_of
+
+STILL_SECONDS = 0.1
+"""For so long a file has to be the same behind its reading."""
+_READINGS = 20
 
 
 @frozen
@@ -53,11 +59,33 @@ class Source:
     def load_again(self, running: Settings) -> Loaded:
         """Read and check the same file as before, wherever the process is by now.
 
+        A file of which an editor has written a part may be a right one, without a protection that
+        comes further down. So it has to be the same for a moment.
+
         :param running: what the daemon goes by.
         :raises StartupError: for all that a start with this file would be refused for, by its
             settings and the files that they name.
         """
         assert self.path is not None
+        for _ in range(_READINGS):
+            before = _stamp(self.path)
+            outcome: Loaded | StartupError
+            try:
+                outcome = self._load_once(running)
+            except StartupError as error:
+                outcome = error
+            sleep(STILL_SECONDS)
+            if _stamp(self.path) == before:
+                break
+        else:
+            outcome = StartupError(
+                f"{self.path} is being written all the time: send SIGHUP when it is complete"
+            )
+        if isinstance(outcome, StartupError):
+            raise outcome
+        return outcome
+
+    def _load_once(self, running: Settings) -> Loaded:
         written = self._here(load_settings(str(self.path), self.built_in))
         check(written)
         settings = without_restart(running, written)
@@ -69,6 +97,15 @@ class Source:
             http=self.http or settings.http,
             octez_socket=self.octez_socket or settings.octez_socket,
         )
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """What is another when a file was written or replaced."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return (error.errno,)
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 def check(settings: Settings) -> tuple[str, ...]:
