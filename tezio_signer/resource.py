@@ -36,6 +36,7 @@ _ROUTES = (
     "POST /keys/<address> and GET /bls_prove_possession/<address>"
 )
 _NO_ROUTE = "no_route"
+_TOKEN = "token"  # noqa: S105
 _JSON_BLANKS = b" \t\r\n"
 _LONGEST_NAMED = 120
 """Letters of a method and a path in the log."""
@@ -125,9 +126,13 @@ class SignerResource:
             return
         sent = request.requestHeaders.getRawHeaders(token.header.encode("ascii"), [])
         if not sent:
-            raise Unauthenticated(f"the header {token.header} with the request token is missing")
+            raise Unauthenticated(
+                f"the header {token.header} with the request token is missing"
+            ).by(_TOKEN)
         if len(sent) > 1 or not compare_digest(sent[0], token.secret):
-            raise Unauthenticated(f"the request token in the header {token.header} is wrong")
+            raise Unauthenticated(f"the request token in the header {token.header} is wrong").by(
+                _TOKEN
+            )
 
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:
