@@ -60,10 +60,10 @@ class DecidingTestCase(SynchronousTestCase):
 
     def policy(self, settings: Settings) -> Policy:
         """The policy of a configuration, with watermarks of its own."""
-        watermarks = watermarks_on(floors=settings.floors)
+        watermarks = watermarks_on(floors=settings.floors, now=lambda: self.now)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
-        return policy_of(settings, self.public_key, watermarks, Clock(), lambda: self.now)
+        return policy_of(settings, self.public_key, watermarks, Clock(), now=lambda: self.now)
 
     def decide(self, settings: Settings, *requests: SigningRequest) -> Grant:
         """What is granted to the last of some requests; raises what it is refused with."""

@@ -67,9 +67,11 @@ def _forged(it: Mapping[str, Any]) -> bytes:
             names = ("consensus_key", "delegate", "destination")
             return drain_delegate(*(it.get(name, source) for name in names))
         case "failing_noop":
-            return failing_noop(it["arbitrary"].encode())
+            text: str = it["arbitrary"]
+            return failing_noop(text.encode())
         case "attestation":
-            return b"\x15" + bytes(2) + it["level"].to_bytes(4, "big") + bytes(36)
+            level: int = it["level"]
+            return b"\x15" + bytes(2) + level.to_bytes(4, "big") + bytes(36)
     fee, storage = it.get("fee", 289), it.get("storage_limit", 0)
     head = manager(_TAGS[it["kind"]], source=source, fee=fee, storage_limit=storage)
     return head + _managed(it)

@@ -315,6 +315,7 @@ class Settings:
             "Which boards are used.",
             form="a list of `{serial_number: …}` and `{port: /dev/…}`",
             without="every Tezio board that is plugged in",
+            restart=True,
         ),
     ] = (BoardSelector(),)
     hsm_wait_seconds: Annotated[
@@ -327,6 +328,7 @@ class Settings:
             "`ssl:6732:interface=192.168.1.2:privateKey=key.pem:certKey=cert.pem`.",
             key="listen.http",
             form="a list of Twisted endpoint strings",
+            restart=True,
         ),
     ] = (DEFAULT_HTTP,)
     octez_socket: Annotated[
@@ -338,6 +340,7 @@ class Settings:
             key="listen.octez_socket",
             form="a list of Twisted endpoint strings",
             without="nowhere",
+            restart=True,
         ),
     ] = ()
     request_token: Annotated[
@@ -352,6 +355,7 @@ class Settings:
             "`ssl:` endpoints want client certificates of these authorities.",
             form="a PEM file",
             without="none are asked for",
+            restart=True,
         ),
     ] = None
     limits: Annotated[Limits, Setting("What clients may take of the daemon.", form="a section")] = (
@@ -364,6 +368,7 @@ class Settings:
             key="watermarks",
             form="a section",
             without='`{store: "sqlite:watermarks.sqlite"}`',
+            restart=True,
         ),
     ] = None
     warnings: tuple[str, ...] = ()
