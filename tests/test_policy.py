@@ -97,8 +97,13 @@ class PolicyTests(DecidingTestCase):
             [[rule.name for rule in rules] for rules in lists],
             [
                 ["address", "user"],
-                ["key", "authentication", "chain", "operation", "size"],
-                ["rate", "watermark"],
+                [
+                    *("key", "authentication", "chain", "operation"),
+                    *("decoded", "source", "named_kinds", "kinds", "destinations", "delegates"),
+                    *("proposals", "ballots", "max_amount", "max_fee", "hours"),
+                    "size",
+                ],
+                ["rate", "per_day", "watermark"],
             ],
         )
 
