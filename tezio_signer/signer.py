@@ -102,9 +102,11 @@ class Signer:
         decision = Decision.on(submission)
         grant = Grant()
 
+        def timed(decision: Decision) -> Decision:
+            return evolve(decision, milliseconds=round((self._clock.seconds() - began) * 1000))
+
         def record(decision: Decision) -> None:
-            milliseconds = round((self._clock.seconds() - began) * 1000)
-            self.decisions.record(evolve(decision, milliseconds=milliseconds))
+            self.decisions.record(timed(decision))
 
         try:
             if self._closed_because is not None:
@@ -112,10 +114,14 @@ class Signer:
             request = submission.asked
             if isinstance(request, Refused):
                 raise request
+            self.decisions.check()
             grant = await self._policy.decide(request)
             signature = await self._in_flight.sign(
                 request.key, request.data, request.payload, grant.claim
             )
+            grant = Grant()  # it was signed: nothing is given back, whatever becomes of it
+            signed = timed(evolve(decision, outcome=Outcome.SIGNED))
+            await self.decisions.keep(signed)
         except Refused as refused:
             if isinstance(refused, Unavailable):
                 grant.undo()  # octez-client asks again by itself
@@ -127,5 +133,5 @@ class Signer:
         except Exception:
             record(decision.failed(Failure()))
             raise Refused(FAULT) from None
-        record(evolve(decision, outcome=Outcome.SIGNED))
+        self.decisions.record(signed, kept=True)
         return signature
