@@ -1,7 +1,7 @@
 """The policy: which rules are asked, and in which order."""
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.deciding import (
@@ -9,6 +9,7 @@ from tests.support.deciding import (
     OTHER_CHAIN,
     DecidingTestCase,
     request_for,
+    rule_of,
     signed_by,
 )
 from tests.support.harness import settings_with
@@ -27,7 +28,7 @@ from tezio_signer.errors import (
 )
 from tezio_signer.policy import Policy
 from tezio_signer.request import Credentials, Peer, SigningRequest
-from tezio_signer.rules.rule import Grant, Reservation
+from tezio_signer.rules.rule import Grant, Reservation, Rule
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
@@ -88,6 +89,43 @@ class PolicyTests(DecidingTestCase):
         self.refused(Conflict, says, settings, standing, request)
         self.assertIsNotNone(self.decide(settings, request).claim)
 
+    def test_names(self) -> None:
+        """Names stay the same, since people count by them, and in this order they are asked."""
+        policy = self.policy(settings_with(limits=Limits(signatures_per_minute=1)))
+        lists = (policy.admissions, policy.checks, policy.reservations)
+        self.assertEqual(
+            [[rule.name for rule in rules] for rules in lists],
+            [
+                ["address", "user"],
+                ["key", "authentication", "chain", "operation", "size"],
+                ["rate", "watermark"],
+            ],
+        )
+
+    def test_refusals_name_their_rule(self) -> None:
+        """What a rule refuses has its name, whether it raises or fails."""
+        limited = settings_with(auth_req=True, limits=Limits(signatures_per_minute=1))
+        for settings, name, requests in (
+            (evolve(limited, signing_keys={}), "key", [request_for()]),
+            (limited, "authentication", [request_for()]),
+            (settings_with(chains=[OTHER_CHAIN]), "chain", [request_for(block(7, 0))]),
+            (settings_with(()), "operation", [request_for()]),
+            (settings_with(), "size", [request_for(NOOP + bytes(976))]),
+            (evolve(limited, security=Security(auth_check=False)), "rate", [request_for()] * 2),
+            (settings_with(), "watermark", [request_for(block(level, 0)) for level in (7, 6)]),
+        ):
+            with self.assertRaises(Refused) as refused:
+                self.decide(settings, *requests)
+            self.assertEqual(refused.exception.rule, name)
+        for peer, name in (
+            (Peer.at("192.0.2.1"), "address"),
+            (Peer(credentials=Credentials(1, 1001, 1)), "user"),
+        ):
+            policy = self.policy(settings_with(allowed_uids=frozenset()))
+            with self.assertRaises(NotAdmitted) as not_admitted:
+                policy.admit(peer)
+            self.assertEqual(not_admitted.exception.rule, name)
+
     def test_switches(self) -> None:
         """Each protection can be switched off, and works without the others."""
         key = SigningKey(TZ3, frozenset([Operation.GENERIC]), auth_req=True)
@@ -134,14 +172,14 @@ class ChainTests(SynchronousTestCase):
         self.order: list[str] = []
         self.undone: list[str] = []
 
-    def reservation(self, name: str) -> Reservation:
+    def reservation(self, name: str) -> Rule[Reservation]:
         """A rule that reserves something."""
 
         def rule(_: SigningRequest) -> Grant:
             self.order.append(name)
             return Grant(undo=lambda: self.undone.append(name))
 
-        return rule
+        return rule_of(rule)
 
     def test_rule_that_takes_its_time(self) -> None:
         """A rule may answer with a Deferred, and the next one waits for it."""
@@ -153,8 +191,8 @@ class ChainTests(SynchronousTestCase):
             return checked
 
         policy = Policy(
-            checks=(check, lambda _: self.order.append("another")),
-            reservations=(lambda _: reserved, self.reservation("last")),
+            checks=(rule_of(check), rule_of(lambda _: self.order.append("another"))),
+            reservations=(rule_of(lambda _: reserved), self.reservation("last")),
         )
         decision = policy.decide(request_for())
         self.assertEqual(self.order, ["check"])
@@ -172,7 +210,7 @@ class ChainTests(SynchronousTestCase):
         def refuse(_: SigningRequest) -> None:
             raise Forbidden("no")
 
-        policy = Policy(checks=(refuse,), reservations=(self.reservation("one"),))
+        policy = Policy(checks=(rule_of(refuse),), reservations=(self.reservation("one"),))
         self.failureResultOf(policy.decide(request_for()), Forbidden)
         self.assertEqual((self.order, self.undone), ([], []))
 
@@ -183,18 +221,34 @@ class ChainTests(SynchronousTestCase):
             raise TooMany("no")
 
         before = (self.reservation("one"), self.reservation("two"))
-        policy = Policy(reservations=(*before, refuse, self.reservation("never")))
+        policy = Policy(reservations=(*before, rule_of(refuse), self.reservation("never")))
         self.failureResultOf(policy.decide(request_for()), TooMany)
         self.assertEqual((self.order, self.undone), (["one", "two"], ["two", "one"]))
 
     def test_client_leaves(self) -> None:
         """So it is when the client goes away meanwhile."""
         waiting: Deferred[Grant] = Deferred()
-        policy = Policy(reservations=(self.reservation("one"), lambda _: waiting))
+        policy = Policy(reservations=(self.reservation("one"), rule_of(lambda _: waiting)))
         decision = policy.decide(request_for())
         decision.cancel()
         self.failureResultOf(decision, CancelledError)
         self.assertEqual(self.undone, ["one"])
+
+    def test_switched_off(self) -> None:
+        """A rule that is switched off is not asked."""
+        off = evolve(self.reservation("off"), off="security.some_check")
+        policy = Policy(reservations=(off, self.reservation("on")))
+        self.successResultOf(policy.decide(request_for()))
+        self.assertEqual(self.order, ["on"])
+
+    def test_fault(self) -> None:
+        """A fault of a rule stays what it is."""
+
+        def broken(_: SigningRequest) -> Deferred[None]:
+            return fail(ZeroDivisionError())
+
+        policy = Policy(checks=(rule_of(broken),))
+        self.failureResultOf(policy.decide(request_for()), ZeroDivisionError)
 
     def test_no_rules(self) -> None:
         """Without a rule nothing is refused."""

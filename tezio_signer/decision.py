@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import FAULT, NotAdmitted, Refused
+from tezio_signer.errors import FAULT, READING, NotAdmitted, Refused
 from tezio_signer.request import Listener, Peer, Submission
 from tezio_signer.sparinglog import SparingLog
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -46,6 +46,17 @@ class Stage(Enum):
 
 
 @frozen
+class Moved:
+    """Where a claim has moved a mark: levels and rounds.
+
+    :ivar before: None if there was no mark.
+    """
+
+    before: tuple[int, int] | None
+    after: tuple[int, int]
+
+
+@frozen
 class Decision:
     """One answer, or what else became of a request. It holds no secret.
 
@@ -54,10 +65,14 @@ class Decision:
     :ivar listener: None if that is not known.
     :ivar status: of the answer, as HTTP has it; None without one.
     :ivar reason: of a refusal, one of few; empty without one.
+    :ivar rule: the name of the rule that has refused; empty without a refusal.
     :ivar sentence: what the client was told in the place of what it wanted.
     :ivar key: of a request to sign which could be read; so are the payload and its bytes.
     :ivar milliseconds: from request to answer; None for what is no request to sign.
     :ivar failure: of a fault.
+    :ivar device: the serial number or the port of the board that made this signature; None for one
+        that was stored before.
+    :ivar mark: what the claim has done; None for what claims nothing, or was refused before.
     """
 
     what: str
@@ -73,6 +88,9 @@ class Decision:
     data: bytes | None = None
     milliseconds: int | None = None
     failure: Failure | None = None
+    rule: str = ""
+    device: str | None = None
+    mark: Moved | None = None
 
     @classmethod
     def on(cls, submission: Submission) -> "Decision":
@@ -92,6 +110,7 @@ class Decision:
             status=refused.status,
             reason=refused.reason,
             sentence=str(refused),
+            rule=refused.rule or READING,
         )
 
     def unanswered(self, refused: Refused) -> "Decision":
@@ -173,6 +192,7 @@ class DecisionLog:
                     status=decision.status,
                     sentence=decision.sentence,
                     reason=decision.reason,
+                    rule=decision.rule,
                     **facts,
                 )
             case Outcome.FAULT:

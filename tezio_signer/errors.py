@@ -4,17 +4,37 @@ The kinds carry the HTTP status of the design document and a short `reason`,
 bounded in number, by which refusals are counted and logged.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 FAULT = "internal error of the signer, see its log"
 """What a client is told of a fault of ours."""
 
+READING = "reading"
+"""In the place of the rule that refuses: what came cannot be read."""
+WATERMARK = "watermark"
+"""The rule of the watermarks, and of the store that they are in."""
+HSM = "hsm"
+"""In the place of a rule: the boards, which refuse, are away, or take too long."""
+STOPPING = "stopping"
+"""In the place of a rule: the daemon is being stopped."""
+AUDIT = "audit"
+"""In the place of a rule: the audit log, which is required and cannot be written."""
+
 
 class Refused(Exception):
-    """A request that is not served; `str()` is one sentence for the client."""
+    """A request that is not served; `str()` is one sentence for the client.
+
+    :ivar rule: the name of the rule that refuses; empty until it is known.
+    """
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "refused"
+    rule: str = ""
+
+    def by(self, rule: str) -> Self:
+        """Return this refusal, which is that of a rule unless it has one already."""
+        self.rule = self.rule or rule
+        return self
 
 
 class Malformed(Refused):

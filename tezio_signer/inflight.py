@@ -22,15 +22,23 @@ What holds, and has a test each (`tests/test_signer*.py`):
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tezio_signer.errors import Conflict, Forbidden, Refused, Unavailable
+from tezio_signer.errors import (
+    HSM,
+    STOPPING,
+    WATERMARK,
+    Conflict,
+    Forbidden,
+    Refused,
+    Unavailable,
+)
 from tezio_signer.hsm.framing import Status, StatusReply
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.signing import Priority, Signing, State
@@ -50,6 +58,7 @@ _Asked = tuple[PublicKeyHash, bytes, bool]
 """Key, payload, and whether its signature is known and has to be stored only."""
 
 
+_Result = TypeVar("_Result")
 _Outcome = list[tuple[bool, Any]]
 """Whether the HSM has signed, and the signature or the Failure, as the only element."""
 
@@ -67,6 +76,17 @@ class Claim(Protocol):
     def found(self) -> Callable[[], Signature | None]: ...
 
 
+@frozen
+class Signed:
+    """A signature that may leave.
+
+    :ivar device: the name of the board that made it; None if it was stored before.
+    """
+
+    signature: Signature
+    device: str | None = None
+
+
 @define(eq=False)
 class _Entry:
     """A signature in flight, and who waits for it.
@@ -75,9 +95,9 @@ class _Entry:
     """
 
     signing: Signing | None = None
-    waiters: list[Deferred[Signature]] = field(factory=list)
+    waiters: list[Deferred[Signed]] = field(factory=list)
 
-    def end(self, result: Signature | Failure) -> None:
+    def end(self, result: Signed | Failure) -> None:
         """Give everybody the result."""
         waiters, self.waiters = self.waiters, []
         for waiting in waiters:
@@ -89,7 +109,7 @@ class _Entry:
         signing = self.signing
         at_hsm = signing is not None and not (signing.wanted and signing.state is State.DONE)
         who = "the HSM has not signed" if at_hsm else "the watermark store has not written"
-        raise Unavailable(f"{who} within {seconds:g} s")
+        raise Unavailable(f"{who} within {seconds:g} s").by(HSM if at_hsm else WATERMARK)
 
 
 class InFlight:
@@ -114,7 +134,7 @@ class InFlight:
 
     def sign(
         self, key: PublicKeyHash, data: bytes, payload: Payload, claim: Claim | None = None
-    ) -> Deferred[Signature]:
+    ) -> Deferred[Signed]:
         """Have an allowed payload signed, verified, and stored with its claim.
 
         Cancelling the Deferred means that the client has gone. It fails with a `Refused`, or
@@ -141,19 +161,19 @@ class InFlight:
     def refuse_all(self, why: str) -> None:
         """Tell everybody who still waits for a signature that there will be none."""
         for entry in list(self._entries.values()):
-            entry.end(Failure(Unavailable(why)))
+            entry.end(Failure(Unavailable(why).by(STOPPING)))
 
-    def _wait(self, asked: _Asked, entry: _Entry) -> Deferred[Signature]:
-        waiting: Deferred[Signature] = Deferred(partial(self._leave, asked, entry))
+    def _wait(self, asked: _Asked, entry: _Entry) -> Deferred[Signed]:
+        waiting: Deferred[Signed] = Deferred(partial(self._leave, asked, entry))
         entry.waiters.append(waiting)
         return waiting.addTimeout(DEADLINE, self._clock, entry.too_late)
 
-    def _leave(self, asked: _Asked, entry: _Entry, waiting: Deferred[Signature]) -> None:
+    def _leave(self, asked: _Asked, entry: _Entry, waiting: Deferred[Signed]) -> None:
         entry.waiters.remove(waiting)
         if not entry.waiters and entry.signing is not None and entry.signing.withdraw():
             self._forget(asked, entry)
 
-    def _ended(self, asked: _Asked, entry: _Entry, result: Signature | Failure) -> None:
+    def _ended(self, asked: _Asked, entry: _Entry, result: Signed | Failure) -> None:
         self._forget(asked, entry)
         entry.end(result)
 
@@ -169,7 +189,7 @@ class InFlight:
         payload: Payload,
         claim: Claim | None,
         entry: _Entry,
-    ) -> Signature:
+    ) -> Signed:
         """The signature of the HSM, once the mark is stored: both are under way at once."""
 
         def late(signature: Signature) -> None:
@@ -187,7 +207,7 @@ class InFlight:
         outcome: Deferred[_Outcome] = DeferredList([signing.result], consumeErrors=True)
         try:
             if claim is not None:
-                await claim.durable
+                await _stored_by(claim.durable)
         except Exception as error:
             # It is said at once. An HSM that is at it goes on, and may refuse to do so again;
             # but where another payload is stored nobody may have this signature.
@@ -205,18 +225,20 @@ class InFlight:
             result.raiseException()
         signature: Signature = result
         await self._verify(key, data, signature)
+        device = signing.board.name if signing.board is not None else None
         if claim is None:
-            return signature
-        stored = await claim.complete(signature)
-        if stored != signature:
-            await self._verify(key, data, stored)
-        return stored
+            return Signed(signature, device)
+        stored = await _stored_by(claim.complete(signature))
+        if stored == signature:
+            return Signed(signature, device)
+        await self._verify(key, data, stored)
+        return Signed(stored)
 
-    async def _stored(self, key: PublicKeyHash, data: bytes, claim: Claim) -> Signature:
-        signature = await claim.durable
+    async def _stored(self, key: PublicKeyHash, data: bytes, claim: Claim) -> Signed:
+        signature = await _stored_by(claim.durable)
         assert signature is not None
         await self._verify(key, data, signature)
-        return signature
+        return Signed(signature)
 
     async def _verify(self, key: PublicKeyHash, data: bytes, signature: Signature) -> None:
         """The last thing before a signature leaves, wherever it comes from."""
@@ -224,6 +246,15 @@ class InFlight:
         if not public_key.verifies(data, signature):
             self._log.critical("a signature for {key} does not verify", key=key)
             raise Unavailable("the signature does not verify and is not released")
+
+
+async def _stored_by(storing: Deferred[_Result]) -> _Result:
+    """What the store has; what it refuses counts as refused by the watermark."""
+    try:
+        return await storing
+    except Refused as refused:
+        refused.by(WATERMARK)
+        raise
 
 
 def _refusal(reply: StatusReply, payload: Payload, asked_before: bool) -> Refused:

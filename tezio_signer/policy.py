@@ -3,45 +3,64 @@
 To add a rule, write a function in `rules/` and name it in one of the three lists of `policy_of`.
 """
 
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tezio_signer.config.settings import Settings
+from tezio_signer.errors import NotAdmitted, Refused
 from tezio_signer.rates import Rate
 from tezio_signer.request import Admitted, Peer, SigningRequest
 from tezio_signer.rules.access import (
     FindKey,
+    address_wanted,
     allowed_address,
     allowed_user,
     authenticated,
+    authentication_wanted,
+    key_wanted,
     known_key,
+    user_wanted,
 )
-from tezio_signer.rules.operations import allowed_chain, allowed_operation, fitting_the_device
-from tezio_signer.rules.rule import Admission, Check, Grant, Reservation
-from tezio_signer.rules.spending import within_rate
-from tezio_signer.rules.watermark import claimed
+from tezio_signer.rules.operations import (
+    allowed_chain,
+    allowed_operation,
+    chain_wanted,
+    fitting_the_device,
+    operation_wanted,
+    size_wanted,
+)
+from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
+from tezio_signer.rules.spending import rate_wanted, within_rate
+from tezio_signer.rules.watermark import claimed, mark_wanted
 from tezio_signer.watermarks.claims import Watermarks
 
-_Rule = TypeVar("_Rule")
+_Ask = TypeVar("_Ask", Admission, Check, Reservation)
+_KEY = "key"
 
 
 @frozen
 class Policy:
-    """All rules of a configuration: they are replaced together, and never one by one."""
+    """All rules of a configuration: they are replaced together, and never one by one.
 
-    admissions: tuple[Admission, ...] = ()
-    checks: tuple[Check, ...] = ()
-    reservations: tuple[Reservation, ...] = ()
+    Those that are switched off are among them, and are not asked.
+    """
+
+    admissions: tuple[Rule[Admission], ...] = ()
+    checks: tuple[Rule[Check], ...] = ()
+    reservations: tuple[Rule[Reservation], ...] = ()
 
     def admit(self, peer: Peer) -> Admitted:
         """The peer as one that may ask; raises NotAdmitted for one that may ask nothing."""
-        for rule in self.admissions:
-            rule(peer)
+        for rule in _asked(self.admissions):
+            try:
+                rule.ask(peer)
+            except NotAdmitted as refused:
+                refused.by(rule.name)
+                raise
         return Admitted(peer)
 
     def decide(self, request: SigningRequest) -> Deferred[Grant]:
@@ -51,9 +70,9 @@ class Policy:
         """
         grants: list[Grant] = []
         deciding: Deferred[Any] = succeed(None)
-        for check in self.checks:
+        for check in _asked(self.checks):
             deciding.addCallback(_ask, check, request)
-        for reservation in self.reservations:
+        for reservation in _asked(self.reservations):
             deciding.addCallback(_ask, reservation, request)
             deciding.addCallback(grants.append)
 
@@ -64,8 +83,28 @@ class Policy:
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)
 
 
-def _ask(_: object, rule: Check | Reservation, request: SigningRequest) -> object:
-    return rule(request)
+def _asked(rules: tuple[Rule[_Ask], ...]) -> list[Rule[_Ask]]:
+    return [rule for rule in rules if rule.off is None]
+
+
+def _ask(
+    _: object, rule: Rule[Check] | Rule[Reservation], request: SigningRequest
+) -> Deferred[Grant] | Deferred[None] | Grant | None:
+    """Ask one rule; what it refuses has its name then."""
+    try:
+        answer = rule.ask(request)
+    except Refused as refused:
+        refused.by(rule.name)
+        raise
+    if isinstance(answer, Deferred):
+        answer.addErrback(_name, rule.name)
+    return answer
+
+
+def _name(failure: Failure, rule: str) -> Failure:
+    if isinstance(failure.value, Refused):
+        failure.value.by(rule)
+    return failure
 
 
 def policy_of(
@@ -77,23 +116,47 @@ def policy_of(
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
-    admissions: list[tuple[bool, Admission]] = [
-        (security.remote_ip_check, allowed_address(settings.allowed_ips)),
-        (True, allowed_user(settings.allowed_uids)),
-    ]
-    checks: list[tuple[bool, Check]] = [
-        (True, known_key(settings)),
-        (security.auth_check, authenticated(settings, public_key)),
-        (True, allowed_chain(settings)),
-        (security.signing_policy_check, allowed_operation(settings)),
-        (True, fitting_the_device),
-    ]
-    reservations: list[tuple[bool, Reservation]] = [
-        *([(True, within_rate(Rate(per_minute, clock)))] if per_minute else []),
-        (security.high_water_mark_check, claimed(settings, watermarks)),
-    ]
-    return Policy(_used(admissions), _used(checks), _used(reservations))
 
+    def unless_off(switch: str, rule: Rule[_Ask]) -> Rule[_Ask]:
+        return rule if getattr(security, switch) else evolve(rule, off=f"security.{switch}")
 
-def _used(rules: Iterable[tuple[bool, _Rule]]) -> tuple[_Rule, ...]:
-    return tuple(rule for is_used, rule in rules if is_used)
+    admissions: list[Rule[Admission]] = [
+        unless_off(
+            "remote_ip_check",
+            Rule(
+                "address",
+                allowed_address(settings.allowed_ips),
+                address_wanted(settings.allowed_ips),
+            ),
+        ),
+        Rule("user", allowed_user(settings.allowed_uids), user_wanted(settings.allowed_uids)),
+    ]
+    checks: list[Rule[Check]] = [
+        Rule(_KEY, known_key(settings), key_wanted),
+        unless_off(
+            "auth_check",
+            Rule(
+                "authentication",
+                authenticated(settings, public_key),
+                authentication_wanted(settings),
+                (_KEY,),
+            ),
+        ),
+        Rule("chain", allowed_chain(settings), chain_wanted(settings), (_KEY,)),
+        unless_off(
+            "signing_policy_check",
+            Rule("operation", allowed_operation(settings), operation_wanted(settings), (_KEY,)),
+        ),
+        Rule("size", fitting_the_device, size_wanted),
+    ]
+    reservations: list[Rule[Reservation]] = []
+    if per_minute:
+        rate = Rate(per_minute, clock)
+        reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
+    reservations.append(
+        unless_off(
+            "high_water_mark_check",
+            Rule("watermark", claimed(settings, watermarks), mark_wanted(settings), (_KEY,)),
+        )
+    )
+    return Policy(tuple(admissions), tuple(checks), tuple(reservations))

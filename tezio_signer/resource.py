@@ -37,6 +37,7 @@ _ROUTES = (
     "POST /keys/<address> and GET /bls_prove_possession/<address>"
 )
 _NO_ROUTE = "no_route"
+_TOKEN = "token"  # noqa: S105
 _JSON_BLANKS = b" \t\r\n"
 _LONGEST_NAMED = 120
 """Letters of a method and a path in the log."""
@@ -128,9 +129,11 @@ class SignerResource:
         if not sent:
             raise Unauthenticated(
                 f"the header {self._token.header} with the request token is missing"
-            )
+            ).by(_TOKEN)
         if len(sent) > 1 or not compare_digest(sent[0], self._token.secret):
-            raise Unauthenticated(f"the request token in the header {self._token.header} is wrong")
+            raise Unauthenticated(
+                f"the request token in the header {self._token.header} is wrong"
+            ).by(_TOKEN)
 
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:

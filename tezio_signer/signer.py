@@ -9,7 +9,16 @@ from twisted.python.failure import Failure
 
 from tezio_signer.config.settings import Settings
 from tezio_signer.decision import Decision, Decisions, Outcome
-from tezio_signer.errors import FAULT, Forbidden, Refused, Unavailable, UnknownKey
+from tezio_signer.errors import (
+    FAULT,
+    HSM,
+    READING,
+    STOPPING,
+    Forbidden,
+    Refused,
+    Unavailable,
+    UnknownKey,
+)
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.inflight import InFlight
 from tezio_signer.policy import policy_of
@@ -51,14 +60,18 @@ class Signer:
     def known_keys(self) -> tuple[PublicKeyHash, ...]:
         """The signing keys; raises Forbidden unless the configuration lists them."""
         if not self._settings.list_known_keys:
-            raise Forbidden("List known keys request not allowed.")
+            raise Forbidden("List known keys request not allowed.").by("list_known_keys")
         return tuple(self._settings.signing_keys)
 
     async def public_key(self, key: PublicKeyHash) -> PublicKey:
         """The public key of a signing key; raises UnknownKey, or Unavailable."""
         if key not in self._settings.signing_keys:
-            raise UnknownKey(f"no keys for the source contract {key}")
-        return await self._hsms.public_key(key)
+            raise UnknownKey(f"no keys for the source contract {key}").by("key")
+        try:
+            return await self._hsms.public_key(key)
+        except Refused as refused:
+            refused.by(HSM)
+            raise
 
     def submit(self, submission: Submission) -> Deferred[Signature]:
         """Decide, sign, verify, and have the decision recorded.
@@ -110,22 +123,24 @@ class Signer:
 
         try:
             if self._closed_because is not None:
-                raise Unavailable(self._closed_because)
+                raise Unavailable(self._closed_because).by(STOPPING)
             request = submission.asked
             if isinstance(request, Refused):
-                raise request
+                raise request.by(READING)
             self.decisions.check()
             grant = await self._policy.decide(request)
-            signature = await self._in_flight.sign(
+            if grant.claim is not None:
+                decision = evolve(decision, mark=grant.claim.moved)
+            signed = await self._in_flight.sign(
                 request.key, request.data, request.payload, grant.claim
             )
             grant = Grant()  # it was signed: nothing is given back, whatever becomes of it
-            signed = timed(evolve(decision, outcome=Outcome.SIGNED))
-            await self.decisions.keep(signed)
+            outcome = timed(evolve(decision, outcome=Outcome.SIGNED, device=signed.device))
+            await self.decisions.keep(outcome)
         except Refused as refused:
             if isinstance(refused, Unavailable):
                 grant.undo()  # octez-client asks again by itself
-            record(decision.refused(refused))
+            record(decision.refused(refused.by(HSM)))  # all else has its name by now
             raise
         except CancelledError:
             record(evolve(decision, outcome=Outcome.LEFT, status=None))
@@ -133,5 +148,5 @@ class Signer:
         except Exception:
             record(decision.failed(Failure()))
             raise Refused(FAULT) from None
-        self.decisions.record(signed, kept=True)
-        return signature
+        self.decisions.record(outcome, kept=True)
+        return signed.signature

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
 from tests.support import octezclient
+from tests.support.deciding import rule_of
 from tests.support.harness import Harness, parse_response, reactor, settings_with
 from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
@@ -152,7 +153,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.patch(self.harness.signer, "_policy", Policy((allowed_address(()),)))
+        self.patch(self.harness.signer, "_policy", Policy((rule_of(allowed_address(())),)))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
         self.clock.pump([0] * 3)
         answer = parse_response(self._answers())

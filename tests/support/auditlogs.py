@@ -5,7 +5,8 @@ from io import BytesIO
 from tests.support.harness import submission
 from tests.support.vectors import PAYLOADS, block
 from tezio_signer.audit.chain import Head, seal
-from tezio_signer.audit.entries import entry_of, first_entry
+from tezio_signer.audit.entries import first_entry
+from tezio_signer.audit.facts import entry_of
 from tezio_signer.audit.verifying import Report, verify
 from tezio_signer.decision import Decision, Outcome
 from tezio_signer.errors import Forbidden

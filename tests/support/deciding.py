@@ -1,5 +1,7 @@
 """Requests as rules get them, and a policy whose HSM has its auth key only."""
 
+from typing import TypeVar
+
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -13,9 +15,10 @@ from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Refused
 from tezio_signer.policy import Policy, policy_of
 from tezio_signer.request import Peer, SigningRequest
-from tezio_signer.rules.rule import Grant
+from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 
+_Ask = TypeVar("_Ask", Admission, Check, Reservation)
 MAINNET = "NetXdQprcVkpaWU"
 OTHER_CHAIN = "NetXo5iVw1vBoxM"
 WALLET = [SecretKey(key["sk"]) for key in OCTEZ["keys"] if not key["pkh"].startswith("tz4")]
@@ -32,6 +35,11 @@ def signed_by(key: SecretKey, request: SigningRequest) -> SigningRequest:
     """The same request with this key's authentication."""
     text = key.authenticate(str(request.key), request.data)
     return evolve(request, authentication=Signature.parse(text))
+
+
+def rule_of(ask: _Ask, name: str = "") -> Rule[_Ask]:
+    """A rule of a policy, which wants nothing in words."""
+    return Rule(name, ask, lambda _: "")
 
 
 class DecidingTestCase(SynchronousTestCase):

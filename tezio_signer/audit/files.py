@@ -160,8 +160,10 @@ class AuditFile:
         return written, None
 
     def _take_note(self, front: bytes, lines: Sequence[tuple[bytes, Head]], written: int) -> int:
-        """Remember what was written; the number of whole lines. What is no line is taken back."""
+        """Remember what was written; the number of lines. What is no line is taken back."""
         place = self._place
+        place.size += written
+        data = (front + b"".join(line for line, _ in lines))[:written]
         count, end = 0, len(front)
         for line, head in lines:
             if end + len(line) > written:
@@ -171,14 +173,19 @@ class AuditFile:
             self.head = head
         if count:
             place.empty, place.torn, place.open_line = False, b"", False
-        elif written:
-            end = 0
-        rest = (front + b"".join(line for line, _ in lines))[end:written]
-        place.size += written
-        if rest and not self._cut(place.size - len(rest)):
-            ends_a_line = place.open_line and not place.torn
-            place.torn += rest[1:] if ends_a_line else rest
-            place.open_line = bool(place.torn)
+        rest = data[end if count else 0 :]
+        if not rest or self._cut(place.size - len(rest)):
+            return count
+        if place.open_line and not place.torn:
+            rest = rest[1:]  # that has ended a line
+            place.open_line = False
+        if count < len(lines) and data[end:] == lines[count][0][:-1]:
+            # The line is there, but for its line feed.
+            self.head = lines[count][1]
+            place.empty, place.torn, place.open_line = False, b"", True
+            return count + 1
+        place.torn += rest
+        place.open_line = bool(place.torn)
         return count
 
     def _cut(self, size: int) -> bool:

@@ -26,13 +26,15 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tezio_signer import __version__
 from tezio_signer.audit.chain import Head
-from tezio_signer.audit.entries import entry, entry_of
+from tezio_signer.audit.entries import entry
+from tezio_signer.audit.facts import entry_of
 from tezio_signer.audit.files import AuditFile
 from tezio_signer.decision import Decision, Outcome, Stage
-from tezio_signer.errors import Unavailable
+from tezio_signer.errors import AUDIT, Unavailable
 from tezio_signer.logs.writing import Line, LineQueue, LineWriter
 from tezio_signer.noop import do_nothing
 from tezio_signer.rates import Rate
@@ -180,7 +182,7 @@ class AuditLog(Service):
         return Unavailable(
             f"the audit log cannot be written ({why}), and nothing is signed without it "
             "(audit.required)"
-        )
+        ).by(AUDIT)
 
     def _event(self, kind: str, **facts: object) -> None:
         self._put(Line(_EVENT, entry(kind, self._now(), **facts), told=self._told))
@@ -198,7 +200,7 @@ class AuditLog(Service):
         try:
             written = self._file.append([line.data for line in lines], self.required)
         except Exception:  # else the thread would end, and nobody would see it
-            self._in_reactor(self._log.failure, "a fault while writing the audit log")
+            self._in_reactor(self._log.failure, "a fault while writing the audit log", Failure())
             self._fail("there was a fault, see the log")
             return lines
         if written.error is None:

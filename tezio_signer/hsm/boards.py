@@ -26,6 +26,11 @@ class Board:
     serial_number: str | None = None
     node: tuple[int, int] | None = None
 
+    @property
+    def name(self) -> str:
+        """What it says it is, whichever port it is at; the port if it says nothing."""
+        return self.serial_number or self.port
+
     def __str__(self) -> str:
         return f"{self.serial_number} at {self.port}" if self.serial_number else self.port
 

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tezio_signer.errors import Forbidden, Refused, Unavailable
+from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.device import HsmDevice
 from tezio_signer.hsm.discovery import NOTHING_EXPECTED, Discovery, Expected
 from tezio_signer.hsm.exchange import Conversation, NoAnswer, Ports, WrongAnswer
@@ -222,7 +223,8 @@ class HsmPool(Service):
         signing.sent(asked_before=signing.payload in self._unclear)
         outcome: Signature | Failure | None = None
         try:
-            outcome = await device.sign(slot, signing.message, partial(self._late, signing))
+            late = partial(self._late, signing, device.board)
+            outcome = await device.sign(slot, signing.message, late)
             self._nonces.check(signing.key, signing.message, outcome)
         except (NoAnswer, StatusReply) as error:
             self._not_signed(signing, connection, error)
@@ -234,7 +236,7 @@ class HsmPool(Service):
             if not outcome.check(Refused):
                 self._log.failure("fault while signing for {key}", outcome, key=signing.key)
         elif outcome is not None:
-            signing.end(outcome)
+            signing.end(outcome, device.board)
 
     def _not_signed(self, signing: Signing, connection: Conversation, error: Exception) -> None:
         if isinstance(error, WrongAnswer):
@@ -247,7 +249,7 @@ class HsmPool(Service):
                 del self._unclear[next(iter(self._unclear))]
         signing.not_signed(connection, error)
 
-    def _late(self, signing: Signing, signature: Signature) -> None:
+    def _late(self, signing: Signing, board: Board, signature: Signature) -> None:
         """A signature has come after its command was given up: who still waits, gets it."""
         try:
             self._nonces.check(signing.key, signing.message, signature)
@@ -256,6 +258,6 @@ class HsmPool(Service):
         had_ended = signing.state is State.DONE
         for waiting in tuple(self._under_way):
             if waiting.payload == signing.payload:
-                waiting.end(signature)
+                waiting.end(signature, board)
         if had_ended:
             signing.late(signature)

@@ -51,6 +51,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.exchange import FRAME_REFUSALS, Conversation, NotSent, WrongAnswer
 from tezio_signer.hsm.framing import StatusReply
 from tezio_signer.noop import do_nothing
@@ -90,6 +91,7 @@ class Signing:
     :ivar asked_before: whether a board that was asked for this payload, now or by an
         earlier request, gave no signature: it may refuse it now as signed.
     :ivar failure: what came last instead of a signature.
+    :ivar board: which one has signed, if one has.
     :ivar patience: ends it when no board that may be asked has come; None while one is there.
     """
 
@@ -103,6 +105,7 @@ class Signing:
     wanted: bool = True
     asked_before: bool = False
     failure: Exception | None = None
+    board: Board | None = None
     patience: IDelayedCall | None = None
     _asks: Counter[Conversation] = field(factory=Counter)
 
@@ -146,10 +149,14 @@ class Signing:
         cancel(self.patience)
         self.patience = patience
 
-    def end(self, result: Signature | Failure) -> None:
-        """Fire the result, if it has not fired."""
+    def end(self, result: Signature | Failure, board: Board | None = None) -> None:
+        """Fire the result, if it has not fired.
+
+        :param board: which one has signed.
+        """
         if self.state is not State.DONE:
             self.state = State.DONE
+            self.board = board
             self.be_patient(None)
             self.result.callback(result)
 

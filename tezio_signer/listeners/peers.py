@@ -47,8 +47,8 @@ def peer_at(address: object, credentials: Credentials | None = None) -> Peer:
         if credentials is not None and not isinstance(address, UnsaidAddress):
             return Peer(credentials=credentials)
     if isinstance(address, UnsaidAddress):
-        raise NotAdmitted("the proxy did not say whose connection this is")
-    raise NotAdmitted("the address of the client is not known")
+        raise NotAdmitted("the proxy did not say whose connection this is").by("address")
+    raise NotAdmitted("the address of the client is not known").by("address")
 
 
 def peer_of(transport: ITransport) -> Peer:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import NotAdmitted, Unauthenticated, UnknownKey
 from tezio_signer.request import Peer, SigningRequest
-from tezio_signer.rules.rule import Admission, Check
+from tezio_signer.rules.rule import Admission, Check, Demands
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 
 FindKey = Callable[[PublicKeyHash], Awaitable[PublicKey]]
@@ -24,6 +24,13 @@ def allowed_address(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Admission
             raise NotAdmitted(f"address {peer.address} is not among allowed_ips")
 
     return rule
+
+
+def address_wanted(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Demands:
+    """Which addresses those are."""
+    single = (net.network_address if net.num_addresses == 1 else net for net in allowed)
+    words = "comes from " + (" or ".join(map(str, single)) or "nowhere (allowed_ips is empty)")
+    return lambda _: words
 
 
 def _is_in(address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:
@@ -55,6 +62,16 @@ def allowed_user(allowed: frozenset[int] | None) -> Admission:
     return rule
 
 
+def user_wanted(allowed: frozenset[int] | None) -> Demands:
+    """Which users those are."""
+    if allowed is None:
+        words = "comes from any user, if at a Unix socket"
+    else:
+        users = " or ".join(map(str, sorted(allowed))) or "nobody (allowed_uids is empty)"
+        words = f"comes from user id {users}, if at a Unix socket"
+    return lambda _: words
+
+
 def known_key(settings: Settings) -> Check:
     """Only for keys of the configuration."""
 
@@ -63,6 +80,23 @@ def known_key(settings: Settings) -> Check:
             raise UnknownKey(f"no keys for the source contract {request.key}")
 
     return rule
+
+
+def key_wanted(_: SigningRequest) -> str:
+    """What `known_key` wants."""
+    return "is for a key of the configuration"
+
+
+def authentication_wanted(settings: Settings) -> Demands:
+    """Who may authenticate for the key."""
+
+    def words(request: SigningRequest) -> str:
+        allowed = settings.authorized_for(request.key)
+        if allowed is None:
+            return "needs no authentication (auth_req)"
+        return "is authenticated by " + (" or ".join(map(str, allowed)) or "nobody: no key may")
+
+    return words
 
 
 def authenticated(settings: Settings, public_key: FindKey) -> Check:

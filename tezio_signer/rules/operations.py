@@ -1,11 +1,13 @@
 """Rules on what is to be signed: chain, kind, size."""
 
+from collections.abc import Iterable
+
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import Forbidden, TooLarge
 from tezio_signer.hsm.framing import MAX_MESSAGE
 from tezio_signer.request import SigningRequest
-from tezio_signer.rules.rule import Check
-from tezio_signer.tezos.payload import Generic
+from tezio_signer.rules.rule import Check, Demands
+from tezio_signer.tezos.payload import Generic, Operation
 
 
 def allowed_chain(settings: Settings) -> Check:
@@ -24,6 +26,18 @@ def allowed_chain(settings: Settings) -> Check:
     return rule
 
 
+def chain_wanted(settings: Settings) -> Demands:
+    """Which chains those are."""
+
+    def words(request: SigningRequest) -> str:
+        chains = settings.signing_keys[request.key].chains
+        if isinstance(request.payload, Generic):
+            return "is for no chain in particular"
+        return f"is for {'any chain' if chains is None else ' or '.join(sorted(chains))}"
+
+    return words
+
+
 def allowed_operation(settings: Settings) -> Check:
     """Only the operations in `allowed_ops` of the key."""
 
@@ -32,13 +46,26 @@ def allowed_operation(settings: Settings) -> Check:
         operation = request.payload.operation
         if operation in allowed:
             return
-        names = ", ".join(str(o) for o in sorted(allowed, key=lambda o: o.value)) or "none"
         raise Forbidden(
             f"magic byte 0x{operation.value:02X} ({operation}) not allowed for {request.key}; "
-            f"allowed: {names}"
+            f"allowed: {', '.join(_names(allowed)) or 'none'}"
         )
 
     return rule
+
+
+def operation_wanted(settings: Settings) -> Demands:
+    """Which operations those are."""
+
+    def words(request: SigningRequest) -> str:
+        names = _names(settings.signing_keys[request.key].allowed_ops)
+        return f"is a {' or '.join(names)}" if names else "is nothing at all: nothing is allowed"
+
+    return words
+
+
+def _names(operations: Iterable[Operation]) -> list[str]:
+    return [str(o) for o in sorted(operations, key=lambda o: o.value)]
 
 
 def fitting_the_device(request: SigningRequest) -> None:
@@ -47,3 +74,8 @@ def fitting_the_device(request: SigningRequest) -> None:
         raise TooLarge(
             f"the payload has {len(request.data)} bytes; a Tezio HSM signs {MAX_MESSAGE} at most"
         )
+
+
+def size_wanted(_: SigningRequest) -> str:
+    """What `fitting_the_device` wants."""
+    return f"has {MAX_MESSAGE} bytes at most"

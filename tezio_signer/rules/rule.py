@@ -1,13 +1,17 @@
-"""What a rule is: of three kinds, asked in this order.
+"""What a rule is: something to ask, with a name. There are three kinds, asked in this order.
 
 An *admission* looks at who connects, before anything is read. A *check* looks at a request and
 changes nothing, so it may be asked any number of times. A *reservation* takes something for a
 request (a place in a rate, the position of a watermark) and gives a `Grant`.
 
 Each raises, or fails with, the `Refused` that the client is told.
+
+Decisions, the audit log and `explain` know a rule by its name. It stays the same for ever: people
+count by it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -43,3 +47,23 @@ class Grant:
 Admission = Callable[[Peer], None]
 Check = Callable[[SigningRequest], Deferred[None] | None]
 Reservation = Callable[[SigningRequest], Deferred[Grant] | Grant]
+Demands = Callable[[SigningRequest], str]
+"""What a rule wants of a request, in words that follow "a request that"."""
+_Ask = TypeVar("_Ask", bound=Callable[[Any], object])
+
+
+@frozen
+class Rule(Generic[_Ask]):
+    """A rule of a policy.
+
+    :ivar name: in snake_case.
+    :ivar ask: what is called with a peer or a request.
+    :ivar needs: the names of earlier rules, without whose consent it cannot be asked.
+    :ivar off: the setting that has switched it off; None if it is asked.
+    """
+
+    name: str
+    ask: _Ask
+    demands: Demands
+    needs: tuple[str, ...] = ()
+    off: str | None = None

@@ -5,7 +5,7 @@ from functools import partial
 from tezio_signer.errors import TooMany
 from tezio_signer.rates import Rate
 from tezio_signer.request import SigningRequest
-from tezio_signer.rules.rule import Grant, Reservation
+from tezio_signer.rules.rule import Demands, Grant, Reservation
 from tezio_signer.tezos.payload import Generic
 
 
@@ -29,3 +29,14 @@ def within_rate(rate: Rate) -> Reservation:
         return Grant(undo=partial(rate.give_back, who))
 
     return rule
+
+
+def rate_wanted(rate: Rate) -> Demands:
+    """How many those are."""
+
+    def words(request: SigningRequest) -> str:
+        if not isinstance(request.payload, Generic):
+            return "is not counted: it is no generic operation"
+        return f"is among {rate.most} generic operations a minute from one address at most"
+
+    return words

@@ -2,7 +2,7 @@
 
 from tezio_signer.config.settings import Settings
 from tezio_signer.request import SigningRequest
-from tezio_signer.rules.rule import Grant, Reservation
+from tezio_signer.rules.rule import Demands, Grant, Reservation
 from tezio_signer.tezos.payload import Generic
 from tezio_signer.watermarks.claims import Watermarks
 
@@ -17,3 +17,21 @@ def claimed(settings: Settings, watermarks: Watermarks) -> Reservation:
         return Grant(watermarks.claim(request.key, request.payload, request.data, jump))
 
     return rule
+
+
+def mark_wanted(settings: Settings) -> Demands:
+    """Where the watermark lets a payload be."""
+
+    def words(request: SigningRequest) -> str:
+        if isinstance(request.payload, Generic):
+            return "has no level, and so no watermark"
+        wanted = "is above the high watermark, or what was signed there before"
+        level, round_ = settings.floors.get(request.payload.operation, (0, 0))
+        if (level, round_) != (0, 0):
+            wanted += f"; above the floor, level {level} round {round_}"
+        jump = settings.signing_keys[request.key].max_level_jump
+        if jump is not None:
+            wanted += f"; {jump} levels ahead at most"
+        return wanted
+
+    return words

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from tezio_signer.decision import Moved
 from tezio_signer.errors import Conflict, StartupError, Unavailable
 from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
@@ -39,10 +40,12 @@ class Claim:
         with the signature that may leave, if there is one: another daemon's, it may be.
         Fails with `Unavailable` if it cannot be stored, and with `Conflict` if another
         daemon was there first. Until then no signature may leave.
+    :ivar moved: the mark as it was known here before, and as it is with this claim.
     """
 
     signature: Signature | None
     durable: Deferred[Signature | None]
+    moved: Moved
     _asked: Mark
     _keep: Callable[[Mark], Deferred[Mark]]
     _held: HeldMark
@@ -171,6 +174,7 @@ class Watermarks(Service):
         asked = Mark(payload.level, payload.round, digest(data))
         floor = self._floors.get(payload.operation, (0, 0))
         held = self._marks.get(mark_id)
+        before = None if held is None else held.standing.position
         if held is None:
             self._judge_first(mark_id, asked, floor, max_level_jump)
             held = self._marks[mark_id] = HeldMark(mark_id, asked, self._passed)
@@ -183,9 +187,10 @@ class Watermarks(Service):
                         f"not known until the watermark store answers: {conflict}"
                     ) from None
                 raise
+        moved = Moved(before, asked.position)
         mark = held.claimed(asked)
         durable = self._keep(held, mark).addCallback(partial(_granted, mark_id, mark))
-        return Claim(mark.signature, durable, asked, partial(self._keep, held), held)
+        return Claim(mark.signature, durable, moved, asked, partial(self._keep, held), held)
 
     def _judge_first(
         self, mark_id: MarkId, asked: Mark, floor: tuple[int, int], max_level_jump: int | None
