@@ -6,6 +6,7 @@ from typing import Annotated
 
 from attrs import Factory, field, frozen
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Setting
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
@@ -93,6 +94,14 @@ class SigningKey:
             "Who may authenticate for this key, in the place of all others.",
             form="a list of public keys (edpk…, sppk…, p2pk…)",
             without="the general `authorized_keys` and `policy.auth_key`",
+        ),
+    ] = None
+    operations: Annotated[
+        OperationRules | None,
+        Setting(
+            "What generic operations may contain.",
+            form="a section",
+            without="whatever can be decoded, but for the kinds that have to be named",
         ),
     ] = None
 
