@@ -4,7 +4,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.deciding import request_for
-from tests.support.vectors import TZ1, TZ3, block, transfer
+from tests.support.vectors import TZ1, TZ3, block, noop
 from tezio_signer.errors import TooMany
 from tezio_signer.noop import do_nothing
 from tezio_signer.rates import Rate
@@ -28,28 +28,28 @@ class RateTests(SynchronousTestCase):
     def test_too_many(self) -> None:
         """The third is refused until time has passed; other keys and clients have their own."""
         for number in range(2):
-            self.take(transfer(number))
-        refused = self.assertRaises(TooMany, self.take, transfer(2))
+            self.take(noop(number))
+        refused = self.assertRaises(TooMany, self.take, noop(2))
         self.assertEqual(
             str(refused),
             f"more than 2 generic operations a minute for {TZ3} from 10.0.0.1; try again later",
         )
-        self.take(transfer(2), "10.0.0.2")
-        self.rule(request_for(transfer(2), TZ1, "10.0.0.1"))
+        self.take(noop(2), "10.0.0.2")
+        self.rule(request_for(noop(2), TZ1, "10.0.0.1"))
         self.clock.advance(30)
-        self.take(transfer(2))
+        self.take(noop(2))
 
     def test_baking(self) -> None:
         """Blocks are not counted, nor given back."""
         for level in range(5):
             self.assertIs(self.take(block(level + 1, 0)).undo, do_nothing)
         for number in range(2):
-            self.take(transfer(number))
+            self.take(noop(number))
 
     def test_undo(self) -> None:
         """What could not be served does not count."""
         for number in range(5):
-            self.take(transfer(number)).undo()
+            self.take(noop(number)).undo()
         for number in range(2):
-            self.take(transfer(number))
-        self.assertRaises(TooMany, self.take, transfer(2))
+            self.take(noop(number))
+        self.assertRaises(TooMany, self.take, noop(2))
