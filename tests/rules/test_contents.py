@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.forging import payload_of
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.rules.contents import amounts, fees, spent
 from tezio_signer.tezos.operations import Content, Mutez, OperationGroup
