@@ -70,12 +70,13 @@ class Rule(Generic[_Ask]):
 
     :ivar name: in snake_case.
     :ivar ask: what is called with a peer or a request.
+    :ivar demands: says what the rule wants; called with the same as `ask`.
     :ivar needs: the names of earlier rules, without whose consent it cannot be asked.
     :ivar off: the setting that has switched it off; None if it is asked.
     """
 
     name: str
     ask: _Ask
-    demands: Demands
+    demands: Callable[[Any], str]
     needs: tuple[str, ...] = ()
     off: str | None = None

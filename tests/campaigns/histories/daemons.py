@@ -119,11 +119,12 @@ class WatchedWatermarks(Watermarks):
         payload: Baking,
         data: bytes,
         max_level_jump: int | None = None,
+        floor: tuple[int, int] | None = None,
     ) -> Claim:
         mark_id = MarkId.of(key, payload)
         doubtful = self.watched is not None and mark_id in self.watched.doubtful
         try:
-            return super().claim(key, payload, data, max_level_jump)
+            return super().claim(key, payload, data, max_level_jump, floor)
         except Conflict as conflict:
             if doubtful:
                 self._referee.violated("certain in doubt", conflict)
