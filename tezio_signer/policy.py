@@ -36,16 +36,9 @@ from tezio_signer.rules.operations import (
     operation_wanted,
     size_wanted,
 )
+from tezio_signer.rules.perday import per_day
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
-from tezio_signer.rules.spending import (
-    SPENDING,
-    day_wanted,
-    leaving,
-    limits_of,
-    rate_wanted,
-    within_day,
-    within_rate,
-)
+from tezio_signer.rules.spending import rate_wanted, within_rate
 from tezio_signer.rules.verdict import Asking, Stage, Verdict
 from tezio_signer.rules.watermark import claimed, mark_wanted
 from tezio_signer.tezos.payload import Operation
@@ -198,19 +191,7 @@ def policy_of(
     if per_minute:
         rate = (counted or Rate(1, clock)).at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
-    limits = limits_of(settings)
-    reservations.append(
-        unless_off(
-            "signing_policy_check",
-            Rule(
-                "per_day",
-                within_day(limits, leaving, watermarks.ledger),
-                day_wanted(limits),
-                (_KEY,),
-                only=SPENDING,
-            ),
-        )
-    )
+    reservations.append(per_day(settings, watermarks.ledger))
     reservations.append(
         unless_off(
             "high_water_mark_check",

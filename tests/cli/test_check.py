@@ -21,6 +21,7 @@ from tests.support.certificates import Authority
 from tests.support.commandtest import CommandTestCase
 from tests.support.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tezio_signer.audit.files import AuditFile
 from tezio_signer.cli import asking
 from tezio_signer.cli import check as checkcli
 from tezio_signer.cli.boards import BoardCheck, BoardFound, KeyFound
@@ -135,6 +136,7 @@ HTTP at           tcp:6732:interface=127.0.0.1
 Octez socket at   nowhere
 request token     none
 client certs      not asked for
+audit log         none
 GET /known_keys   answered
 verbose           False
 hsms              every board
@@ -265,6 +267,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                 "octez_socket": [],
                 "request_token": None,
                 "client_ca": None,
+                "audit": None,
                 "list_known_keys": True,
                 "verbose": False,
                 "hsms": ["every board"],
@@ -536,6 +539,44 @@ class WrongTests(CheckTestCase):
         self.assertIn(str(AUTH), outcome.out)
         for word in (BOARD, "no board", "silent"):
             self.assertNotIn(word, outcome.out)
+
+
+class AuditTests(CheckTestCase):
+    """The audit log, before a daemon starts with it and beside one."""
+
+    def test_told(self) -> None:
+        """Where it is, and whether nothing is signed without it; whose the file is."""
+        path = self.directory / "audit.jsonl"
+        self.write(minimal("audit: {file: audit.jsonl, required: True}"))
+        self.assertEqual(self.lines("audit log"), [f"{path}, without which nothing is signed"])
+        self.assertEqual(self.values()["audit"], {"file": str(path), "required": True})
+        self.assertFalse(path.exists())
+        path.touch(mode=0o600)
+        self.assertEqual(len(self.lines("audit log")), 2)
+        self.assertIn("mode 0600", self.lines("audit log")[1])
+        path.chmod(0o666)
+        (warning,) = self.values()["warnings"]
+        self.assertIn("everybody on this machine can change the audit log", warning)
+
+    def test_cannot_be_written(self) -> None:
+        """A directory that is missing, or a file that is no audit log, is an error."""
+        self.write(minimal("audit: {file: none/audit.jsonl}"))
+        (error,) = self.errors()
+        self.assertIn(f"there is no directory {self.directory}/none; create it", error)
+        self.write(minimal("audit: {file: watermarks.sqlite}"))
+        (error,) = self.errors()
+        self.assertIn("there is no line of an audit log in it", error)
+
+    def test_in_use(self) -> None:
+        """Another signer's file is an error; that of the daemon which has the store is not."""
+        file = AuditFile(self.directory / "audit.jsonl", lambda: 0.0)
+        file.open()
+        self.addCleanup(file.close)
+        self.write(minimal("audit: {file: audit.jsonl}"))
+        (error,) = self.errors()
+        self.assertIn(f"in use by a running signer (process {os.getpid()})", error)
+        self.patch(checkcli, "check_not_copied", lambda _: True)
+        self.assertEqual(self.errors(), [])
 
 
 class PlaceTests(CheckTestCase):

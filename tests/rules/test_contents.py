@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.forging import payload_of
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.rules.contents import amounts, fees, spent
-from tezio_signer.tezos.operations import Mutez, OperationGroup
+from tezio_signer.tezos.operations import Content, Mutez, OperationGroup
 from tezio_signer.tezos.payload import Generic, decode
 
 KT1 = "KT1PWx2mnDueood7fEmfbBDKx1D9BAnnXitn"
@@ -17,12 +17,12 @@ PROTOCOL = "PsRiotumaAMotcRoDWW1bysEhQy2n1M5fy8JgRp8jjRfHGmfeA7"
 TEZ = 1_000_000
 
 
-def group_of(*operations: dict[str, Any]) -> OperationGroup:
+def contents_of(*operations: dict[str, Any]) -> tuple[Content, ...]:
     """These operations, as the signer decodes them."""
     payload = decode(payload_of(*operations))
     assert isinstance(payload, Generic)
     assert isinstance(payload.group, OperationGroup), payload.group
-    return payload.group
+    return payload.group.contents
 
 
 class SpentTests(SynchronousTestCase):
@@ -60,10 +60,10 @@ class SpentTests(SynchronousTestCase):
                 0,
             ),
         ):
-            group = group_of({**operation, "fee": 289, "storage_limit": 257})
-            self.assertEqual(amounts(group.contents, TZ3), leaves, operation)
-            self.assertEqual(fees(group.contents), 289, operation)
-            self.assertEqual(spent(group, TZ3), leaves + 289 + 64_250, operation)
+            contents = contents_of({**operation, "fee": 289, "storage_limit": 257})
+            self.assertEqual(amounts(contents, TZ3), leaves, operation)
+            self.assertEqual(fees(contents), 289, operation)
+            self.assertEqual(spent(contents, TZ3), leaves + 289 + 64_250, operation)
 
     def test_no_fee(self) -> None:
         """What is no manager operation has no fee, and moves nothing of this account."""
@@ -73,13 +73,13 @@ class SpentTests(SynchronousTestCase):
             {"kind": "failing_noop", "arbitrary": "5 tez"},
             {"kind": "attestation", "level": 7},
         ):
-            self.assertEqual(spent(group_of(operation), TZ3), 0, operation)
+            self.assertEqual(spent(contents_of(operation), TZ3), 0, operation)
 
     def test_text(self) -> None:
         """It is an amount of tez, whatever it was added up from."""
-        group = group_of({"kind": "transaction", "destination": str(TZ1), "amount": TEZ})
-        self.assertEqual(str(spent(group, TZ3)), "1.000289 tez")
-        self.assertIsInstance(fees(group.contents), Mutez)
+        contents = contents_of({"kind": "transaction", "destination": str(TZ1), "amount": TEZ})
+        self.assertEqual(str(spent(contents, TZ3)), "1.000289 tez")
+        self.assertIsInstance(fees(contents), Mutez)
 
     @settings(max_examples=50, deadline=None, derandomize=True, database=None)
     @given(
@@ -106,7 +106,7 @@ class SpentTests(SynchronousTestCase):
             }
             for destination, amount, fee, storage in transfers
         ]
-        alone = sum(spent(group_of(operation), TZ3) for operation in operations)
-        self.assertEqual(spent(group_of(*operations), TZ3), alone)
+        alone = sum(spent(contents_of(operation), TZ3) for operation in operations)
+        self.assertEqual(spent(contents_of(*operations), TZ3), alone)
         sent = sum(amount for where, amount, _, _ in transfers if where != str(TZ3))
-        self.assertEqual(amounts(group_of(*operations).contents, TZ3), sent)
+        self.assertEqual(amounts(contents_of(*operations), TZ3), sent)

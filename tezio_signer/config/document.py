@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import evolve
 
+from tezio_signer.config.audit import audit_from
 from tezio_signer.config.endpoints import resolved
 from tezio_signer.config.fields import Field, read
 from tezio_signer.config.listen import client_ca_from, limits_from, request_token_from
@@ -62,6 +63,7 @@ def _readers(directory: Path) -> Mapping[str, Reader]:
     return {
         "allowed_ips": _networks,
         "allowed_uids": lambda field: frozenset(map(_uid, field.items())),
+        "audit": partial(audit_from, directory=directory),
         "auth_key": _auth_key,
         "authorized_keys": public_keys,
         "client_ca": partial(client_ca_from, directory=directory),

@@ -8,6 +8,7 @@ from attrs import NOTHING
 from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
+    Audit,
     EtcdAddress,
     Limits,
     RequestToken,
@@ -37,6 +38,7 @@ _SECTIONS = {
     "`security`": Security,
     "`request_token`": RequestToken,
     "`limits`": Limits,
+    "`audit`": Audit,
 }
 _STORE = """\
 | `store` | `sqlite:PATH`, or `etcd:` and the URLs of all members, with commas between them \

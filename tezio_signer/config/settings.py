@@ -236,6 +236,30 @@ class RequestToken:
 
 
 @frozen
+class Audit:
+    """The audit log.
+
+    :ivar path: its file.
+    """
+
+    path: Annotated[
+        Path,
+        Setting(
+            "The audit log, one JSON line for each decision, [audit.md](audit.md). Its directory "
+            "has to be there.",
+            key="file",
+            form="a file",
+        ),
+    ]
+    required: Annotated[
+        bool,
+        Setting(
+            "Nothing is signed whose line is not on the disk: a disk that is full stops the signer."
+        ),
+    ] = False
+
+
+@frozen
 class ClientCa:
     """Whose client certificates are accepted.
 
@@ -368,6 +392,15 @@ class Settings:
             key="watermarks",
             form="a section",
             without='`{store: "sqlite:watermarks.sqlite"}`',
+            restart=True,
+        ),
+    ] = None
+    audit: Annotated[
+        Audit | None,
+        Setting(
+            "What was decided, for later.",
+            form="a section",
+            without="there is no audit log",
             restart=True,
         ),
     ] = None

@@ -13,7 +13,7 @@ What is staked or unstaked stays in the account. `drain_delegate` takes all that
 baker has, however much it is: the configuration lets nobody name it beside a limit of amounts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.operations import (
@@ -21,7 +21,6 @@ from tezio_signer.tezos.operations import (
     MANAGER_KINDS,
     Content,
     Mutez,
-    OperationGroup,
 )
 
 DRAIN = "drain_delegate"
@@ -82,14 +81,12 @@ def fees(contents: Iterable[Content]) -> Mutez:
     return Mutez(sum(content.fee for content in contents))
 
 
-def spent(group: OperationGroup, key: PublicKeyHash) -> Mutez:
-    """All that can leave the account of the key by a group: amounts, fees, and what is burnt."""
+def spent(contents: Sequence[Content], key: PublicKeyHash) -> Mutez:
+    """All that can leave the account of the key: amounts, fees, and what is burnt."""
     burnt = _MUTEZ_OF_BYTE * sum(
-        number_in(content, "storage_limit")
-        for content in group.contents
-        if content.kind in MANAGER_KINDS
+        number_in(content, "storage_limit") for content in contents if content.kind in MANAGER_KINDS
     )
-    return Mutez(amounts(group.contents, key) + fees(group.contents) + burnt)
+    return Mutez(amounts(contents, key) + fees(contents) + burnt)
 
 
 def text_in(content: Content, name: str) -> str:

@@ -49,7 +49,8 @@ _Ask = Callable[[Contents, OperationRules, PublicKeyHash], Refused | None]
 _Wanted = Callable[[OperationRules, PublicKeyHash], str]
 _NO_RULES = OperationRules()
 _GENERIC = frozenset({Operation.GENERIC})
-_SPENDING = frozenset({Operation.GENERIC, Operation.MICHELSON})
+OPERATIONS = frozenset({Operation.GENERIC, Operation.MICHELSON})
+"""What is no baking."""
 _NOT_GENERIC = "is no generic operation, which alone has contents to look at"
 SWITCH = "security.signing_policy_check"
 
@@ -65,7 +66,7 @@ def contents_rules(settings: Settings, now: Now) -> list[Rule[Check]]:
     def on_contents(name: str, ask: _Ask, wanted: _Wanted, off: str | None = off) -> Rule[Check]:
         def check(request: SigningRequest) -> None:
             if isinstance(request.payload, Generic):
-                refused = ask(_contents_of(request.payload), rules[request.key], request.key)
+                refused = ask(contents_of(request.payload), rules[request.key], request.key)
                 if refused is not None:
                     raise refused
 
@@ -87,11 +88,11 @@ def contents_rules(settings: Settings, now: Now) -> list[Rule[Check]]:
         on_contents("ballots", ballots, ballots_wanted),
         on_contents("max_amount", max_amount, max_amount_wanted),
         on_contents("max_fee", max_fee, max_fee_wanted),
-        Rule("hours", within_hours(rules, now), hours_wanted(rules), ("key",), off, _SPENDING),
+        Rule("hours", within_hours(rules, now), hours_wanted(rules), ("key",), off, OPERATIONS),
     ]
 
 
-def _contents_of(payload: Generic) -> Contents:
+def contents_of(payload: Generic) -> Contents:
     """The operations of a group as far as they were decoded."""
     if isinstance(payload.group, OperationGroup):
         return payload.group.contents

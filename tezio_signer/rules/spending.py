@@ -5,15 +5,12 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from tezio_signer.config.settings import Settings
 from tezio_signer.errors import TooMany
 from tezio_signer.rates import Rate
 from tezio_signer.request import SigningRequest
-from tezio_signer.rules.contents import spent
 from tezio_signer.rules.rule import Demands, Grant, Reservation
 from tezio_signer.tezos.keys import PublicKeyHash, digest
-from tezio_signer.tezos.operations import Mutez, OperationGroup, understood
-from tezio_signer.tezos.payload import Baking, Generic, Operation
+from tezio_signer.tezos.payload import Baking
 from tezio_signer.watermarks.book import Limits
 from tezio_signer.watermarks.ledger import Ledger
 
@@ -51,38 +48,13 @@ def rate_wanted(rate: Rate) -> Demands:
     return words
 
 
-SPENDING = frozenset({Operation.GENERIC, Operation.MICHELSON})
-"""What is counted: the rest costs nothing."""
-LimitsOf = Callable[[PublicKeyHash], Limits]
-Leaving = Callable[[SigningRequest], tuple[int, int]]
+Spends = Callable[[SigningRequest], tuple[int, int]]
+"""What may leave the account with a request, in mutez, and how many operations it has."""
 
 
-def limits_of(settings: Settings) -> LimitsOf:
-    """What each key may spend in 24 hours."""
-    limits = {
-        key.key: Limits(key.operations.max_amount_per_day, key.operations.max_operations_per_day)
-        for key in settings.signing_keys.values()
-        if key.operations is not None
-    }
-    return lambda key: limits.get(key, Limits())
-
-
-def leaving(request: SigningRequest) -> tuple[int, int]:
-    """What may leave the account with a request, in mutez, and how many operations it has.
-
-    Of what cannot be decoded, and of Michelson data, that is what is known, and one operation.
-    """
-    payload = request.payload
-    if not isinstance(payload, Generic):
-        return 0, 1
-    group = payload.group
-    if isinstance(group, OperationGroup):
-        return spent(group, request.key), len(group.contents)
-    known = understood(payload.branch + payload.contents)
-    return spent(OperationGroup("", known), request.key), len(known) + 1
-
-
-def within_day(limits: LimitsOf, leaving: Leaving, ledger: Ledger) -> Reservation:
+def within_day(
+    limits: Callable[[PublicKeyHash], Limits], spends: Spends, ledger: Ledger
+) -> Reservation:
     """Only so much, and so many operations, in any 24 hours.
 
     What is granted is durable: the HSM is not asked before. Blocks and attestations cost nothing
@@ -93,27 +65,10 @@ def within_day(limits: LimitsOf, leaving: Leaving, ledger: Ledger) -> Reservatio
         its = limits(request.key)
         if its == Limits() or isinstance(request.payload, Baking):
             return Grant()
-        mutez, operations = leaving(request)
+        mutez, operations = spends(request)
         reserved = ledger.reserve(
             request.key, digest(request.data), mutez, operations, its.mutez, its.operations
         )
         return reserved.addCallback(lambda undo: Grant(unsigned=undo))
 
     return rule
-
-
-def day_wanted(limits: LimitsOf) -> Demands:
-    """How much, and how many operations, that is."""
-
-    def words(request: SigningRequest) -> str:
-        its = limits(request.key)
-        wanted = []
-        if its.mutez is not None:
-            wanted.append(f"has {Mutez(its.mutez)} at most leave the account in 24 hours")
-        if its.operations is not None:
-            wanted.append(f"is among {its.operations} operations at most in 24 hours")
-        if isinstance(request.payload, Baking) or not wanted:
-            return "is not counted: it spends nothing, or the key has no limits for a day"
-        return " and ".join(wanted)
-
-    return words

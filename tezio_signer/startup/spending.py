@@ -87,7 +87,8 @@ def _of_rules(rules: OperationRules) -> Iterator[str]:
             f"{both(limited)} cannot keep the account from being emptied by fees, which go to "
             "whoever bakes the block: limit them by max_fee"
         )
-    if rules.max_amount is not None and rules.destinations is rules.max_amount_per_day is None:
+    others = (rules.destinations, rules.max_amount_per_day)
+    if rules.max_amount is not None and all(limit is None for limit in others):
         yield (
             "max_amount is for one operation group, and there may be any number of them: limit "
             "what leaves in 24 hours by max_amount_per_day"
