@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from attrs import frozen
 
-from tests.support.operationpayloads import payload_of
 from tests.support.genericpayloads import BRANCH
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import block, consensus
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse
