@@ -117,6 +117,10 @@ class Decision:
         """The same request, which cannot be read, and whose connection is closed for that."""
         return evolve(self.refused(refused, Stage.READING), status=None)
 
+    def left(self) -> "Decision":
+        """The same request, whose client has not waited for the answer."""
+        return evolve(self, outcome=Outcome.LEFT, status=None)
+
     def failed(self, failure: Failure) -> "Decision":
         """The same request, in which there was a fault of ours."""
         return evolve(

@@ -3,6 +3,7 @@
 To add a rule, write a function in `rules/` and name it in one of the three lists of `policy_of`.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
@@ -35,6 +36,7 @@ from tezio_signer.rules.operations import (
 )
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
 from tezio_signer.rules.spending import rate_wanted, within_rate
+from tezio_signer.rules.verdict import Asking, Stage, Verdict
 from tezio_signer.rules.watermark import claimed, mark_wanted
 from tezio_signer.watermarks.claims import Watermarks
 
@@ -77,10 +79,31 @@ class Policy:
             deciding.addCallback(grants.append)
 
         def take_back(failure: Failure) -> Failure:
-            Grant.of(grants).undo()
+            Grant.of(grants).take_back()
             return failure
 
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)
+
+    async def explain(
+        self, peer: Peer, asked: SigningRequest | Refused, assumed: Mapping[str, str]
+    ) -> list[Verdict]:
+        """Ask every rule by itself, also behind one that refuses; in the order of `decide`.
+
+        The first that refuses is the one by which `admit` or `decide` would have refused.
+        Reservations take what they are asked for: this is for a policy on a copy of the store.
+
+        :param asked: why the request cannot be read, if it cannot.
+        :param assumed: names of rules that are not asked but count as passed, with the reasons.
+        """
+        asking = Asking(peer, asked, assumed)
+        for admission in self.admissions:
+            await asking.ask(Stage.ADMISSION, admission)
+        asking.read()
+        for check in self.checks:
+            await asking.ask(Stage.CHECK, check)
+        for reservation in self.reservations:
+            await asking.ask(Stage.RESERVATION, reservation)
+        return asking.verdicts
 
 
 def _asked(rules: tuple[Rule[_Ask], ...]) -> list[Rule[_Ask]]:
@@ -108,11 +131,16 @@ def _name(failure: Failure, rule: str) -> Failure:
 
 
 def policy_of(
-    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+    settings: Settings,
+    public_key: FindKey,
+    watermarks: Watermarks,
+    clock: IReactorTime,
+    counted: Rate | None = None,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
+    :param counted: what was counted under the configuration before this one.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
@@ -151,7 +179,7 @@ def policy_of(
     ]
     reservations: list[Rule[Reservation]] = []
     if per_minute:
-        rate = Rate(per_minute, clock)
+        rate = (counted or Rate(1, clock)).at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
     reservations.append(
         unless_off(

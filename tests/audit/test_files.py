@@ -271,7 +271,7 @@ class FullDiskTests(FilesCase):
         self.assert_well(1, 2)
 
     @given(st.lists(st.tuples(st.integers(0, 900), st.booleans(), st.booleans()), max_size=12))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=400, deadline=None)
     def test_any_history(self, steps: list[tuple[int, bool, bool]]) -> None:
         """Whatever fails in whichever order, the log verifies, and has what was told to be."""
         shutil.rmtree(self.directory)

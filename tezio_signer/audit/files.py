@@ -356,7 +356,7 @@ def tail_of(read: Callable[[int, int], bytes], size: int) -> Tail:
         if tail is not None:
             return tail
         if start == 0:
-            if data and not may_be_torn(data, None):
+            if not all(may_be_torn(piece, None) for piece in data.split(b"\n")):
                 raise ValueError("there is no line of an audit log in it")
             return Tail(None, data)
         if span >= _MOST_TAIL:
