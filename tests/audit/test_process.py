@@ -83,7 +83,7 @@ class ProcessTests(TestCase):
         self.assertEqual(await second.exits(), 1)
         assert daemon.transport is not None
         self.assertIn(
-            f"audit.jsonl: it is in use by a running signer (process {daemon.transport.pid}); "  # type: ignore[attr-defined]
+            f"audit.jsonl: it is in use by a running signer (process {daemon.transport.pid}); "
             "stop that one, or name another file",
             second.log,
         )
