@@ -34,10 +34,21 @@ from tezio_signer.watermarks.store import StoreAwayError
 
 EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
 BOARD = "0123ABCD at /dev/ttyACM0"
+EMPTIES = (
+    f"whoever may ask can empty the account of {TZ1}, {TZ2} or {TZ3}, which signs any operation "
+    "that can be decoded: say in its section operations what it needs, such as kinds: [reveal, "
+    "delegation, stake, ballot]"
+)
+"""What is warned of the keys of the sample."""
+ANYTHING = (
+    "signs any operation but drain_delegate, update_companion_key, update_consensus_key and those "
+    "of consensus"
+)
+NO_RULES = "allowed_ops: [generic], auth_req: False"
 
 
-def minimal(more: str = "", key: str = "allowed_ops: [generic], auth_req: False") -> str:
-    """A configuration of one key."""
+def minimal(more: str = "", key: str = f"{NO_RULES}, operations: {{kinds: [reveal]}}") -> str:
+    """A configuration of one key, of which there is nothing to warn."""
     return f"policy: {{signing_keys: {{{TZ3}: {{{key}}}}}}}\n{more}"
 
 
@@ -133,16 +144,19 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 {TZ1}
   signs           generic
+  may             {ANYTHING}; sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ2}
   signs           generic
+  may             {ANYTHING}; sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ3}
   signs           attestation, block, generic, preattestation
+  may             {ANYTHING}; sends any amount to anybody; bakes on mainnet
   chains          NetXdQprcVkpaWU
   floors          none
   max_level_jump  500000
@@ -151,7 +165,8 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 auth key          {AUTH}, held by board {BOARD}
 HSM               {BOARD}
-the signer would start with this (no warnings)
+warning: {EMPTIES}
+the signer would start with this (1 warning)
 """,  # noqa: E501
         )
         self.assertEqual((outcome.code, outcome.err), (0, ""))
@@ -162,7 +177,7 @@ the signer would start with this (no warnings)
 policy:
     signing_keys:
         {TZ1}: {{allowed_ops: [], authorized_keys: [{EDPK}]}}
-        {TZ3}: {{allowed_ops: [block, 0x05], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp],
+        {TZ3}: {{allowed_ops: [block, 0x04], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp],
             max_level_jump: 99}}
     auth_key: {{pkh: {AUTH}}}
 authorized_keys: [{EDPK}]
@@ -178,12 +193,12 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
             ["HTTP", "at           tcp:1, tcp:2"],
             ["signs", "nothing"],
             ["authenticated", f"by {EDPK_HASH}"],
-            ["signs", "block, michelson"],
+            ["signs", "authentication, block"],
             ["chains", "NetXdQprcVkpaWU, NetXnHfVqm9iesp"],
             ["floors", "block 16/1"],
             ["max_level_jump", "99"],
             ["authenticated", f"by {AUTH}, {EDPK_HASH}"],
-            ["warning:", f"{TZ3}: michelson is among allowed_ops, but is never signed"],
+            ["warning:", f"{TZ3}: authentication is among allowed_ops, but is never signed"],
         ):
             self.assertIn(line, lines)
 
@@ -203,6 +218,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
         held = {"boards": [BOARD], "board": f"held by board {BOARD}"}
         simple: dict[str, Any] = {
             "signs": ["generic"],
+            "may": [ANYTHING, "sends any amount to anybody"],
             "authenticated": False,
             "authorized_keys": [],
             "chains": ["any"],
@@ -222,6 +238,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                         "key": str(TZ3),
                         **simple,
                         "signs": ["attestation", "block", "generic", "preattestation"],
+                        "may": [ANYTHING, "sends any amount to anybody", "bakes on mainnet"],
                         "chains": ["NetXdQprcVkpaWU"],
                         "max_level_jump": 500000,
                         "floors": {
@@ -275,7 +292,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                     }
                 ],
                 "boards": [{"board": BOARD, "trouble": None}],
-                "warnings": [],
+                "warnings": [EMPTIES],
                 "errors": [],
             },
         )
@@ -305,7 +322,10 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
     def test_open(self) -> None:
         """Keys with which anybody can empty the account are warned of."""
         self.write(
-            minimal('listen: {http: ["tcp:6732:interface=0.0.0.0"]}\nallowed_ips: ["0.0.0.0/0"]')
+            minimal(
+                'listen: {http: ["tcp:6732:interface=0.0.0.0"]}\nallowed_ips: ["0.0.0.0/0"]',
+                NO_RULES,
+            )
         )
         said = self.values()["warnings"]
         opened = [warning for warning in said if warning.startswith("ANYBODY who reaches")]
@@ -501,6 +521,7 @@ class WrongTests(CheckTestCase):
         self.assertEqual(
             said["warnings"],
             [
+                EMPTIES,
                 "no board has the serial number A1",
                 f"{TZ1}: no board holds it",
                 f"{AUTH}: no board holds it",
@@ -628,7 +649,7 @@ class ProcessTests(TestCase):
         before = start_command(self, directory, "check", "--json")
         self.assertEqual(await before.exits(), 0, before.log)
         said = json.loads(before.out)
-        self.assertEqual((said["warnings"], said["errors"]), ([], []))
+        self.assertEqual((said["warnings"], said["errors"]), ([EMPTIES], []))
         self.assertEqual({key["board"] for key in said["keys"]}, {f"held by board {link}"})
         daemon = start_daemon(self, directory, "--http", FREE_PORT)
         await serving(daemon)
@@ -637,5 +658,6 @@ class ProcessTests(TestCase):
         said = json.loads(beside.out)
         self.assertEqual(said["errors"], [])
         self.assertIs(said["watermarks"]["in_use"], True)
-        (warning,) = said["warnings"]
+        self.assertEqual(said["warnings"][0], EMPTIES)
+        (warning,) = said["warnings"][1:]
         self.assertIn("another program has it", warning)

@@ -35,6 +35,7 @@ The audit log:
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
+- `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
 - `pages`: the documents of this project, their commands and links; `shellsession`: a shell in

@@ -18,6 +18,7 @@ from tezio_signer.config.settings import (
     Settings,
     SigningKey,
 )
+from tezio_signer.config.words import may
 from tezio_signer.tezos.payload import BAKING_OPERATIONS
 
 Meaning = dict[str, Any]
@@ -76,6 +77,7 @@ def _key(settings: Settings, key: SigningKey) -> Meaning:
         "signs": sorted(map(str, key.allowed_ops))
         if settings.security.signing_policy_check
         else ["everything"],
+        "may": list(may(settings, key)),
         "authenticated": authorized is not None,
         "authorized_keys": [] if authorized is None else list(map(str, authorized)),
         "chains": sorted(key.chains) if key.chains is not None else ["any"],
@@ -156,6 +158,7 @@ def _number(value: float) -> str:
 
 def _of_key(key: Meaning) -> Iterator[tuple[str, str]]:
     yield "signs", _listed(key["signs"], "nothing")
+    yield "may", "; ".join(key["may"]) or "-"
     bakes = key["max_level_jump"] is not None
     if bakes or key["chains"] != ["any"]:
         yield "chains", _listed(key["chains"], "none")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import attrs
 from attrs import NOTHING
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
     Audit,
@@ -33,6 +34,7 @@ marked *restart* is changed only by a restart.
 """
 _SECTIONS = {
     "A section of `policy.signing_keys`": SigningKey,
+    "`operations` in it": OperationRules,
     "`security`": Security,
     "`request_token`": RequestToken,
     "`limits`": Limits,
