@@ -1,13 +1,14 @@
 """The decisions of an audit log, read again."""
 
 import gzip
+from hashlib import blake2b
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.auditlogs import decision, log_of
 from tezio_signer.audit.chain import link_of
-from tezio_signer.audit.reading import decision_at, entries, files_of
+from tezio_signer.audit.reading import decision_at, decisions_on, entries, files_of
 from tezio_signer.errors import StartupError
 
 
@@ -32,6 +33,16 @@ class ReadingTests(SynchronousTestCase):
             data = decision(was).data
             assert data is not None
             self.assertEqual((found["number"], found["data"]), (number, data.hex()))
+
+    def test_by_digest(self) -> None:
+        """All decisions on a payload are found by the beginning of its digest."""
+        data = decision(1).data
+        assert data is not None
+        whole = blake2b(data, digest_size=32).hexdigest()
+        for digest in (whole, whole[:8]):
+            found = decisions_on(self.path, digest)
+            self.assertEqual([entry["number"] for entry in found], [2, 6])
+        self.assertEqual(decisions_on(self.path, "0" * 64), [])
 
     def test_no_decision(self) -> None:
         """A line that is none of a decision, or is not there, is not found."""

@@ -340,6 +340,8 @@ def unusable(path: Path, error: OSError) -> StartupError:
             f"audit log {path}: {error.strerror}; the signer has to be able to write to the file "
             "and to make files in its directory"
         )
+    if isinstance(error, IsADirectoryError):
+        return StartupError(f"audit log {path}: it is a directory; name a file in it")
     return StartupError(f"audit log {path}: {error.strerror}")
 
 
@@ -450,6 +452,8 @@ def check_access(path: Path) -> None:
             if not os.access(path.parent, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
             return
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         descriptor = os.open(path, _FLAGS)

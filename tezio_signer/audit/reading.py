@@ -43,6 +43,18 @@ def decision_at(path: Path, number: int) -> Entry | None:
     return None
 
 
+def decisions_on(path: Path, digest: str) -> list[Entry]:
+    """The decisions on a payload, which is known by how its digest begins, the oldest first.
+
+    Raises StartupError if a file cannot be read.
+    """
+    return [
+        entry
+        for entry in entries(files_of(path))
+        if entry.get("kind") == "decision" and str(entry.get("digest", "")).startswith(digest)
+    ]
+
+
 def unreadable(path: Path, error: OSError | EOFError) -> StartupError:
     """Make the error for a file that cannot be read."""
     why = getattr(error, "strerror", None) or str(error)
