@@ -133,6 +133,12 @@ ROOMS = {
             "listeners.test_proxyprotocol",
         ),
     ),
+    "audit": Room(
+        ("tezio_signer.audit.chain", "tezio_signer.audit.verifying"),
+        ("audit.test_chain", "audit.test_verifying"),
+    ),
+    "auditfiles": Room(("tezio_signer.audit.files",), ("audit.test_files",)),
+    "auditlog": Room(("tezio_signer.audit.service",), ("audit.test_service",)),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
