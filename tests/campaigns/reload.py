@@ -293,7 +293,7 @@ class Run:
                 text.replace(".token", ".nothing").encode(),
                 text.replace("[generic]", "[transfer]").encode(),
                 text.replace("policy:", "\tpolicy:").encode(),
-                f"{text}listen: {{http: [tcp]}}\n".encode(),
+                f"{text}listen: {{htp: []}}\n".encode(),
                 f"{text}limits: {{connections: 0}}\n".encode(),
                 text.encode() + b"\xff",
             ]
