@@ -10,6 +10,7 @@ from hmac import compare_digest
 
 from attrs import evolve
 from klein import Klein
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -79,7 +80,12 @@ class SignerResource:
     async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
         self._admit_with_token(request)
-        public_key = await self._signer.public_key(_hash(key))
+        asked = _decision(request)  # a client that has gone has no address
+        try:
+            public_key = await self._signer.public_key(_hash(key))
+        except CancelledError:
+            self._signer.decisions.record(asked.left())
+            raise
         return self._answer(request, encode({"public_key": str(public_key)}))
 
     @app.route("/keys/<key>", methods=["POST"])

@@ -58,7 +58,8 @@ class BakingAnywhereTests(SynchronousTestCase):
         self.assertIn("chains: [NetXdQprcVkpaWU] for mainnet", warning)
         named = evolve(baking, chains=frozenset(["NetXdQprcVkpaWU"]))
         self.assertEqual(cautions.baking_anywhere(settings_for(named)), [])
-        self.assertEqual(cautions.warnings_of(settings_for(baking)), (warning,))
+        only_baking = settings_for(evolve(baking, allowed_ops=frozenset(BLOCKS)))
+        self.assertEqual(cautions.warnings_of(only_baking), (warning,))
 
     def test_everything_is_signed(self) -> None:
         """Without the policy check every key bakes."""
@@ -77,7 +78,9 @@ class StoreTests(SynchronousTestCase):
 
     def test_store(self) -> None:
         """What is amiss with the store is warned of, but not where it is left alone."""
-        settings = settings_for(key_of(TZ1, GENERIC), store=EtcdAddress(("http://a:1",)))
+        settings = settings_for(
+            key_of(TZ1, BLOCKS, chains=frozenset()), store=EtcdAddress(("http://a:1",))
+        )
         (warning,) = cautions.warnings_of(settings)
         self.assertIn("http://a:1: traffic is not encrypted", warning)
         simulated = evolve(settings, store=None)
@@ -91,7 +94,7 @@ class MissingCurveTests(SynchronousTestCase):
         """One that is for all keys, or for one of them, is warned of once, and no other is."""
         without_curve(self, Curve.SECP256K1)
         for of_all, of_one in [((EDPK, SPPK), None), ((EDPK,), (SPPK,)), ((SPPK,), (SPPK, EDPK))]:
-            key = key_of(TZ1, GENERIC, auth_req=True, authorized_keys=of_one)
+            key = key_of(TZ1, [], auth_req=True, authorized_keys=of_one)
             settings = settings_for(key, authorized_keys=of_all)
             (warning,) = cautions.warnings_of(settings)
             self.assertIn(f"nobody can authenticate with {SPPK} of authorized_keys: ", warning)
@@ -180,7 +183,8 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(self.warned(tls, allowed_ips=net, client_ca=authority), [])
         self.assertEqual(len(self.warned(OPEN, allowed_ips=net, client_ca=authority)), 1)
         self.assertEqual(self.warned("tcp:6732:interface=127.0.0.1", allowed_ips=net), [])
-        self.assertEqual(self.warned(allowed_ips=net, key=key_of(TZ1, [Operation.MICHELSON])), [])
+        never = key_of(TZ1, [Operation.AUTHENTICATION])
+        self.assertEqual(self.warned(allowed_ips=net, key=never), [])
         off = Security(auth_check=False)
         self.assertEqual(len(self.warned(allowed_ips=net, key=asks, security=off)), 1)
 
@@ -192,6 +196,9 @@ class OpenTests(SynchronousTestCase):
         self.assertNotIn("empties", warning)
         (warning,) = self.warned(allowed_ips=net, key=key_of(TZ3, [*GENERIC, *BLOCKS]))
         self.assertIn("empties the account, and blocks and attestations", warning)
+        (warning,) = self.warned(allowed_ips=net, key=key_of(TZ1, [Operation.MICHELSON]))
+        self.assertIn(f"have {TZ1} sign Michelson data, which contracts may take for", warning)
+        self.assertNotIn("empties", warning)
 
     def test_unix(self) -> None:
         """A Unix socket is open to every user if its mode says so, and allowed_uids does not."""

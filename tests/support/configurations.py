@@ -52,6 +52,11 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     ("listen: {octez: []}", 6, "listen.octez", ("did you mean octez_socket?",)),
     ("hsms: [{prot: x}]", 6, "hsms[0].prot", ("did you mean port?", "serial_number")),
     ("watermarks: {stor: x}", 6, "watermarks.stor", ("did you mean store?",)),
+    ("audit: {fil: x}", 6, "audit.fil", ("did you mean file?", "required")),
+    ("audit: {required: True}", 6, "audit", ("file is missing",)),
+    ("audit: {file: logs/}", 6, "audit.file", ("the name of a file is expected",)),
+    ("audit: {file: a.jsonl, required: yes please}", 6, "audit.required", ("True or False",)),
+    ("audit: audit.jsonl", 6, "audit", ("a mapping",)),
     # the same key twice
     ("verbose: False\n\nverbose: True", 8, "verbose", ("twice",)),
     ("policy: {}", 6, "policy", ("twice",)),
@@ -102,7 +107,7 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         f"{OTHER}\n{KEY}allowed_ops:\n{KEY}- generic\n{KEY}- blok",
         9,
         f"{TZ1_PATH}.allowed_ops[1]",
-        ("blok is not an operation", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
+        ("blok is not an operation", "generic (0x03)", "michelson (0x05)", "attestation (0x13)"),
     ),
     (
         f"{OTHER}{{allowed_ops: [0x14]}}",

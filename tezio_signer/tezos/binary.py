@@ -30,9 +30,14 @@ class Reader:
         """How many bytes were not read yet."""
         return len(self._data) - self._at
 
+    @property
+    def field_offset(self) -> int:
+        """Where the field that was read last begins, in what the client has sent."""
+        return self._offset + self._field_at
+
     def unreadable(self, why: str) -> ValueError:
         """The error for the field that was read last, which cannot be what it is."""
-        return self.error(f"{why}, at byte {self._offset + self._field_at}")
+        return self.error(f"{why}, at byte {self.field_offset}")
 
     def next(self) -> int | None:
         """The next byte, which stays to be read; None at the end."""
@@ -68,7 +73,7 @@ class Reader:
     def part(self, size: int, field: str, what: str) -> "Reader":
         """A reader for a field that has fields itself."""
         part = self.take(size, field)
-        return type(self)(part, what, self._offset + self._field_at)
+        return type(self)(part, what, self.field_offset)
 
     def rest(self, field: str) -> bytes:
         """All bytes that are left; they may be none."""

@@ -7,6 +7,7 @@ in `readingloop`. This module judges what is asked, and brings marks to the stor
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from time import time
 from typing import NoReturn, TypeVar
 
 from attrs import evolve, frozen
@@ -22,6 +23,7 @@ from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation
 from tezio_signer.watermarks.heldmark import HeldMark, Passed
+from tezio_signer.watermarks.ledger import Ledger
 from tezio_signer.watermarks.readingloop import ReadingLoop
 from tezio_signer.watermarks.rule import Mark, MarkId, judge
 from tezio_signer.watermarks.store import Kept, StoreError, WatermarkStore
@@ -74,7 +76,9 @@ class Watermarks(Service):
     :param open_store: called when the service starts; raises StoreError.
     :param floors: level and round at or below which nothing is signed, for claims without a floor
         of their own.
+    :param now: the wall clock, in Unix seconds, for the daily ledger.
     :param give_up: called when a store that answers late turns out to be none.
+    :ivar ledger: what keys have spent, in the same store.
     """
 
     _log = Logger()
@@ -85,10 +89,12 @@ class Watermarks(Service):
         floors: Mapping[Operation, tuple[int, int]],
         clock: IReactorTime,
         give_up: Callable[[StartupError], object] = do_nothing,
+        now: Callable[[], float] = time,
     ) -> None:
         self._open_store = open_store
         self._floors = floors
         self._reading = ReadingLoop(self._read, clock, give_up)
+        self.ledger = Ledger(lambda: self._store, clock, now)
         self._marks: dict[MarkId, HeldMark] = {}
         self._passed: Passed = OrderedDict()
 
