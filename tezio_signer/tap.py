@@ -157,6 +157,8 @@ def makeService(options: Options) -> Daemon:
         return in_thread(reactor, partial(source.load_again, running))
 
     reloading = Reloading(reactor, source.path, settings, read, go_by)
+    for each in audit:
+        reloading.add(each.reopen)
     hang_ups.then = reloading.hang_up
     daemon = Daemon(
         reactor,
