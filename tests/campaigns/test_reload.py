@@ -4,7 +4,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.campaigns.reload import A, B, Asked, campaign
+from tests.campaigns.reload import A, Asked, B, campaign
 
 
 class ReloadCampaignTests(TestCase):
