@@ -3,7 +3,8 @@
 Boots a Debian 12 in a container (systemd-nspawn), made once with debootstrap and kept in
 `--root`, installs the wheel in it, and starts the signer by `deploy/systemd/`: `ssl:` and
 `tls:` listeners, Unix sockets in its runtime directory, the journal, `systemctl reload`,
-`kill -9`, and etcd over HTTPS. Needs root, systemd-nspawn, debootstrap, and for the first time the network.
+`kill -9`, and etcd over HTTPS. Needs root, systemd-nspawn, debootstrap, and for the first time
+the network.
 """
 
 import argparse
