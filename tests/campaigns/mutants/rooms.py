@@ -87,6 +87,21 @@ ROOMS = {
             "listeners.test_unknownaddress",
         ),
     ),
+    "reloading": Room(
+        (
+            "tezio_signer.reloading",
+            "tezio_signer.configuration",
+            "tezio_signer.config.changes",
+            "tezio_signer.startup.source",
+        ),
+        (
+            "test_reloading",
+            "config.test_changes",
+            "startup.test_source",
+            "test_signer_races",
+            "listeners.test_admission",
+        ),
+    ),
     "policy": Room(
         (
             "tezio_signer.policy",
