@@ -15,7 +15,7 @@ from tests.support.deciding import MAINNET
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.cli.explain import payload_of
-from tezio_signer.cli.explanation import shown
+from tezio_signer.cli.wrapping import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.etcd.store import EtcdStore

@@ -25,7 +25,12 @@ from tezio_signer.errors import Refused
 from tezio_signer.policy import policy_of
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.verdict import NotKnownHere, Verdict
+from tezio_signer.tezos import jsontext
+from tezio_signer.tezos import payload as payloads
+from tezio_signer.tezos.jsontext import Json
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
+from tezio_signer.tezos.operations import OperationGroup
+from tezio_signer.tezos.payload import Generic
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.rule import Mark, MarkId
@@ -51,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the payload, magic byte first, as in a request; - reads it from standard input",
     )
     parser.add_argument(
-        "--key", metavar="tz…", type=_key, help="for this key [default: for each of them]"
+        "--key", metavar="tz…", type=_key, help="for this key [default: the source of the operation, else each]"
     )
     parser.add_argument(
         "--peer",
@@ -78,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         options.usage_error(str(error))
     settings = load_settings(options.config)
-    keys = [options.key] if options.key is not None else list(settings.signing_keys)
+    keys = [options.key] if options.key is not None else keys_for(settings, data)
     if not keys:
         raise CommandError("the configuration has no signing key (policy.signing_keys)")
     try:
@@ -90,18 +95,34 @@ def run(options: argparse.Namespace) -> None:
         explain(settings, marks, key, data, options.peer, options.authentication) for key in keys
     ]
     if options.json:
-        said = {
+        said: dict[str, Json] = {
             "payload": payload_json(data),
             "store": str(settings.store),
             "keys": [explanation_json(each) for each in explanations],
         }
-        print(json.dumps(said, indent=2))
+        print(_json_text(said))
     else:
         print("\n".join(payload_lines(data)))
         for explanation in explanations:
             print("\n".join(["", *explanation_lines(explanation)]))
     if not any(explanation.would_be_signed for explanation in explanations):
         sys.exit(1)
+
+
+def keys_for(settings: Settings, data: bytes) -> list[PublicKeyHash]:
+    """The keys to explain a payload for, if nobody says: who has to sign it, else all."""
+    all_keys = list(settings.signing_keys)
+    try:
+        payload = payloads.decode(data)
+    except ValueError:
+        return all_keys
+    if not isinstance(payload, Generic) or not isinstance(payload.group, OperationGroup):
+        return all_keys
+    names = ("source", "consensus_key")  # the latter of drain_delegate
+    signers = {
+        content.fields.get(name) for content in payload.group.contents for name in names
+    } - {None}
+    return [key for key in all_keys if str(key) in signers] or all_keys
 
 
 def payload_of(text: str) -> bytes:
@@ -126,6 +147,13 @@ def payload_of(text: str) -> bytes:
             "the payload has to be an even number of hexadecimal digits, such as 11…, 0x11… or "
             '"11…"; or - to read it from standard input'
         ) from None
+
+
+def _json_text(said: dict[str, Json]) -> str:
+    try:
+        return json.dumps(said, indent=2)
+    except RecursionError:  # Michelson may be nested that deep
+        return jsontext.dumps(said)
 
 
 def _input(text: str) -> str:
