@@ -38,12 +38,13 @@ class ReadTests(SynchronousTestCase):
 
     def test_never_signed(self) -> None:
         """What a signer is authenticated with, and what today's Octez does not make."""
-        for magic in (0x01, 0x02, 0x04, 0x05):
+        for magic in (0x01, 0x02, 0x04):
             self.assertRaises(Forbidden, request_for, bytes([magic]) + bytes(40))
 
     def test_malformed(self) -> None:
         """What cannot be decoded, and the form for keys that a Tezio HSM has not."""
-        for payload in (b"", b"\x03", b"\x14" + bytes(40), PAYLOADS["bls_att"]):
+        cut = (b"", b"\x03", b"\x05", b"\x05\x03")
+        for payload in (*cut, b"\x14" + bytes(40), PAYLOADS["bls_att"]):
             self.assertRaises(Malformed, request_for, payload)
 
     def test_authenticated_bytes(self) -> None:

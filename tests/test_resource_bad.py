@@ -3,6 +3,7 @@
 from attrs import frozen
 from twisted.trial.unittest import TestCase
 
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import (
     EVERY_MAGIC_BYTE,
     Answer,
@@ -86,14 +87,14 @@ BAD_BODIES = [
     ),
     *(
         Bad(403, f"magic byte 0x{magic:02X}", hex_body(bytes([magic]) + BLOCK[1:]))
-        for magic in (0x01, 0x02, 0x04, 0x05)
+        for magic in (0x01, 0x02, 0x04)
     ),
     Bad(403, "never signed", hex_body(bytes.fromhex(AUTHENTICATION["signed_bytes"]))),
     Bad(400, "tz4", hex_body(PAYLOADS["bls_att"])),
     Bad(400, "tz4", hex_body(PAYLOADS["bls_preatt"])),
     Bad(400, "kind 0x14", hex_body(b"\x13" + PAYLOADS["preatt"][1:])),
     Bad(400, "kind 0x15", hex_body(b"\x12" + PAYLOADS["att"][1:])),
-    Bad(400, "consensus operation", hex_body(b"\x03" + PAYLOADS["att"][5:])),
+    Bad(403, "attestation", hex_body(b"\x03" + PAYLOADS["att"][5:])),
     Bad(400, "fitness", hex_body(BLOCK[:83] + b"\x00\x00\x80\x00" + BLOCK[87:])),
     Bad(400, "negative fitness length", hex_body(BLOCK[:83] + b"\xff" * 4 + BLOCK[87:])),
     Bad(400, "level is 5000001 in its header", hex_body(BLOCK[:8] + b"\x41" + BLOCK[9:])),
@@ -102,8 +103,9 @@ BAD_BODIES = [
     Bad(400, "payload round 2 is above its round 1", hex_body(BLOCK[:187] + b"\x02" + BLOCK[188:])),
     Bad(400, "negative level", hex_body(PAYLOADS["att"][:40] + b"\x80" + PAYLOADS["att"][41:])),
     Bad(400, "negative round", hex_body(PAYLOADS["preatt"][:44] + b"\xff" + PAYLOADS["att"][45:])),
-    Bad(413, "1016 bytes; a Tezio HSM signs 1015 at most", hex_body(NOOP + bytes(976))),
-    Bad(413, "32737 bytes", hex_body(NOOP + bytes(32737 - len(NOOP)))),
+    Bad(400, "Michelson data are unreadable: Micheline has", hex_body(b"\x05" + BLOCK[1:])),
+    Bad(413, "1016 bytes; a Tezio HSM signs 1015 at most", hex_body(noop_payload(1016))),
+    Bad(413, "32737 bytes", hex_body(noop_payload(32737))),
     Bad(413, "larger than", b'"%b"' % (b"11" * 500_000)),
 ]
 BAD_PATHS = [

@@ -16,7 +16,7 @@ from tezio_signer.errors import FAULT, READING, NotAdmitted, Refused
 from tezio_signer.request import Listener, Peer, Submission
 from tezio_signer.sparinglog import SparingLog
 from tezio_signer.tezos.keys import PublicKeyHash
-from tezio_signer.tezos.payload import Generic, Operation, Payload
+from tezio_signer.tezos.payload import Baking, Operation, Payload
 
 _OK = 200
 _UNREADABLE = "closed the connection of {peer}, whose request cannot be read: {sentence}"
@@ -139,7 +139,7 @@ class Decision:
     @property
     def position(self) -> tuple[str, int, int] | None:
         """Chain, level and round of what was to be signed, if it has them."""
-        if self.payload is None or isinstance(self.payload, Generic):
+        if not isinstance(self.payload, Baking):
             return None
         return self.payload.chain_id, self.payload.level, self.payload.round
 

@@ -44,7 +44,7 @@ from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.hsm.signing import Priority, Signing, State
 from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Generic, Operation, Payload
+from tezio_signer.tezos.payload import Baking, Operation, Payload
 
 DEADLINE = 6.0
 """Seconds after which a client is told that its signature is not there; a block's time."""
@@ -53,6 +53,7 @@ _PRIORITIES = {
     Operation.PREATTESTATION: Priority.CONSENSUS,
     Operation.ATTESTATION: Priority.CONSENSUS,
     Operation.GENERIC: Priority.OTHER,
+    Operation.MICHELSON: Priority.OTHER,
 }
 _Asked = tuple[PublicKeyHash, bytes, bool]
 """Key, payload, and whether its signature is known and has to be stored only."""
@@ -270,7 +271,7 @@ def _refusal(reply: StatusReply, payload: Payload, asked_before: bool) -> Refuse
 
 def _device_mark(payload: Payload, asked_before: bool) -> str:
     """What the mark of the device itself is, which refuses what our watermarks allow."""
-    if isinstance(payload, Generic):  # has none, as far as is known
+    if not isinstance(payload, Baking):  # has none, as far as is known
         return "which is not known to happen for what has no level"
     if (payload.level, payload.round) == (0, 0):
         return "it signs nothing at level 0 round 0"

@@ -14,7 +14,7 @@ from attrs import frozen
 from tezio_signer.errors import Forbidden, Malformed, Refused
 from tezio_signer.tezos import payload as payloads
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
-from tezio_signer.tezos.payload import Consensus, Generic, Payload
+from tezio_signer.tezos.payload import Baking, Consensus, Payload
 
 _LOCALHOST = ip_address("127.0.0.1")
 _AUTHENTICATION_PREFIX = b"\x04\x01"
@@ -105,7 +105,7 @@ class SigningRequest:
 
     def __str__(self) -> str:
         payload = self.payload
-        if isinstance(payload, Generic):
+        if not isinstance(payload, Baking):
             return f"{payload.operation} for {self.key}"
         return f"{payload.operation} {payload.level}/{payload.round} for {self.key}"
 

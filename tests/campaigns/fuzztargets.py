@@ -16,7 +16,7 @@ from tezio_signer.config.fields import ConfigError
 from tezio_signer.config.setting import settings_of
 from tezio_signer.config.settings import Settings
 from tezio_signer.tezos import payload as payloads
-from tezio_signer.tezos.payload import Block, Consensus, Payload
+from tezio_signer.tezos.payload import Block, Consensus, Generic, Michelson, Payload
 
 
 class Wrong(Exception):
@@ -65,7 +65,7 @@ class PayloadTarget:
         try:
             decoded = payloads.decode(data)
         except ValueError as error:
-            if expected is not None:
+            if expected is not None and data[:1] != b"\x05":
                 raise Wrong(f"refused what is well-formed: {error}") from error
             return gist(error)
         if _fields(decoded) != expected:
@@ -79,8 +79,10 @@ def _fields(payload: Payload) -> Fields:
             return str(payload.operation), chain, level, round_, payload_round
         case Consensus(operation, chain, level, round_, slot, branch, block, dal):
             return str(operation), chain, level, round_, slot, branch, block, dal
-        case _:
-            return str(payload.operation), payload.branch, payload.contents
+        case Generic(branch, contents, _):
+            return str(payload.operation), branch, contents
+        case Michelson(value):
+            return str(payload.operation), value.data
 
 
 class ConfigTarget:

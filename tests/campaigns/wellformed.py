@@ -43,9 +43,7 @@ _BLOCK = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_GENERIC = re.compile(
-    rb"\x03(?P<branch>.{32})(?P<contents>[^\x14-\x17\x1e\x1f\x28\x29].*)", re.DOTALL
-)
+_GENERIC = re.compile(rb"\x03(?P<branch>.{32})(?P<contents>.+)", re.DOTALL)
 _NAMES = {b"\x12": "preattestation", b"\x13": "attestation"}
 _KINDS = {b"\x12": (b"\x14", b"\x28"), b"\x13": (b"\x15", b"\x17", b"\x29")}
 
@@ -55,9 +53,14 @@ def _number(data: bytes) -> int:
 
 
 def fields_of(payload: bytes) -> Fields | None:
-    """Its operation and what it says; None for a payload that must not be signed."""
+    """Its operation and what it says; None for a payload that must not be signed.
+
+    What is in a generic operation or in Michelson data is not read here.
+    """
     if match := _GENERIC.fullmatch(payload):
         return "generic", match["branch"], match["contents"]
+    if payload[:1] == b"\x05" and len(payload) > 1:
+        return "michelson", payload[1:]
     if match := _CONSENSUS.fullmatch(payload):
         return _consensus(match)
     if match := _BLOCK.fullmatch(payload):

@@ -160,7 +160,7 @@ the signer would start with this (no warnings)
 policy:
     signing_keys:
         {TZ1}: {{allowed_ops: [], authorized_keys: [{EDPK}]}}
-        {TZ3}: {{allowed_ops: [block, 0x05], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp],
+        {TZ3}: {{allowed_ops: [block, 0x04], chains: [NetXdQprcVkpaWU, NetXnHfVqm9iesp],
             max_level_jump: 99}}
     auth_key: {{pkh: {AUTH}}}
 authorized_keys: [{EDPK}]
@@ -176,12 +176,12 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
             ["HTTP", "at           tcp:1, tcp:2"],
             ["signs", "nothing"],
             ["authenticated", f"by {EDPK_HASH}"],
-            ["signs", "block, michelson"],
+            ["signs", "authentication, block"],
             ["chains", "NetXdQprcVkpaWU, NetXnHfVqm9iesp"],
             ["floors", "block 16/1"],
             ["max_level_jump", "99"],
             ["authenticated", f"by {AUTH}, {EDPK_HASH}"],
-            ["warning:", f"{TZ3}: michelson is among allowed_ops, but is never signed"],
+            ["warning:", f"{TZ3}: authentication is among allowed_ops, but is never signed"],
         ):
             self.assertIn(line, lines)
 

@@ -280,6 +280,13 @@ class OptionTests(SynchronousTestCase):
             allowed = settings_of(BASE.replace("generic", name)).signing_keys[TZ3].allowed_ops
             self.assertEqual(allowed, {Operation.GENERIC})
 
+    def test_michelson(self) -> None:
+        """Packed data of Michelson are an operation like others, by name and number."""
+        for name in ("michelson", "0x05", "5"):
+            settings = settings_of(BASE.replace("generic", name))
+            self.assertEqual(settings.signing_keys[TZ3].allowed_ops, {Operation.MICHELSON})
+            self.assertEqual(settings.warnings, ())
+
     def test_authentication_is_the_default(self) -> None:
         """A key that says nothing about authentication asks for it."""
         text = BASE.replace("            auth_req: False\n", f"{POLICY}auth_key: {{pkh: {AUTH}}}\n")
@@ -290,14 +297,12 @@ class OptionTests(SynchronousTestCase):
 
     def test_warns_of_operations_never_signed(self) -> None:
         """An operation that this signer never signs may be listed, with a warning for each."""
-        settings = settings_of(
-            BASE.replace("generic", "generic, 0x01, 2, authentication, michelson")
-        )
+        settings = settings_of(BASE.replace("generic", "generic, 0x01, 2, authentication"))
         self.assertEqual(
             settings.warnings,
             tuple(
                 f"{TZ3}: {name} is among allowed_ops, but is never signed"
-                for name in ("authentication", "legacy_block", "legacy_endorsement", "michelson")
+                for name in ("authentication", "legacy_block", "legacy_endorsement")
             ),
         )
 

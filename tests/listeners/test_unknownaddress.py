@@ -161,7 +161,10 @@ ANYTHING: tuple[Request, ...] = (
     KNOWN_KEYS,
     proof(TZ4),
 )
-KINDS = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
+KINDS = (
+    "accepted are 0x03 (generic), 0x05 (michelson), 0x11 (block), 0x12 (preattestation), 0x13 "
+    "(attestation)"
+)
 INVALID = "invalid authentication signature"
 CASES = {
     "cut_off": Case(
@@ -183,8 +186,8 @@ CASES = {
     ),
     "never_signed": Case(
         403,
-        f"magic byte 0x05 (michelson) not allowed: never signed; {KINDS}",
-        Sign(b"\x05" + NOOP[1:]),
+        f"magic byte 0x02 (legacy_endorsement) not allowed: never signed; {KINDS}",
+        Sign(b"\x02" + NOOP[1:]),
     ),
     "unknown_key": Case(404, NO_KEY.format(AUTH), Sign(NOOP, str(AUTH))),
     "unknown_tz4_key": Case(404, NO_KEY.format(TZ4), Sign(NOOP, TZ4)),

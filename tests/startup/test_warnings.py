@@ -180,7 +180,8 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(self.warned(tls, allowed_ips=net, client_ca=authority), [])
         self.assertEqual(len(self.warned(OPEN, allowed_ips=net, client_ca=authority)), 1)
         self.assertEqual(self.warned("tcp:6732:interface=127.0.0.1", allowed_ips=net), [])
-        self.assertEqual(self.warned(allowed_ips=net, key=key_of(TZ1, [Operation.MICHELSON])), [])
+        never = key_of(TZ1, [Operation.AUTHENTICATION])
+        self.assertEqual(self.warned(allowed_ips=net, key=never), [])
         off = Security(auth_check=False)
         self.assertEqual(len(self.warned(allowed_ips=net, key=asks, security=off)), 1)
 
@@ -192,6 +193,9 @@ class OpenTests(SynchronousTestCase):
         self.assertNotIn("empties", warning)
         (warning,) = self.warned(allowed_ips=net, key=key_of(TZ3, [*GENERIC, *BLOCKS]))
         self.assertIn("empties the account, and blocks and attestations", warning)
+        (warning,) = self.warned(allowed_ips=net, key=key_of(TZ1, [Operation.MICHELSON]))
+        self.assertIn(f"have {TZ1} sign Michelson data, which contracts may take for", warning)
+        self.assertNotIn("empties", warning)
 
     def test_unix(self) -> None:
         """A Unix socket is open to every user if its mode says so, and allowed_uids does not."""

@@ -102,7 +102,7 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         f"{OTHER}\n{KEY}allowed_ops:\n{KEY}- generic\n{KEY}- blok",
         9,
         f"{TZ1_PATH}.allowed_ops[1]",
-        ("blok is not an operation", "generic (0x03)", "block (0x11)", "attestation (0x13)"),
+        ("blok is not an operation", "generic (0x03)", "michelson (0x05)", "attestation (0x13)"),
     ),
     (
         f"{OTHER}{{allowed_ops: [0x14]}}",

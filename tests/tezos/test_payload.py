@@ -1,15 +1,21 @@
 """Payloads, against recorded ones and the layouts of Octez."""
 
+from hashlib import blake2b
+
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.vectors import MORE_PAYLOADS, OCTEZ, OPERATIONS, PAYLOADS, block, consensus
+from tezio_signer.tezos import micheline, operations
+from tezio_signer.tezos.operations import OperationGroup, Undecodable
 from tezio_signer.tezos.payload import (
+    Baking,
     Block,
     Consensus,
     Generic,
+    Michelson,
     NeverSigned,
     Operation,
     Payload,
@@ -25,12 +31,21 @@ ATTESTATION = PAYLOADS["att"]
 WITH_DAL = PAYLOADS["att_dal_0"]
 POSITIONED = {name: data for name, data in PAYLOADS.items() if data[0] != 0x03}
 """The recorded payloads that have a level and a round."""
+MICHELSON = bytes.fromhex("050707010000000161 0005")
+"""Packed `Pair "a" 5`, as PACK makes it."""
 
 # Of the layout in Octez' block_header_repr and fitness_repr: the parts of UNLOCKED.
 _HEADER = UNLOCKED[:83]
 _TAIL = UNLOCKED[120:]
 _ELEMENTS = (b"\x02", bytes.fromhex("004c4b40"), b"", b"\xff" * 4, bytes.fromhex("00000001"))
 VERSION, LEVEL, LOCKED_ROUND, PREDECESSOR_ROUND, ROUND = range(5)
+
+
+def generic(payload: bytes) -> Generic:
+    """A payload that is a generic operation, decoded."""
+    decoded = decode(payload)
+    assert isinstance(decoded, Generic)
+    return decoded
 
 
 def int32(value: int) -> bytes:
@@ -97,11 +112,13 @@ class RecordedTests(PayloadTestCase):
 
     def test_generic(self) -> None:
         """A recorded generic operation is its branch and what follows."""
-        generic = {p["name"]: p["hex"] for p in OCTEZ["payloads"] if "level" not in p}
-        self.assertEqual(len(generic), 7)
-        for name, hexadecimal in generic.items():
-            expected = Generic(BRANCH, bytes.fromhex(hexadecimal[66:]))
-            self.assertEqual(decode(PAYLOADS[name]), expected, name)
+        recorded = {p["name"]: p["hex"] for p in OCTEZ["payloads"] if "level" not in p}
+        self.assertEqual(len(recorded), 7)
+        for name, hexadecimal in recorded.items():
+            decoded = generic(PAYLOADS[name])
+            self.assertEqual(decoded.branch, BRANCH)
+            self.assertEqual(decoded.contents, bytes.fromhex(hexadecimal[66:]), name)
+            self.assertEqual(decoded.group, operations.decode(PAYLOADS[name][1:]), name)
 
     def test_positions(self) -> None:
         """Level and round are the recorded ones in all payloads that have them."""
@@ -110,7 +127,7 @@ class RecordedTests(PayloadTestCase):
         self.assertEqual(len(positions), 13)
         for payload in positions:
             decoded = decode(bytes.fromhex(payload["hex"]))
-            assert not isinstance(decoded, Generic)
+            assert isinstance(decoded, Baking)
             self.assertEqual((decoded.level, decoded.round), (payload["level"], payload["round"]))
 
     def test_further_payloads(self) -> None:
@@ -122,23 +139,12 @@ class RecordedTests(PayloadTestCase):
                 self.assertEqual(getattr(decoded, field, None), payload.get(field), payload["hex"])
 
     def test_operations(self) -> None:
-        """Every kind of operation that the chain knows is generic, those of consensus excepted."""
-        refused = {
-            "unsigned-attestation",
-            "unsigned-attestation-with-dal",
-            "unsigned-attestations-aggregate",
-            "unsigned-preaatestation",
-            "unsigned-preattestation-aggregate",
-            "bls_mode_unsigned_attestation",
-            "bls_mode_unsigned_preattestation",
-        }
-        operations = {n: bytes.fromhex(o) for n, o in OPERATIONS.items() if "block_header" not in n}
-        self.assertLess(refused, set(operations))
-        for name, data in operations.items():
-            if name in refused:
-                self.refused(b"\x03" + data, f"0x{data[32]:02X}", "not signed as a generic one")
-            else:
-                self.assertEqual(decode(b"\x03" + data), Generic(data[:32], data[32:]), name)
+        """Every kind of operation that the chain knows is decoded: those of consensus too."""
+        for name, text in OPERATIONS.items():
+            data = bytes.fromhex(text)
+            decoded = generic(b"\x03" + data)
+            self.assertEqual((decoded.branch, decoded.contents), (data[:32], data[32:]))
+            self.assertEqual(isinstance(decoded.group, OperationGroup), "block" not in name, name)
 
     def test_consensus_operations(self) -> None:
         """The recorded consensus operations of another protocol, behind their magic bytes."""
@@ -172,20 +178,20 @@ class MagicByteTests(PayloadTestCase):
     """The first byte decides."""
 
     def test_all(self) -> None:
-        """Four are decoded, four are known but never signed, and all others are unknown."""
-        bodies = {0x11: UNLOCKED, 0x12: PAYLOADS["preatt"], 0x13: ATTESTATION}
+        """Five are decoded, three are known but never signed, and all others are unknown."""
+        bodies = {0x05: MICHELSON, 0x11: UNLOCKED, 0x12: PAYLOADS["preatt"], 0x13: ATTESTATION}
         for magic in range(256):
             payload = bytes([magic]) + bodies.get(magic, PAYLOADS["transfer"])[1:]
-            if magic in (0x03, 0x11, 0x12, 0x13):
+            if magic in (0x03, 0x05, 0x11, 0x12, 0x13):
                 self.assertEqual(decode(payload).operation.value, magic)
                 continue
             with self.assertRaises(ValueError) as raised:
                 decode(payload)
             never = isinstance(raised.exception, NeverSigned)
-            self.assertEqual(never, magic in (0x01, 0x02, 0x04, 0x05), hex(magic))
+            self.assertEqual(never, magic in (0x01, 0x02, 0x04), hex(magic))
             sentence = str(raised.exception)
             self.assertIn(f"magic byte 0x{magic:02X}", sentence)
-            self.assertIn("0x03 (generic), 0x11 (block), 0x12", sentence)
+            self.assertIn("0x03 (generic), 0x05 (michelson), 0x11 (block), 0x12", sentence)
 
     def test_never_signed(self) -> None:
         """What is never signed is named, however short it is."""
@@ -193,7 +199,6 @@ class MagicByteTests(PayloadTestCase):
             (b"\x01", "legacy_block"),
             (b"\x02", "legacy_endorsement"),
             (b"\x04", "authentication"),
-            (b"\x05", "michelson"),
         ):
             with self.assertRaises(NeverSigned) as raised:
                 decode(magic)
@@ -213,16 +218,62 @@ class MagicByteTests(PayloadTestCase):
                 self.refused(payload, f"kind 0x{kind:02X} does not belong", words)
 
     def test_kinds_under_generic(self) -> None:
-        """Of all kinds of operation, those of consensus are refused as generic ones."""
-        refused = set()
-        for kind in range(256):
-            try:
-                decoded = decode(b"\x03" + BRANCH + bytes([kind]))
-            except ValueError:
-                refused.add(kind)
-            else:
-                self.assertEqual(decoded, Generic(BRANCH, bytes([kind])))
-        self.assertEqual(refused, {0x14, 0x15, 0x16, 0x17, 0x1E, 0x1F, 0x28, 0x29})
+        """A generic operation that is not understood is told by the kind that was read last."""
+        for tag in range(256):
+            group = generic(b"\x03" + BRANCH + bytes([tag])).group
+            assert isinstance(group, Undecodable)
+            kind = next(iter(group.kinds))
+            self.assertEqual(kind == tag or kind in operations.KINDS, True)
+            consensus = {0x14, 0x15, 0x17, 0x1E, 0x1F, 0x28, 0x29}
+            self.assertEqual(kind in operations.CONSENSUS_KINDS, tag in consensus)
+            self.assertIn("at byte 3", str(group))
+
+
+class MichelsonTests(PayloadTestCase):
+    """Packed data of Michelson."""
+
+    def test_decoded(self) -> None:
+        """It is Micheline behind the magic byte."""
+        decoded = decode(MICHELSON)
+        self.assertEqual(decoded, Michelson(micheline.decode(MICHELSON[1:])))
+        self.assertEqual(str(decoded), 'Michelson data Pair "a" 5')
+        self.assertEqual(decoded.operation, Operation.MICHELSON)
+
+    def test_exact(self) -> None:
+        """What is cut off or has bytes behind it is refused, at its byte in the payload."""
+        for length in range(1, len(MICHELSON)):
+            self.refused(MICHELSON[:length], "the Michelson data are unreadable", "at byte")
+        self.refused(MICHELSON + b"\x00", f"trailing byte, at byte {len(MICHELSON)}")
+        self.refused(b"\x05\x03\xff", "primitive 0xFF", "at byte 2")
+
+    def test_long(self) -> None:
+        """Long data have a text of one line all the same."""
+        text = "x" * 1000
+        decoded = decode(b"\x05\x01" + dynamic(text.encode()))
+        self.assertLessEqual(len(str(decoded)), 300)
+        self.assertTrue(str(decoded).startswith('Michelson data "xxx'), decoded)
+
+
+class TextTests(PayloadTestCase):
+    """What a generic operation says of itself."""
+
+    def test_understood(self) -> None:
+        """It says what it does."""
+        for name, text in (
+            ("transfer", "transaction of 1 tez to tz1gjaF81ZRRvdzjobyfVNsAeSC6PScjfQwN, fee "),
+            ("noop", "failing_noop 'hi'"),
+        ):
+            self.assertTrue(str(decode(PAYLOADS[name])).startswith(text), decode(PAYLOADS[name]))
+
+    def test_not_understood(self) -> None:
+        """It names the digest by which it can be found, and keeps nothing of the error."""
+        payload = PAYLOADS["transfer"] + b"\x00"
+        decoded = generic(payload)
+        digest = blake2b(payload, digest_size=32).hexdigest()
+        self.assertEqual(str(decoded), f"a generic operation that is not understood ({digest})")
+        assert isinstance(decoded.group, Undecodable)
+        self.assertIsNone(decoded.group.__traceback__)
+        self.assertIn("unknown kind 0x00, at byte 88", str(decoded.group))
 
 
 class LengthTests(PayloadTestCase):
@@ -287,7 +338,9 @@ class LengthTests(PayloadTestCase):
                 PAYLOADS["transfer"][:length], "the generic operation is cut off", "branch"
             )
         self.refused(PAYLOADS["transfer"][:33], "no contents")
-        self.assertEqual(decode(PAYLOADS["transfer"][:34]), Generic(BRANCH, b"\x6c"))
+        decoded = generic(PAYLOADS["transfer"][:34])
+        self.assertEqual((decoded.branch, decoded.contents), (BRANCH, b"\x6c"))
+        self.assertIsInstance(decoded.group, Undecodable)
 
 
 class BlockTests(PayloadTestCase):
@@ -499,7 +552,7 @@ class AnyBytesTests(PayloadTestCase):
 
     @settings(derandomize=True, deadline=None, max_examples=300)
     @given(
-        st.sampled_from(("", "03", "11", "12", "13")),
+        st.sampled_from(("", "03", "05", "11", "12", "13")),
         st.one_of(st.binary(max_size=240), st.sampled_from([p[1:] for p in PAYLOADS.values()])),
     )
     def test_errors(self, magic: str, rest: bytes) -> None:

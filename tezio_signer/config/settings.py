@@ -18,6 +18,7 @@ DEFAULT_HTTP = "tcp:6732:interface=127.0.0.1"
 SIGNED_OPERATIONS = frozenset(
     {
         Operation.GENERIC,
+        Operation.MICHELSON,
         Operation.BLOCK,
         Operation.PREATTESTATION,
         Operation.ATTESTATION,
@@ -58,8 +59,8 @@ class SigningKey:
         frozenset[Operation],
         Setting(
             "What is signed. Others are refused.",
-            form="a list of generic (0x03), block (0x11), preattestation (0x12) and attestation "
-            "(0x13), by name or number",
+            form="a list of generic (0x03), michelson (0x05), block (0x11), preattestation (0x12) "
+            "and attestation (0x13), by name or number",
         ),
     ]
     auth_req: Annotated[
@@ -176,8 +177,8 @@ class Limits:
     signatures_per_minute: Annotated[
         int | None,
         Setting(
-            "Generic operations for each IP address and key, above which the answer is 429. Blocks "
-            "and attestations are never counted.",
+            "Generic operations and Michelson data for each IP address and key, above which the "
+            "answer is 429. Blocks and attestations are never counted.",
             least=1,
             most=1_000_000,
             without="any number",

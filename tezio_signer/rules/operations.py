@@ -7,16 +7,16 @@ from tezio_signer.errors import Forbidden, TooLarge
 from tezio_signer.hsm.framing import MAX_MESSAGE
 from tezio_signer.request import SigningRequest
 from tezio_signer.rules.rule import Check, Demands
-from tezio_signer.tezos.payload import Generic, Operation
+from tezio_signer.tezos.payload import Baking, Operation
 
 
 def allowed_chain(settings: Settings) -> Check:
-    """Only for the chains of the key; a generic operation names none."""
+    """Only for the chains of the key; what has no level names none."""
 
     def rule(request: SigningRequest) -> None:
         chains = settings.signing_keys[request.key].chains
         payload = request.payload
-        if chains is None or isinstance(payload, Generic) or payload.chain_id in chains:
+        if chains is None or not isinstance(payload, Baking) or payload.chain_id in chains:
             return
         raise Forbidden(
             f"chain {payload.chain_id} is not allowed for {request.key}; "
@@ -31,7 +31,7 @@ def chain_wanted(settings: Settings) -> Demands:
 
     def words(request: SigningRequest) -> str:
         chains = settings.signing_keys[request.key].chains
-        if isinstance(request.payload, Generic):
+        if not isinstance(request.payload, Baking):
             return "is for no chain in particular"
         return f"is for {'any chain' if chains is None else ' or '.join(sorted(chains))}"
 

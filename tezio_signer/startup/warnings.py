@@ -138,6 +138,10 @@ def _what(settings: Settings, key: SigningKey) -> str:
     signed = settings.signed_with(key)
     spends = "any operation, also one that empties the account"
     bakes = "blocks and attestations, of levels with which yours are refused"
-    if Operation.GENERIC not in signed:
-        return bakes
-    return f"{spends}, and {bakes}" if len(signed) > 1 else spends
+    orders = "Michelson data, which contracts may take for an order of its owner"
+    said = [
+        *([spends] if Operation.GENERIC in signed else ()),
+        *([orders] if Operation.MICHELSON in signed else ()),
+        *([bakes] if signed.intersection(BAKING_OPERATIONS) else ()),
+    ]
+    return ", and ".join(said)

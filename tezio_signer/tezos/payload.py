@@ -4,16 +4,22 @@
 (`src/proto_*/lib_protocol/{block_header,fitness,operation}_repr.ml`).
 All integers are big-endian. A payload that is too short, too long or contradicts
 itself is a ValueError: nothing half read may reach the HSM.
+
+There is one exception, and a check for it: a generic operation of which all is understood but
+its contents. A key may be allowed to sign what no protocol had when this was written.
 """
 
 from enum import Enum
 from typing import ClassVar
 
-from attrs import frozen
+from attrs import field, frozen
 
-from tezio_signer.tezos import base58check
+from tezio_signer.tezos import base58check, micheline, operations
 from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.binary import Reader
+from tezio_signer.tezos.keys import digest
+from tezio_signer.tezos.micheline import Micheline
+from tezio_signer.tezos.operations import OperationGroup, Undecodable, summary
 
 
 class Operation(Enum):
@@ -70,18 +76,42 @@ class Consensus:
 
 @frozen
 class Generic:
-    """A generic operation: the branch, and the contents as they are."""
+    """A generic operation.
+
+    :ivar contents: what stands behind the branch, as it came.
+    :ivar group: the same, decoded with the branch; or why that is not possible.
+    """
 
     operation: ClassVar[Operation] = Operation.GENERIC
     branch: bytes
     contents: bytes
+    group: OperationGroup | Undecodable = field(eq=False)
+
+    def __str__(self) -> str:
+        """What it does, in one line of printable ASCII."""
+        if isinstance(self.group, OperationGroup):
+            return summary(self.group)
+        data = bytes([self.operation.value]) + self.branch + self.contents
+        return f"a generic operation that is not understood ({digest(data).hex()})"
+
+
+@frozen
+class Michelson:
+    """Packed data of Michelson: what contracts take for an order of whom they know."""
+
+    operation: ClassVar[Operation] = Operation.MICHELSON
+    value: Micheline
+
+    def __str__(self) -> str:
+        """What is in it, in one line of printable ASCII."""
+        return f"Michelson data {self.value.shortened(_MOST_LETTERS)}"
 
 
 Baking = Block | Consensus
-Payload = Block | Consensus | Generic
+"""What has a chain, a level and a round, and so a watermark; `isinstance` knows it."""
+Payload = Block | Consensus | Generic | Michelson
 
-# Operation kinds of consensus, which are signed with their own magic bytes only.
-_CONSENSUS_KINDS = {0x14, 0x15, 0x16, 0x17, 0x1E, 0x1F, 0x28, 0x29}
+_MOST_LETTERS = 280
 _KINDS = {
     0x14: Operation.PREATTESTATION,
     0x15: Operation.ATTESTATION,
@@ -111,14 +141,19 @@ def decode(data: bytes) -> Payload:
         case Operation.PREATTESTATION | Operation.ATTESTATION:
             return _consensus(_reader(data, f"the {operation}"), operation)
         case Operation.GENERIC:
-            return _generic(_reader(data, "the generic operation"))
+            return _generic(data)
+        case Operation.MICHELSON:
+            return _michelson(data)
         case _:
             raise NeverSigned(
                 f"magic byte 0x{data[0]:02X} ({operation}) not allowed: never signed; {_ACCEPTED}"
             )
 
 
-_ACCEPTED = "accepted are 0x03 (generic), 0x11 (block), 0x12 (preattestation), 0x13 (attestation)"
+_ACCEPTED = (
+    "accepted are 0x03 (generic), 0x05 (michelson), 0x11 (block), 0x12 (preattestation), 0x13 "
+    "(attestation)"
+)
 
 
 def _reader(data: bytes, what: str) -> Reader:
@@ -219,13 +254,22 @@ def _dal_content(reader: Reader) -> bytes:
     return bytes(content)
 
 
-def _generic(reader: Reader) -> Generic:
+def _generic(data: bytes) -> Generic:
+    reader = _reader(data, "the generic operation")
     branch = reader.take(32, "branch")
     contents = reader.rest("contents")
     if not contents:
         raise ValueError("the generic operation has no contents")
-    if contents[0] in _CONSENSUS_KINDS:
-        raise ValueError(
-            f"a consensus operation (kind 0x{contents[0]:02X}) is not signed as a generic one"
-        )
-    return Generic(branch, contents)
+    group: OperationGroup | Undecodable
+    try:
+        group = operations.decode(data[1:], 1)
+    except Undecodable as error:
+        group = Undecodable(str(error), error.kinds)  # without its frames
+    return Generic(branch, contents, group)
+
+
+def _michelson(data: bytes) -> Michelson:
+    try:
+        return Michelson(micheline.decode(data[1:], 1))
+    except ValueError as error:
+        raise ValueError(f"the Michelson data are unreadable: {error}") from error
