@@ -79,7 +79,7 @@ class Policy:
             deciding.addCallback(grants.append)
 
         def take_back(failure: Failure) -> Failure:
-            Grant.of(grants).undo()
+            Grant.of(grants).take_back()
             return failure
 
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)
@@ -131,11 +131,16 @@ def _name(failure: Failure, rule: str) -> Failure:
 
 
 def policy_of(
-    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+    settings: Settings,
+    public_key: FindKey,
+    watermarks: Watermarks,
+    clock: IReactorTime,
+    counted: Rate | None = None,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
+    :param counted: what was counted under the configuration before this one.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
@@ -174,7 +179,7 @@ def policy_of(
     ]
     reservations: list[Rule[Reservation]] = []
     if per_minute:
-        rate = Rate(per_minute, clock)
+        rate = (counted or Rate(1, clock)).at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
     reservations.append(
         unless_off(

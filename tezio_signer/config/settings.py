@@ -306,6 +306,7 @@ class Settings:
             "Which boards are used.",
             form="a list of `{serial_number: …}` and `{port: /dev/…}`",
             without="every Tezio board that is plugged in",
+            restart=True,
         ),
     ] = (BoardSelector(),)
     hsm_wait_seconds: Annotated[
@@ -318,6 +319,7 @@ class Settings:
             "`ssl:6732:interface=192.168.1.2:privateKey=key.pem:certKey=cert.pem`.",
             key="listen.http",
             form="a list of Twisted endpoint strings",
+            restart=True,
         ),
     ] = (DEFAULT_HTTP,)
     octez_socket: Annotated[
@@ -329,6 +331,7 @@ class Settings:
             key="listen.octez_socket",
             form="a list of Twisted endpoint strings",
             without="nowhere",
+            restart=True,
         ),
     ] = ()
     request_token: Annotated[
@@ -343,6 +346,7 @@ class Settings:
             "`ssl:` endpoints want client certificates of these authorities.",
             form="a PEM file",
             without="none are asked for",
+            restart=True,
         ),
     ] = None
     limits: Annotated[Limits, Setting("What clients may take of the daemon.", form="a section")] = (
@@ -355,6 +359,7 @@ class Settings:
             key="watermarks",
             form="a section",
             without='`{store: "sqlite:watermarks.sqlite"}`',
+            restart=True,
         ),
     ] = None
     warnings: tuple[str, ...] = ()

@@ -27,10 +27,18 @@ class Grant:
 
     :ivar claim: the watermark's claim, if the request needs one. It is for ever.
     :ivar undo: gives the rest back, for a request that could not be served.
+    :ivar unsigned: gives back what counts for the day; only when it is certain that no board has
+        signed for this request, and none will.
     """
 
     claim: Claim | None = None
     undo: Callable[[], object] = do_nothing
+    unsigned: Callable[[], object] = do_nothing
+
+    def take_back(self) -> None:
+        """Give all of it back: another rule refuses the request."""
+        self.undo()
+        self.unsigned()
 
     @classmethod
     def of(cls, grants: Sequence["Grant"]) -> "Grant":
@@ -40,8 +48,12 @@ class Grant:
             for grant in reversed(grants):
                 grant.undo()
 
+        def unsigned() -> None:
+            for grant in reversed(grants):
+                grant.unsigned()
+
         claims = (grant.claim for grant in grants if grant.claim is not None)
-        return cls(next(claims, None), undo)
+        return cls(next(claims, None), undo, unsigned)
 
 
 Admission = Callable[[Peer], None]

@@ -14,7 +14,8 @@ def claimed(settings: Settings, watermarks: Watermarks) -> Reservation:
         if not isinstance(request.payload, Baking):
             return Grant()
         jump = settings.signing_keys[request.key].max_level_jump
-        return Grant(watermarks.claim(request.key, request.payload, request.data, jump))
+        floor = settings.floors.get(request.payload.operation, (0, 0))
+        return Grant(watermarks.claim(request.key, request.payload, request.data, jump, floor))
 
     return rule
 
