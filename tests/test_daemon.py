@@ -216,7 +216,8 @@ class SigningTests(ProcessTestCase):
         for asking in (on_tcp, on_unix):
             signature = await asking.sign(str(TZ1), PAYLOADS["transfer"])
             self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["transfer"], signature))
-        await daemon.says(rf"signed generic for tz1\w+ from 127.0.0.1 \(uid {os.getuid()}, ")
+        whose = rf"for tz1\w+ from 127.0.0.1 \(uid {os.getuid()}, "
+        await daemon.says(rf"signed transaction of 1 tez to tz1\w+, fee 0.000404 tez, {whose}")
         daemon.send("TERM")
         await daemon.exits()
         self.assert_quiet(daemon)

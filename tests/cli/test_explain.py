@@ -82,9 +82,9 @@ class TextTests(ExplainTestCase):
         lines = outcome.out.splitlines()
         self.assertLessEqual(max(map(len, lines)), 80)
         self.assertEqual(lines[0].split(), ["payload", "block,", "198", "bytes"])
-        self.assertIn("  chain             NetXdQprcVkpaWU", lines)
-        self.assertIn("  level             7", lines)
-        self.assertIn("  round             1", lines)
+        self.assertIn("  chain               NetXdQprcVkpaWU", lines)
+        self.assertIn("  level               7", lines)
+        self.assertIn("  round               1", lines)
         self.assertIn(f"for {TZ3}, asked from 127.0.0.1", lines)
         self.assertIn("    key             passes     is for a key of the configuration", lines)
         said = " ".join(outcome.out.split())
@@ -294,7 +294,7 @@ class StoreTests(ExplainTestCase):
         async def away(_: EtcdStore) -> None:
             raise StoreAwayError("etcd at http://localhost:1: did not answer in time")
 
-        self.patch(EtcdStore, "read", away)
+        self.patch(EtcdStore, "load", away)
         self.configure(watermarks={"store": "etcd:http://localhost:1"})
         refused = self.decision(block(7, 0))
         self.assertEqual((refused["rule"], refused["status"]), ("watermark", 502))

@@ -11,7 +11,7 @@ from tezio_signer.cli.wrapping import COLUMNS, wrapped
 from tezio_signer.tezos import jsontext
 
 BRANCH = bytes(range(32))
-DEEP = b"\x05" + b"\x05\x03" * 5000 + b"\x03\x0b"  # Left (Left (… Unit))
+DEEP = b"\x05" + b"\x05\x05" * 5000 + b"\x03\x0b"  # Left (Left (… Unit))
 
 
 def said(data: bytes) -> Any:

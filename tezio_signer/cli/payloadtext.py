@@ -81,7 +81,7 @@ def _bytes(value: bytes) -> str:
     digits = value[:_MOST_BYTES].hex() or "empty"
     if len(value) > _MOST_BYTES:
         return f"{digits}… ({len(value)} bytes)"
-    return f"{digits} ({ascii(text)})" if text and text.isprintable() else digits
+    return f"{digits} ({text!a})" if text and text.isprintable() else digits
 
 
 def _line(name: str, text: str, depth: int) -> list[str]:

@@ -10,7 +10,7 @@ from tezio_signer.rates import Rate
 from tezio_signer.request import SigningRequest
 from tezio_signer.rules.rule import Demands, Grant, Reservation
 from tezio_signer.tezos.keys import PublicKeyHash, digest
-from tezio_signer.tezos.payload import Baking, Generic
+from tezio_signer.tezos.payload import Baking
 from tezio_signer.watermarks.book import Limits
 from tezio_signer.watermarks.ledger import Ledger
 
