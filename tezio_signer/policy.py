@@ -3,6 +3,7 @@
 To add a rule, write a function in `rules/` and name it in one of the three lists of `policy_of`.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from tezio_signer.rules.access import (
     known_key,
     user_wanted,
 )
+from tezio_signer.rules.generic import Now, contents_rules
 from tezio_signer.rules.operations import (
     allowed_chain,
     allowed_operation,
@@ -34,10 +36,12 @@ from tezio_signer.rules.operations import (
     operation_wanted,
     size_wanted,
 )
+from tezio_signer.rules.perday import per_day
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
 from tezio_signer.rules.spending import rate_wanted, within_rate
 from tezio_signer.rules.verdict import Asking, Stage, Verdict
 from tezio_signer.rules.watermark import claimed, mark_wanted
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
 
 _Ask = TypeVar("_Ask", Admission, Check, Reservation)
@@ -72,9 +76,9 @@ class Policy:
         """
         grants: list[Grant] = []
         deciding: Deferred[Any] = succeed(None)
-        for check in _asked(self.checks):
+        for check in _asked(self.checks, request.payload.operation):
             deciding.addCallback(_ask, check, request)
-        for reservation in _asked(self.reservations):
+        for reservation in _asked(self.reservations, request.payload.operation):
             deciding.addCallback(_ask, reservation, request)
             deciding.addCallback(grants.append)
 
@@ -106,8 +110,11 @@ class Policy:
         return asking.verdicts
 
 
-def _asked(rules: tuple[Rule[_Ask], ...]) -> list[Rule[_Ask]]:
-    return [rule for rule in rules if rule.off is None]
+def _asked(rules: tuple[Rule[_Ask], ...], operation: Operation | None = None) -> list[Rule[_Ask]]:
+    """The rules that are not switched off, and not about something else than this operation."""
+    return [
+        rule for rule in rules if rule.off is None and (rule.only is None or operation in rule.only)
+    ]
 
 
 def _ask(
@@ -136,11 +143,13 @@ def policy_of(
     watermarks: Watermarks,
     clock: IReactorTime,
     counted: Rate | None = None,
+    now: Now = time.time,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
     :param counted: what was counted under the configuration before this one.
+    :param now: the seconds since 1970, by the clock on the wall.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
@@ -175,12 +184,14 @@ def policy_of(
             "signing_policy_check",
             Rule("operation", allowed_operation(settings), operation_wanted(settings), (_KEY,)),
         ),
+        *contents_rules(settings, now),
         Rule("size", fitting_the_device, size_wanted),
     ]
     reservations: list[Rule[Reservation]] = []
     if per_minute:
         rate = (counted or Rate(1, clock)).at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
+    reservations.append(per_day(settings, watermarks.ledger))
     reservations.append(
         unless_off(
             "high_water_mark_check",

@@ -136,9 +136,11 @@ class Signer:
         decision = Decision.on(submission)
         grant = Grant()
 
+        def timed(decision: Decision) -> Decision:
+            return evolve(decision, milliseconds=round((self._clock.seconds() - began) * 1000))
+
         def record(decision: Decision) -> None:
-            milliseconds = round((self._clock.seconds() - began) * 1000)
-            self.decisions.record(evolve(decision, milliseconds=milliseconds))
+            self.decisions.record(timed(decision))
 
         try:
             if self._closed_because is not None:
@@ -146,12 +148,16 @@ class Signer:
             request = submission.asked
             if isinstance(request, Refused):
                 raise request.by(READING)
+            self.decisions.check()
             grant = await policy.decide(request)
             if grant.claim is not None:
                 decision = evolve(decision, mark=grant.claim.moved)
             signed = await self._in_flight.sign(
                 request.key, request.data, request.payload, grant.claim, grant.unsigned
             )
+            grant = Grant()  # it was signed: nothing is given back, whatever becomes of it
+            outcome = timed(evolve(decision, outcome=Outcome.SIGNED, device=signed.device))
+            await self.decisions.keep(outcome)
         except Refused as refused:
             if isinstance(refused, Unavailable):
                 grant.undo()  # octez-client asks again by itself
@@ -163,5 +169,5 @@ class Signer:
         except Exception:
             record(decision.failed(Failure()))
             raise Refused(FAULT) from None
-        record(evolve(decision, outcome=Outcome.SIGNED, device=signed.device))
+        self.decisions.record(outcome, kept=True)
         return signed.signature

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from tezio_signer import __version__
+from tezio_signer.audit.service import AuditLog
 from tezio_signer.config.endpoints import Endpoint, resolved
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import SEARCHED, named_config, source_of
@@ -134,6 +135,7 @@ def makeService(options: Options) -> Daemon:
         give_up,
     )
     signer = Signer(settings, hsms, watermarks, reactor)
+    audit = _audit_log(settings, signer, reactor)
     for warning in warnings_of(settings):
         _log.warn("{sentence}", sentence=warning)  # `warning` means one of Python's to Twisted
     connections = Connections(settings.limits, reactor, signer.admit, signer.decisions)
@@ -159,7 +161,7 @@ def makeService(options: Options) -> Daemon:
     daemon = Daemon(
         reactor,
         signer,
-        [*([simulator] if simulator else []), watermarks, hsms],
+        [*audit, *([simulator] if simulator else []), watermarks, hsms],
         [reloading, connections, *_listeners(settings, signer, connections, site, reactor)],
         banner(settings, source.path),
         log,
@@ -167,6 +169,18 @@ def makeService(options: Options) -> Daemon:
     if options.parent is not None:
         undertwistd.attach(daemon, options.parent, reactor)
     return daemon
+
+
+def _audit_log(settings: Settings, signer: Signer, reactor: Reactor) -> list[AuditLog]:
+    """The audit log, if there is one, which is told of all decisions."""
+    if settings.audit is None:
+        return []
+    audit = AuditLog(settings.audit.path, settings.audit.required, reactor, reactor.callFromThread)
+    if audit.required:
+        signer.decisions.require(audit)
+    else:
+        signer.decisions.add(audit)
+    return [audit]
 
 
 def _hsm_options(settings: Settings, simulated: bool) -> HsmOptions:

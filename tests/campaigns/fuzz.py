@@ -22,10 +22,13 @@ from attrs import asdict, define, field
 
 from tests.campaigns.fuzzframes import FramesTarget
 from tests.campaigns.fuzzhttp import HttpTarget
+from tests.campaigns.fuzzoperations import MichelineTarget, OperationsTarget
 from tests.campaigns.fuzztargets import ConfigTarget, PayloadTarget, Target
 
 TARGETS: dict[str, tuple[Callable[[Path], Target], float]] = {
-    "payload": (lambda _: PayloadTarget(), 0.75),
+    "payload": (lambda _: PayloadTarget(), 0.35),
+    "operations": (lambda _: OperationsTarget(), 0.25),
+    "micheline": (lambda _: MichelineTarget(), 0.15),
     "frames": (lambda _: FramesTarget(), 0.12),
     "http": (lambda _: HttpTarget(), 0.08),
     "config": (lambda directory: ConfigTarget(directory / "config.yaml"), 0.05),

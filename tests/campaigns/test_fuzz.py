@@ -10,9 +10,12 @@ from tests.campaigns.fuzz import MOST_SECONDS, TARGETS, Examination, at_random
 from tests.campaigns.fuzzframes import FramesTarget
 from tests.campaigns.fuzzhttp import HttpTarget
 from tests.campaigns.fuzzlistener import Manner
+from tests.campaigns.fuzzoperations import MichelineTarget, OperationsTarget
+from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
 from tests.support import octezclient, octezsocketclient
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
+from tezio_signer.tezos import operations
 from tezio_signer.tezos.keys import PublicKeyHash
 
 
@@ -35,6 +38,14 @@ class FuzzTests(SynchronousTestCase):
         """Payloads are decoded to what they are by another reading, or are a ValueError."""
         self._fuzz("payload", 50_000, 60)
 
+    def test_operations(self) -> None:
+        """Groups of operations are encoded again to the same bytes, or are Undecodable."""
+        self._fuzz("operations", 20_000, 300)
+
+    def test_micheline(self) -> None:
+        """So is Micheline, or it is a ValueError; its text is a line that nothing else has."""
+        self._fuzz("micheline", 20_000, 25)
+
     def test_frames(self) -> None:
         """Every request on a socket has its answer, and what is none ends the connection."""
         self._fuzz("frames", 4000, 500)
@@ -46,6 +57,31 @@ class FuzzTests(SynchronousTestCase):
     def test_config(self) -> None:
         """Any file is settings, or a ConfigError of one line."""
         self._fuzz("config", 3000, 60)
+
+
+class OperationsTargetTests(SynchronousTestCase):
+    """What the targets of operations notice."""
+
+    def test_seeds(self) -> None:
+        """All recorded operations, and made ones of every kind, are decoded."""
+        target = OperationsTarget()
+        kinds = {kind for seed in target.seeds for kind in target.run(seed).split()}
+        self.assertEqual(kinds, operations.KINDS)
+        expressions = MichelineTarget()
+        for seed in expressions.seeds:
+            self.assertEqual(expressions.run(seed), f"Micheline {seed[0]:02X}")
+
+    def test_another_form(self) -> None:
+        """It is a finding if the decoder takes what Octez would write otherwise."""
+        whole = operations.decode
+        branch, transfer = bytes(32), PAYLOADS["transfer"][1:]
+        for data, decode in (
+            (transfer + b"\x00", lambda data, offset: whole(data[:-1], offset)),
+            (branch + transfer[32:], lambda _, offset: whole(transfer, offset)),
+        ):
+            self.patch(operations, "decode", decode)
+            with self.assertRaises(Wrong):
+                OperationsTarget().run(data)
 
 
 class _Failing:

@@ -28,9 +28,14 @@ Watermarks:
 - `statemachine`: watermarks beside a model of them, with `modeldaemon` for each daemon and
   `storeplaces` for each kind of store.
 
+The audit log:
+
+- `auditlogs`: logs as the chain makes them, and what is found in them.
+
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
+- `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
 - `pages`: the documents of this project, their commands and links; `shellsession`: a shell in

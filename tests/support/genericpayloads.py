@@ -15,7 +15,7 @@ PROTOCOL = "PtNairobiyssHuh87hEhfVBGCVrK3WnS8Z2FT4ymB5tAa4r1nQf"
 UNIT = bytes.fromhex("030b")
 """Micheline `Unit`."""
 _TAGS = {"tz1": 0, "tz2": 1, "tz3": 2, "tz4": 3, "tz5": 4}
-_PREFIXES = {
+PREFIXES = {
     "tz1": bytes.fromhex("06a19f"),
     "tz2": bytes.fromhex("06a1a1"),
     "tz3": bytes.fromhex("06a1a4"),
@@ -23,10 +23,11 @@ _PREFIXES = {
     "tz5": bytes.fromhex("06a1a9"),
     "KT1": bytes.fromhex("025a79"),
 }
-_ENTRYPOINTS = (
+ENTRYPOINTS = (
     *("default", "root", "do", "set_delegate", "remove_delegate", "deposit"),
     *("stake", "unstake", "finalize_unstake", "set_delegate_parameters"),
 )
+"""Those that have a number, which is their place here."""
 
 
 def payload(*contents: bytes, branch: bytes = BRANCH) -> bytes:
@@ -62,20 +63,20 @@ def optional(data: bytes | None) -> bytes:
 def key_hash(address: str) -> bytes:
     """The 21 bytes of tz1 to tz5."""
     kind = address[:3]
-    return bytes([_TAGS[kind]]) + from_base58check(_PREFIXES[kind], address)
+    return bytes([_TAGS[kind]]) + from_base58check(PREFIXES[kind], address)
 
 
 def contract(address: str) -> bytes:
     """The 22 bytes of any account."""
     if address.startswith("KT1"):
-        return b"\x01" + from_base58check(_PREFIXES["KT1"], address) + b"\x00"
+        return b"\x01" + from_base58check(PREFIXES["KT1"], address) + b"\x00"
     return b"\x00" + key_hash(address)
 
 
 def entrypoint(name: str) -> bytes:
     """An entrypoint, by its number if it has one."""
-    if name in _ENTRYPOINTS:
-        return bytes([_ENTRYPOINTS.index(name)])
+    if name in ENTRYPOINTS:
+        return bytes([ENTRYPOINTS.index(name)])
     return b"\xff" + bytes([len(name)]) + name.encode()
 
 

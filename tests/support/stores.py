@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
+from time import time
 from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
@@ -82,13 +83,14 @@ def watermarks_on(
     store: Callable[[], BlockingStore] | None = None,
     make_writer: Callable[[], Writer] = ImmediateWriter,
     floors: Mapping[Operation, tuple[int, int]] | None = None,
+    now: Callable[[], float] = time,
 ) -> Watermarks:
     """Watermarks on a store of this kind, in memory if none is given."""
 
     def opened() -> GroupedStore:
         return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
 
-    return Watermarks(opened, floors or {}, Clock())
+    return Watermarks(opened, floors or {}, Clock(), now=now)
 
 
 class RecordingStore:

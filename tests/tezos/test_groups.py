@@ -24,7 +24,7 @@ class SummaryTests(OperationsTestCase):
         """One operation says what it does, with whole addresses and the fee."""
         fee = ", fee 0.000404 tez"
         transfer = made.transaction
-        called = transfer(3_000_000, CONTRACT, call="default")
+        called = transfer(3_000_000, CONTRACT, call="default", value=b"\x00\x05")
         for text, data in (
             (f"transaction of 2 tez to {OTHER}{fee}", transfer(2_000_000)),
             (f"call of {CONTRACT}%mint with 0 tez{fee}", transfer(0, CONTRACT, call="mint")),

@@ -91,8 +91,8 @@ class KindsTests(OperationsTestCase):
         for number, name in enumerate(names):
             self.assertEqual(made.entrypoint(name), bytes([number]))
         for name in (*names, "transfer", "a", "x" * 31, "_.%@09azAZ"):
-            fields = one(made.transaction(call=name)).fields
-            self.assertEqual((fields["entrypoint"], str(fields["value"])), (name, "Unit"))
+            fields = one(made.transaction(call=name, value=b"\x03\x0a")).fields
+            self.assertEqual((fields["entrypoint"], str(fields["value"])), (name, "True"))
         head = BRANCH + made.transaction()[:-1] + b"\xff"
         for data, words in (
             (b"\x0a", "unknown entrypoint 0x0A"),
@@ -107,6 +107,20 @@ class KindsTests(OperationsTestCase):
             ),
         ):
             self.refused(head + data + sized(made.UNIT), words)
+
+    def test_unit_for_default(self) -> None:
+        """Octez writes it as no parameters; with annotations, or for others, as it is."""
+        transaction = made.transaction(call="default")
+        self.assertEqual(transaction[-8:], bytes.fromhex("ff00 00000002 030b"))
+        error = self.refused(
+            BRANCH + transaction,
+            "the transaction calls the entrypoint default with Unit, where 00 for no parameters is "
+            "accepted, at byte ",
+        )
+        self.assertEqual(error.kind, "transaction")
+        for name, value in (("root", made.UNIT), ("default", bytes.fromhex("040b 00000001 3a"))):
+            fields = one(made.transaction(call=name, value=value)).fields
+            self.assertEqual(fields["entrypoint"], name)
 
     def test_other_manager_operations(self) -> None:
         """The manager operations that no other test has."""

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import attrs
 from attrs import NOTHING
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
+    Audit,
     EtcdAddress,
     Limits,
     RequestToken,
@@ -32,9 +34,11 @@ marked *restart* is changed only by a restart.
 """
 _SECTIONS = {
     "A section of `policy.signing_keys`": SigningKey,
+    "`operations` in it": OperationRules,
     "`security`": Security,
     "`request_token`": RequestToken,
     "`limits`": Limits,
+    "`audit`": Audit,
 }
 _STORE = """\
 | `store` | `sqlite:PATH`, or `etcd:` and the URLs of all members, with commas between them \

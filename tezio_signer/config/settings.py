@@ -6,6 +6,7 @@ from typing import Annotated
 
 from attrs import Factory, field, frozen
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Setting
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
@@ -93,6 +94,14 @@ class SigningKey:
             "Who may authenticate for this key, in the place of all others.",
             form="a list of public keys (edpk…, sppk…, p2pk…)",
             without="the general `authorized_keys` and `policy.auth_key`",
+        ),
+    ] = None
+    operations: Annotated[
+        OperationRules | None,
+        Setting(
+            "What generic operations may contain.",
+            form="a section",
+            without="whatever can be decoded, but for the kinds that have to be named",
         ),
     ] = None
 
@@ -224,6 +233,30 @@ class RequestToken:
             without="required",
         ),
     ] = field(default=None, eq=False)
+
+
+@frozen
+class Audit:
+    """The audit log.
+
+    :ivar path: its file.
+    """
+
+    path: Annotated[
+        Path,
+        Setting(
+            "The audit log, one JSON line for each decision, [audit.md](audit.md). Its directory "
+            "has to be there.",
+            key="file",
+            form="a file",
+        ),
+    ]
+    required: Annotated[
+        bool,
+        Setting(
+            "Nothing is signed whose line is not on the disk: a disk that is full stops the signer."
+        ),
+    ] = False
 
 
 @frozen
@@ -359,6 +392,15 @@ class Settings:
             key="watermarks",
             form="a section",
             without='`{store: "sqlite:watermarks.sqlite"}`',
+            restart=True,
+        ),
+    ] = None
+    audit: Annotated[
+        Audit | None,
+        Setting(
+            "What was decided, for later.",
+            form="a section",
+            without="there is no audit log",
             restart=True,
         ),
     ] = None

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 from tezio_signer.noop import do_nothing
 from tezio_signer.request import Peer, SigningRequest
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Claim
 
 
@@ -73,6 +74,7 @@ class Rule(Generic[_Ask]):
     :ivar demands: says what the rule wants; called with the same as `ask`.
     :ivar needs: the names of earlier rules, without whose consent it cannot be asked.
     :ivar off: the setting that has switched it off; None if it is asked.
+    :ivar only: what it is about, so that it need not be asked of anything else; None for all.
     """
 
     name: str
@@ -80,3 +82,4 @@ class Rule(Generic[_Ask]):
     demands: Callable[[Any], str]
     needs: tuple[str, ...] = ()
     off: str | None = None
+    only: frozenset[Operation] | None = None

@@ -51,9 +51,11 @@ from tezio_signer.tezos.layout import (
     ticks,
     unsigned,
 )
+from tezio_signer.tezos.micheline import Micheline
 
 _MOST_PROPOSALS = 20
 _MOST_RAW_DATA = 4096
+_UNIT = b"\x03\x0b"
 
 
 @frozen
@@ -175,16 +177,30 @@ _MANAGER: dict[str, Codec] = {
 }
 
 
+_NO_PARAMETERS: Mapping[str, Value] = {"entrypoint": DEFAULT_ENTRYPOINT, "value": None}
+
+
+def _parameters(reader: FieldReader) -> Mapping[str, Value]:
+    """An entrypoint and what it gets. `Unit` for `default` is written as no parameters.
+
+    Octez reads it, but verifies a signature for what it would write itself (`transaction_case`
+    and `check_signature` in `operation_repr.ml`): that of these bytes would be of no use.
+    """
+    name, value = entrypoint(reader, "entrypoint"), expression(reader, "value")
+    if name == DEFAULT_ENTRYPOINT and isinstance(value, Micheline) and value.data == _UNIT:
+        raise reader.unreadable(
+            f"{reader.what} calls the entrypoint default with Unit, where 00 for no parameters is "
+            "accepted"
+        )
+    return {"entrypoint": name, "value": value}
+
+
 def _transaction(reader: FieldReader, _field: str) -> Mapping[str, Value]:
     """The parameters are fields of their own here: no parameters are those of `default`."""
     fields: dict[str, Value] = {name: codec(reader, name) for name, codec in _MANAGER.items()}
     fields["amount"] = mutez(reader, "amount")
     fields["destination"] = contract(reader, "destination")
-    has_parameters = flag(reader, "parameters")
-    fields["entrypoint"] = (
-        entrypoint(reader, "entrypoint") if has_parameters else DEFAULT_ENTRYPOINT
-    )
-    fields["value"] = expression(reader, "value") if has_parameters else None
+    fields.update(_parameters(reader) if flag(reader, "parameters") else _NO_PARAMETERS)
     return MappingProxyType(fields)
 
 

@@ -77,8 +77,8 @@ class Watermarks(Service):
     :param floors: level and round at or below which nothing is signed, for claims without a floor
         of their own.
     :param now: the wall clock, in Unix seconds, for the daily ledger.
-    :ivar ledger: what keys have spent, in the same store.
     :param give_up: called when a store that answers late turns out to be none.
+    :ivar ledger: what keys have spent, in the same store.
     """
 
     _log = Logger()
