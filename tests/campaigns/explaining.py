@@ -23,7 +23,7 @@ from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.recorder import Recorder
 from tests.support.stores import MemoryStore
 from tests.support.strategies import RECORDED
-from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.cli.explain import explain
 from tezio_signer.cli.explanation import Explanation
 from tezio_signer.config.settings import Limits, Security, Settings, SigningKey
@@ -178,7 +178,7 @@ class Chance:
             (
                 lambda: block(level, round_, random.randint(0x40, 0x41)),
                 lambda: consensus(random.choice(("preatt", "att", "att_dal_5")), level, round_),
-                lambda: transfer(random.randint(0, 3)),
+                lambda: noop(random.randint(0, 3)),
                 lambda: random.choice(RECORDED),
             )
         )()
