@@ -158,6 +158,8 @@ def makeService(options: Options) -> Daemon:
 
     reloading = Reloading(reactor, source.path, settings, read, go_by)
     hang_ups.then = reloading.hang_up
+    for log_of_decisions in audit:
+        reloading.add(log_of_decisions.reopen)
     daemon = Daemon(
         reactor,
         signer,

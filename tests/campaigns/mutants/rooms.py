@@ -130,6 +130,15 @@ ROOMS = {
             "listeners.test_proxyprotocol",
         ),
     ),
+    "audit": Room(
+        (
+            "tezio_signer.audit.chain",
+            "tezio_signer.audit.verifying",
+            "tezio_signer.audit.files",
+            "tezio_signer.audit.service",
+        ),
+        ("audit.test_chain", "audit.test_verifying", "audit.test_files", "audit.test_service"),
+    ),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
