@@ -23,7 +23,7 @@ from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.entry import NOTHING_SPENT, Spending
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.ledger import Ledger
-from tezio_signer.watermarks.opening import in_memory
+from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.reading import Content
@@ -300,7 +300,7 @@ class StoreTests(ExplainTestCase):
         async def away(_: EtcdStore) -> None:
             raise StoreAwayError("etcd at http://localhost:1: did not answer in time")
 
-        self.patch(EtcdStore, "load", away)
+        self.patch(EtcdStore, "read", away)
         self.configure(watermarks={"store": "etcd:http://localhost:1"})
         refused = self.decision(block(7, 0))
         self.assertEqual((refused["rule"], refused["status"]), ("watermark", 502))
@@ -319,7 +319,7 @@ class StoreTests(ExplainTestCase):
         self.configure(policy=policy)
         for _ in range(3):
             self.assertTrue(self.decision(NOOP)["signed"])
-        store = in_memory(Content({}, {}))
+        store = CopiedStore(Content({}, {}))
         ledger = Ledger(lambda: store, Clock(), time)
         for number in range(2):
             self.successResultOf(ledger.reserve(TZ3, bytes([number]) * 32, 0, 1, None, None))

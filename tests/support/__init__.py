@@ -8,8 +8,8 @@ The signer and its clients:
 - `processcase`, `tlscase`, `listenercase`: cases with a daemon, HTTPS, all listeners.
 - `fakeconnection`: a connection that is only what its slot asks of it.
 - `deciding`: requests as rules get them, and a policy.
-- `policytable`: the table of what is signed under which rules, and its page; `forging`: operations
-  as bytes, from what Octez' JSON says of them.
+- `policytable`: the table of what is signed under which rules, and its page; `operationpayloads`:
+  operations as bytes, by the names that Octez' JSON has, with the rest left out.
 
 The HSM:
 
@@ -37,6 +37,8 @@ The audit log:
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
+- `genericpayloads`: operations of each common kind as bytes, of any account; `operationscase`:
+  recorded ones, and assertions on what is decoded.
 - `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.

@@ -29,7 +29,7 @@ from tezio_signer.cli.logged import (
     which,
 )
 from tezio_signer.cli.payloadtext import payload_json, payload_lines
-from tezio_signer.cli.storecopy import Stored, content_of, opened_copy
+from tezio_signer.cli.storecopy import Stored, content_of
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import load_settings, named_config
 from tezio_signer.config.settings import Settings
@@ -44,6 +44,7 @@ from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.operations import OperationGroup
 from tezio_signer.tezos.payload import Generic
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.store import StoreError
 
 _MOST_READ = 1024 * 1024
@@ -243,7 +244,7 @@ def explain(
     authentication: Signature | None = None,
 ) -> Explanation:
     """Ask all rules about one request, on a copy of the store of its own."""
-    watermarks = Watermarks(lambda: opened_copy(stored), settings.floors, Clock())
+    watermarks = Watermarks(lambda: CopiedStore(stored), settings.floors, Clock())
     watermarks.startService()
     try:
         policy = policy_of(settings, _unknown_key, watermarks, Clock())
