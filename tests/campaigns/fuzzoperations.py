@@ -77,6 +77,8 @@ _OTHER_FORMS: list[tuple[re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]]]
     # No parameters, and those that stand for none.
     (re.compile(rb"\x00\Z"), lambda _: bytes.fromhex("ff 00 00000002 030b")),
     (re.compile(rb"\xff.{5}\x03.\Z", re.DOTALL), lambda _: b"\x00"),
+    # Two addresses, the other one first.
+    (re.compile(rb"(.{21})(.{21})\Z", re.DOTALL), lambda both: both[2] + both[1]),
 ]
 """What Octez writes in one way only, in another one: a pattern, and what stands for a match."""
 
