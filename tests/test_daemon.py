@@ -383,14 +383,6 @@ class StoppingTests(ProcessTestCase):
         self.assertTrue(daemon.log.endswith(" info the signer has stopped\n"), daemon.log)
         self.assertEqual(await daemon.exits(), 0)
 
-    async def test_hangup(self) -> None:
-        """SIGHUP, which has nothing to reload here, does not end it."""
-        daemon = self.start("--simulate")
-        client = await serving(daemon)
-        daemon.send("HUP")
-        await daemon.says("SIGHUP")
-        self.assertEqual((await client.request("GET", "/")).status, 200)
-
     async def test_request_in_flight(self) -> None:
         """A request that the HSM is working on when SIGTERM comes is answered."""
         board, daemon, answering = await self.signing()

@@ -1,19 +1,32 @@
 """Every answer is one decision, of which its observers are told."""
 
+from collections.abc import Callable
 from ipaddress import ip_network
+from typing import cast
 
-from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
+from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import octezsocketclient as octezsocket
-from tests.support.harness import Harness, HeldHarness, failure_of, settings_with, submission
+from tests.support.harness import (
+    Harness,
+    HeldHarness,
+    failure_of,
+    reactor,
+    settings_with,
+    submission,
+)
 from tests.support.listenercase import ListenersTestCase
 from tests.support.octezclient import good
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
+from tests.support.recorder import Recorder
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.decision import Decision, DecisionLog, Decisions, Outcome, Stage
 from tezio_signer.errors import (
@@ -25,25 +38,15 @@ from tezio_signer.errors import (
     TooMany,
     Unavailable,
 )
+from tezio_signer.noop import do_nothing
 from tezio_signer.request import Admitted, Listener, Peer, Submission
 from tezio_signer.sparinglog import LINES_PER_MINUTE
+from tezio_signer.tezos.keys import PublicKey
 from tezio_signer.tezos.payload import Operation
 
 NOOP = PAYLOADS["noop"]
 MAINNET = "NetXdQprcVkpaWU"
 ASKED = Decision("GET /nowhere", Peer(), Listener.HTTP)
-
-
-@define
-class Recorder:
-    """An observer that remembers."""
-
-    seen: list[Decision] = field(factory=list)
-
-    def decided(self, decision: Decision) -> Deferred[None]:
-        """Take note, and give back what is not waited for."""
-        self.seen.append(decision)
-        return Deferred()
 
 
 class Broken:
@@ -52,6 +55,13 @@ class Broken:
     def decided(self, decision: Decision) -> None:
         """Raise what nobody expects."""
         raise ZeroDivisionError
+
+
+@frozen
+class Telling:
+    """An observer that hands decisions on."""
+
+    decided: Callable[[Decision], object]
 
 
 class FactsTests(SynchronousTestCase):
@@ -355,3 +365,50 @@ class EveryAnswerTests(ListenersTestCase):
         self.assertEqual((connection.what, request.what), ("a connection", "GET /"))
         for decision in (connection, request):
             self.assertEqual((decision.status, decision.stage), (403, Stage.CONNECTION))
+
+    async def test_no_http(self) -> None:
+        """What Twisted itself refuses is one decision too, however many wrong lines it has."""
+        await self.begin()
+        for client in self.http.values():
+            for sent in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\nnone\r\n\r\n"):
+                self.assertIn(b"400 Bad Request", await client.raw(sent))
+                (refused,) = self.seen()
+                self.assertEqual((refused.status, refused.stage), (400, Stage.READING))
+                self.assertEqual((refused.rule, refused.listener), ("reading", Listener.HTTP))
+                self.assertIn("127.0.0.1", str(refused.peer))
+
+    async def test_leaving_before_a_public_key(self) -> None:
+        """A client that does not wait for a public key has left, at both."""
+        await self.begin()
+        asked: DeferredQueue[None] = DeferredQueue()
+
+        def public_key(_: object) -> Deferred[PublicKey]:
+            asked.put(None)
+            return Deferred()
+
+        self.patch(self.harness.hsms, "public_key", public_key)
+        left: DeferredQueue[Decision] = DeferredQueue()
+        self.harness.signer.decisions.add(Telling(left.put))
+
+        async def over_http() -> ITCPTransport:
+            client = self.http["HTTP TCP"]
+            opened = await connectProtocol(clientFromString(reactor, client.endpoint), Protocol())
+            opened.transport.write(f"GET /keys/{TZ3} HTTP/1.1\r\n\r\n".encode("ascii"))
+            return cast(ITCPTransport, opened.transport)
+
+        async def over_a_socket() -> ITCPTransport:
+            conversation = await self.sockets["socket TCP"].connect()
+            conversation.ask(octezsocket.public_key(str(TZ3))).addErrback(do_nothing)
+            return conversation.transport
+
+        for ask, listener, what in (
+            (over_http, Listener.HTTP, f"GET /keys/{TZ3}"),
+            (over_a_socket, Listener.OCTEZ_SOCKET, f"GetPublicKey {TZ3}"),
+        ):
+            transport = await ask()
+            await asked.get()
+            transport.abortConnection()
+            decision = await left.get()
+            self.assertEqual((decision.outcome, decision.status), (Outcome.LEFT, None))
+            self.assertEqual((decision.listener, decision.what), (listener, what))
+            self.assertEqual(str(decision.peer), "127.0.0.1")

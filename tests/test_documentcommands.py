@@ -6,11 +6,13 @@ the reason.
 
 import re
 from collections.abc import Awaitable, Callable
+from shutil import which
 from typing import TypeVar
 
 from attrs import evolve
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
+from tests.support.auditlogs import log_of
 from tests.support.daemonprocess import start_daemon
 from tests.support.etcdcluster import start_cluster
 from tests.support.owndirectory import own_directory
@@ -166,6 +168,27 @@ class CommandsTests(TestCase):
         self.session.write("tls.yaml", f"{_CONFIG}\n{settings}".replace("auth_req: True", ""))
         await self.serve("--config", "tls.yaml")
         await self.session.follow(steps[4:])
+
+    @follows("docs/audit.md", "Verify it")
+    @follows("docs/audit.md", "With other programs")
+    async def test_audit(self) -> None:
+        """An audit log verifies with the signer's command, and with sha256sum and jq."""
+        if which("jq") is None:
+            raise SkipTest("there is no jq")
+        page, log = "docs/audit.md", self.session.path("audit.jsonl")
+        config = self.session.path("config.yaml")
+        config.write_text(f"{config.read_text()}\naudit: {{file: audit.jsonl}}\n")
+        lines = log_of(9)
+        log.write_bytes(b"".join(lines))
+        await self.follow(page, "Verify it")
+        await self.follow(page, "With other programs")
+        _, by_hand, *_ = self.steps(page, "With other programs")
+        lines[3] = lines[3].replace(b"2026", b"2025")
+        lines[7:] = lines[8:]
+        log.write_bytes(b"".join(lines))
+        found = "line 4 was changed\nline 5 does not follow\nline 9 does not follow\n9:…"
+        changed = [evolve(step, output=found) for step in (by_hand,)]
+        await self.session.follow(changed)
 
     @follows("docs/boards.md", "A simulated board")
     async def test_simulated_board(self) -> None:

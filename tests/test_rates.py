@@ -56,6 +56,21 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(self.taken(REMEMBERED - 1), 5)
         self.assertEqual(self.taken("a"), 6)
 
+    def test_at_most(self) -> None:
+        """Another rate goes on with what was had of this one, in shares of a minute's."""
+        for _ in range(3):
+            self.rate.take("a")
+        other = self.rate.at_most(2)
+        self.rate = other
+        self.assertEqual(self.taken(), 1)
+        self.assertEqual(self.taken("b"), 2)
+        self.rate = other.at_most(60)
+        self.assertEqual(self.taken(), 0)
+        self.clock.advance(1)
+        self.assertEqual(self.taken(), 1)
+        other.give_back("a")  # what was taken of the slower one, half a minute of it
+        self.assertEqual(self.taken(), 30)
+
     def test_other_seconds(self) -> None:
         """The time in which so many can be had may be another than a minute."""
         self.rate = Rate(4, self.clock, 1.0)

@@ -248,7 +248,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_verbose(self) -> None:
         """Verbosely, commands are logged for developers, without what is signed."""
-        protocol = HsmProtocol(self.clock, self.on_lost, "board", verbose=True)
+        protocol = HsmProtocol(self.clock, self.on_lost, "board", verbose=lambda: True)
         FakePort(protocol)
         with capturedLogs() as events:
             self.exchange_works()

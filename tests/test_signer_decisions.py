@@ -5,9 +5,9 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 
 from tests.support.harness import settings_with
+from tests.support.recorder import Recorder
 from tests.support.stores import HeldWriter
 from tests.support.vectors import PAYLOADS, block
-from tests.test_decision import Recorder
 from tests.test_signer_races import DEADLINE, RaceTestCase
 from tezio_signer.config.settings import Settings
 from tezio_signer.decision import Decision, Moved, Outcome

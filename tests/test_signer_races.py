@@ -1,6 +1,7 @@
 """The path of a request when two things happen at once: answers, faults, clients, the stop."""
 
 import gc
+from ipaddress import ip_network
 from typing import Any, cast
 
 from attrs import evolve
@@ -12,17 +13,25 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.changedclaim import changed_claim
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.harness import settings_with, submission
-from tests.support.octezclient import good
+from tests.support.octezclient import HSM_AUTH_KEY, good
 from tests.support.stores import FailingStore, HeldWriter, watermarks_on
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
-from tezio_signer.config.settings import Settings
-from tezio_signer.errors import Conflict, NotAdmitted, Unavailable
+from tezio_signer.config.settings import Limits, RequestToken, Settings, SigningKey
+from tezio_signer.errors import (
+    Conflict,
+    Forbidden,
+    NotAdmitted,
+    TooMany,
+    Unavailable,
+    UnknownKey,
+)
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
-from tezio_signer.hsm.pool import HsmPool
-from tezio_signer.request import Credentials, Peer
+from tezio_signer.hsm.pool import HsmOptions, HsmPool
+from tezio_signer.request import Credentials, Peer, Submission
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Claim, Watermarks
 from tezio_signer.watermarks.store import StoreError
 
@@ -312,6 +321,125 @@ class DrainingTests(RaceTestCase):
         self.board.serve()
         disk.write()
         self.successResultOf(drained)
+
+
+class ReplacedTests(RaceTestCase):
+    """Another configuration while requests are served."""
+
+    def authenticated(self, payload: bytes) -> Submission:
+        """A request with the authentication of the HSM's auth key."""
+        asked = submission(payload)
+        assert asked.request is not None
+        signature = HSM_AUTH_KEY.authenticate(str(TZ3), payload)
+        return evolve(asked, asked=evolve(asked.request, authentication=Signature.parse(signature)))
+
+    def without_boards(self) -> list[Board]:
+        """Have a pool that waits for a board; those that it will find."""
+        found: list[Board] = []
+        ports = FakePorts(
+            self.clock,
+            lambda: found,
+            lambda protocol, port: self.plugged[port].open(protocol, port),
+        )
+        self.pool = HsmPool(self.clock, ports, HsmOptions(patience=5.0))
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        self.plugged = {"other": FakeBoard()}
+        return found
+
+    def test_rules_of_the_beginning(self) -> None:
+        """A request that waits in the rules is decided by those with which it began, all of them.
+
+        Key, chain, floor and watermarks differ, so that any other mixture would refuse it.
+        """
+        found = self.without_boards()
+        settings = settings_with(auth_req=True, auth_key=AUTH)
+        signer = self.made(settings)
+        request = signer.submit(self.authenticated(block(7, 0)))
+        self.assertNoResult(request)
+        signer.go_by(
+            settings_with(
+                (Operation.GENERIC,), chains=("NetXo5iVw1vBoxM",), floors={Operation.BLOCK: (9, 0)}
+            )
+        )
+        found.append(Board("other", "serial"))
+        self.clock.pump([0.5] * 5)
+        self.board.serve()
+        self.clock.pump([0.1] * 3)
+        self.board.serve()
+        self.signed(request, block(7, 0))
+        self.assertIn("chain", self.told(signer.submit(submission(block(8, 0))), Forbidden))
+
+    def test_in_flight(self) -> None:
+        """What the HSM is at goes on when its key is removed, and its signature is given out."""
+        request = self.submit(block(7, 0))
+        keys = settings_with().signing_keys
+        others = {key: each for key, each in keys.items() if key != TZ3}
+        self.signer.go_by(evolve(settings_with(), signing_keys=others))
+        self.told(self.submit(block(7, 0)), UnknownKey)
+        self.board.serve()
+        signature = self.signed(request, block(7, 0))
+        self.signer.go_by(settings_with())
+        again = self.submit(block(7, 0))
+        self.assertEqual(self.successResultOf(again), signature)
+
+    def test_at_once(self) -> None:
+        """All that listeners ask of the signer is answered by the new configuration."""
+        token = RequestToken("x-a", b"0123456789abcdef")
+        keys = {TZ1: SigningKey(TZ1, frozenset({Operation.GENERIC}))}
+        self.assertIsNone(self.signer.authorized_keys())
+        self.signer.go_by(
+            evolve(
+                settings_with(),
+                signing_keys=keys,
+                auth_key=AUTH,
+                list_known_keys=True,
+                request_token=token,
+                allowed_ips=(ip_network("192.0.2.1"),),
+            )
+        )
+        self.assertEqual(self.signer.authorized_keys(), (AUTH,))
+        self.assertEqual(self.signer.known_keys(), (TZ1,))
+        self.assertEqual(self.signer.settings.request_token, token)
+        unknown = Deferred.fromCoroutine(self.signer.public_key(TZ3))
+        self.failureResultOf(unknown, UnknownKey)
+        self.assertRaises(NotAdmitted, self.signer.admit, Peer())
+        self.signer.admit(Peer.at("192.0.2.1"))
+
+    def test_floors(self) -> None:
+        """A floor that is raised binds at once, and one that is lowered no longer."""
+        floors = {Operation.BLOCK: (100, 0)}
+        self.signer.go_by(settings_with(floors=floors))
+        self.assertIn("configured floor", self.told(self.submit(block(100, 0)), Conflict))
+        self.signer.go_by(settings_with())
+        request = self.submit(block(100, 0))
+        self.board.serve()
+        self.signed(request, block(100, 0))
+
+    def test_counted(self) -> None:
+        """What was counted of a rate stays counted, however often it is replaced."""
+
+        def rate(most: int | None) -> Settings:
+            return settings_with(limits=Limits(signatures_per_minute=most))
+
+        def ask() -> Deferred[Signature]:
+            request = self.submit(NOOP)
+            self.board.serve()
+            return request
+
+        self.signer.go_by(rate(2))
+        for _ in range(2):
+            self.signed(ask(), NOOP)
+        for most in (2, 4, 1):
+            self.signer.go_by(rate(most))
+            says = f"more than {most} generic operations a minute"
+            self.assertIn(says, self.told(ask(), TooMany))
+        self.signer.go_by(rate(None))
+        self.signed(ask(), NOOP)
+        self.signer.go_by(rate(2))
+        self.told(ask(), TooMany)
+        self.clock.advance(30)
+        self.signed(ask(), NOOP)
 
 
 class AdmissionTests(RaceTestCase):

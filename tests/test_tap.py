@@ -32,6 +32,7 @@ from tezio_signer.errors import StartupError
 from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.tls.watch import CertificateWatch
+from tezio_signer.reloading import Reloading
 from tezio_signer.request import Peer
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.watermarks.claims import Watermarks
@@ -111,7 +112,7 @@ class MakeServiceTests(TapTestCase):
 
     def test_services(self) -> None:
         """Watermarks and HSMs start before the listener, a simulated HSM before them."""
-        inner = [Watermarks, HsmPool, Connections, CertificateWatch]
+        inner = [Watermarks, HsmPool, Reloading, Connections, CertificateWatch]
         self.assertEqual(self.inner("--simulate"), [Simulator, *inner])
         self.write()
         self.assertEqual(self.inner(), inner)

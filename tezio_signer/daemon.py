@@ -30,10 +30,6 @@ _TO_STOP = (signal.SIGINT, signal.SIGTERM)
 _log = Logger()
 
 
-def _hung_up(number: int, frame: object) -> None:  # noqa: ARG001
-    _log.warn("SIGHUP changes nothing: restart the daemon to have it read its configuration")
-
-
 def obey_one_signal(reactor: Reactor) -> None:
     """Let a second signal to stop change nothing, for which Twisted logs a traceback.
 
@@ -112,9 +108,8 @@ class Daemon(MultiService):
             raise StartupError(str(error)) from error
 
     def startService(self) -> None:
-        """Start, and from now on survive SIGHUP, which would kill without a clean stop."""
+        """Start, and say so."""
         super().startService()
-        signal.signal(signal.SIGHUP, _hung_up)
         if self._banner:
             _log.info("{banner}", banner=self._banner)
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -116,6 +117,10 @@ class Decision:
         """The same request, which cannot be read, and whose connection is closed for that."""
         return evolve(self.refused(refused, Stage.READING), status=None)
 
+    def left(self) -> "Decision":
+        """The same request, whose client has not waited for the answer."""
+        return evolve(self, outcome=Outcome.LEFT, status=None)
+
     def failed(self, failure: Failure) -> "Decision":
         """The same request, in which there was a fault of ours."""
         return evolve(
@@ -149,6 +154,16 @@ class Observer(Protocol):
 
     def decided(self, decision: Decision) -> object:
         """A request has come to its end."""
+
+
+class Keeper(Observer, Protocol):
+    """An observer without which nothing is signed: it has each signature's decision first."""
+
+    def check(self) -> None:
+        """Raise Unavailable if it could not keep a decision now."""
+
+    def keep(self, decision: Decision) -> Deferred[None]:
+        """Fires when a decision is kept for good; fails with Unavailable if it cannot be."""
 
 
 class DecisionLog:
@@ -200,14 +215,35 @@ class Decisions:
     def __init__(self, clock: IReactorTime) -> None:
         self._observers: list[Observer] = [DecisionLog(clock)]
         self._failing = SparingLog(self._log, clock)
+        self._keeper: Keeper | None = None
+
+    def require(self, keeper: Keeper) -> None:
+        """Have nothing signed from now on of which this one does not keep the decision."""
+        self.add(keeper)
+        self._keeper = keeper
+
+    def check(self) -> None:
+        """Raise Unavailable if the decision on a signature could not be kept now."""
+        if self._keeper is not None:
+            self._keeper.check()
+
+    async def keep(self, decision: Decision) -> None:
+        """Have a decision kept before the signature leaves; raises Unavailable if it cannot be."""
+        if self._keeper is not None:
+            await self._keeper.keep(decision)
 
     def add(self, observer: Observer) -> None:
         """Have an observer told of every decision from now on."""
         self._observers.append(observer)
 
-    def record(self, decision: Decision) -> None:
-        """Tell all observers; none of them can keep the others, or the answer, from its way."""
+    def record(self, decision: Decision, kept: bool = False) -> None:
+        """Tell all observers; none of them can keep the others, or the answer, from its way.
+
+        :param kept: whether the keeper has it already.
+        """
         for observer in self._observers:
+            if kept and observer is self._keeper:
+                continue
             try:
                 observer.decided(decision)
             except Exception:

@@ -17,6 +17,8 @@ HSM = "hsm"
 """In the place of a rule: the boards, which refuse, are away, or take too long."""
 STOPPING = "stopping"
 """In the place of a rule: the daemon is being stopped."""
+AUDIT = "audit"
+"""In the place of a rule: the audit log, which is required and cannot be written."""
 
 
 class Refused(Exception):

@@ -18,6 +18,9 @@ What holds, and has a test each (`tests/test_signer*.py`):
    unless another payload has the position; it leaves only when it is asked for again.
 4. An entry that has ended is forgotten before anybody is told, so that whoever asks again
    within the same call begins anew (`test_asked_within_the_call`).
+5. Who has reserved something is told once that no board has signed, and none will: when the
+   exchange has failed without any board being asked (`test_never_asked`), and not before
+   (`test_one_of_two_leaves`), nor if one was (`test_asked_in_vain`).
 """
 
 from collections.abc import Callable
@@ -93,10 +96,12 @@ class _Entry:
     """A signature in flight, and who waits for it.
 
     :ivar signing: what the HSM does for it; None if it was signed before.
+    :ivar unsigned: called when it has ended, and no board was ever asked.
     """
 
     signing: Signing | None = None
     waiters: list[Deferred[Signed]] = field(factory=list)
+    unsigned: list[Callable[[], object]] = field(factory=list)
 
     def end(self, result: Signed | Failure) -> None:
         """Give everybody the result."""
@@ -134,9 +139,16 @@ class InFlight:
         return bool(self._entries)
 
     def sign(
-        self, key: PublicKeyHash, data: bytes, payload: Payload, claim: Claim | None = None
+        self,
+        key: PublicKeyHash,
+        data: bytes,
+        payload: Payload,
+        claim: Claim | None = None,
+        unsigned: Callable[[], object] = do_nothing,
     ) -> Deferred[Signed]:
         """Have an allowed payload signed, verified, and stored with its claim.
+
+        :param unsigned: called if it is certain, in the end, that no board has signed.
 
         Cancelling the Deferred means that the client has gone. It fails with a `Refused`, or
         with the fault that came up.
@@ -149,8 +161,9 @@ class InFlight:
                 claim.durable.addErrback(do_nothing)
             if entry.signing is not None:
                 entry.signing.want()
+            entry.unsigned.append(unsigned)
             return self._wait(asked, entry)
-        entry = self._entries[asked] = _Entry()
+        entry = self._entries[asked] = _Entry(unsigned=[unsigned])
         waiting = self._wait(asked, entry)
         if claim is not None and known:
             serve = self._stored(key, data, claim)
@@ -176,6 +189,9 @@ class InFlight:
 
     def _ended(self, asked: _Asked, entry: _Entry, result: Signed | Failure) -> None:
         self._forget(asked, entry)
+        if isinstance(result, Failure) and not (entry.signing and entry.signing.was_sent):
+            for tell in entry.unsigned:
+                tell()
         entry.end(result)
 
     def _forget(self, asked: _Asked, entry: _Entry) -> None:

@@ -238,23 +238,26 @@ class OctezSocket(Protocol):
     async def _answer(self, request: Request) -> bytes:
         """The answer to a request, when the decision on it is recorded."""
         decisions = self._signer.decisions
+        asked = self._decision(request)  # a client that has gone has no address
         try:
             peer = admitted_at(self.transport, self._signer.admit)
             if isinstance(request, Sign):
                 return await self._sign(request, peer)
             answer = await self._result(request)
         except Refused as refused:
-            decisions.record(self._decision(request).refused(refused))
+            decisions.record(asked.refused(refused))
             if isinstance(refused, NotAdmitted):
                 self._finishing = True
                 self._received.clear()
             return octezmessages.error_answer(str(refused))
         except CancelledError:
+            if not isinstance(request, Sign):  # which the signer has recorded
+                decisions.record(asked.left())
             raise
         except Exception:
-            decisions.record(self._decision(request).failed(Failure()))
+            decisions.record(asked.failed(Failure()))
             return octezmessages.error_answer(FAULT)
-        decisions.record(self._decision(request))
+        decisions.record(asked)
         return answer
 
     def _decision(self, request: Request) -> Decision:

@@ -3,6 +3,8 @@
 To add a rule, write a function in `rules/` and name it in one of the three lists of `policy_of`.
 """
 
+import time
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
@@ -25,6 +27,7 @@ from tezio_signer.rules.access import (
     known_key,
     user_wanted,
 )
+from tezio_signer.rules.generic import Now, contents_rules
 from tezio_signer.rules.operations import (
     allowed_chain,
     allowed_operation,
@@ -33,9 +36,12 @@ from tezio_signer.rules.operations import (
     operation_wanted,
     size_wanted,
 )
+from tezio_signer.rules.perday import per_day
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
 from tezio_signer.rules.spending import rate_wanted, within_rate
+from tezio_signer.rules.verdict import Asking, Stage, Verdict
 from tezio_signer.rules.watermark import claimed, mark_wanted
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
 
 _Ask = TypeVar("_Ask", Admission, Check, Reservation)
@@ -70,21 +76,45 @@ class Policy:
         """
         grants: list[Grant] = []
         deciding: Deferred[Any] = succeed(None)
-        for check in _asked(self.checks):
+        for check in _asked(self.checks, request.payload.operation):
             deciding.addCallback(_ask, check, request)
-        for reservation in _asked(self.reservations):
+        for reservation in _asked(self.reservations, request.payload.operation):
             deciding.addCallback(_ask, reservation, request)
             deciding.addCallback(grants.append)
 
         def take_back(failure: Failure) -> Failure:
-            Grant.of(grants).undo()
+            Grant.of(grants).take_back()
             return failure
 
         return deciding.addCallbacks(lambda _: Grant.of(grants), take_back)
 
+    async def explain(
+        self, peer: Peer, asked: SigningRequest | Refused, assumed: Mapping[str, str]
+    ) -> list[Verdict]:
+        """Ask every rule by itself, also behind one that refuses; in the order of `decide`.
 
-def _asked(rules: tuple[Rule[_Ask], ...]) -> list[Rule[_Ask]]:
-    return [rule for rule in rules if rule.off is None]
+        The first that refuses is the one by which `admit` or `decide` would have refused.
+        Reservations take what they are asked for: this is for a policy on a copy of the store.
+
+        :param asked: why the request cannot be read, if it cannot.
+        :param assumed: names of rules that are not asked but count as passed, with the reasons.
+        """
+        asking = Asking(peer, asked, assumed)
+        for admission in self.admissions:
+            await asking.ask(Stage.ADMISSION, admission)
+        asking.read()
+        for check in self.checks:
+            await asking.ask(Stage.CHECK, check)
+        for reservation in self.reservations:
+            await asking.ask(Stage.RESERVATION, reservation)
+        return asking.verdicts
+
+
+def _asked(rules: tuple[Rule[_Ask], ...], operation: Operation | None = None) -> list[Rule[_Ask]]:
+    """The rules that are not switched off, and not about something else than this operation."""
+    return [
+        rule for rule in rules if rule.off is None and (rule.only is None or operation in rule.only)
+    ]
 
 
 def _ask(
@@ -108,11 +138,18 @@ def _name(failure: Failure, rule: str) -> Failure:
 
 
 def policy_of(
-    settings: Settings, public_key: FindKey, watermarks: Watermarks, clock: IReactorTime
+    settings: Settings,
+    public_key: FindKey,
+    watermarks: Watermarks,
+    clock: IReactorTime,
+    counted: Rate | None = None,
+    now: Now = time.time,
 ) -> Policy:
     """The rules of a configuration, in the order in which they are asked.
 
     :param public_key: finds a key of the HSM.
+    :param counted: what was counted under the configuration before this one.
+    :param now: the seconds since 1970, by the clock on the wall.
     """
     security = settings.security
     per_minute = settings.limits.signatures_per_minute
@@ -147,12 +184,14 @@ def policy_of(
             "signing_policy_check",
             Rule("operation", allowed_operation(settings), operation_wanted(settings), (_KEY,)),
         ),
+        *contents_rules(settings, now),
         Rule("size", fitting_the_device, size_wanted),
     ]
     reservations: list[Rule[Reservation]] = []
     if per_minute:
-        rate = Rate(per_minute, clock)
+        rate = (counted or Rate(1, clock)).at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
+    reservations.append(per_day(settings, watermarks.ledger))
     reservations.append(
         unless_off(
             "high_water_mark_check",

@@ -20,6 +20,15 @@ class Rate:
         # For each when all will be available again: a bucket that leaks.
         self._full_at: OrderedDict[Hashable, float] = OrderedDict()
 
+    def at_most(self, most: int) -> "Rate":
+        """Another rate for the same who, which have had of it what they have had of this one.
+
+        Whoever has used half of this one has used half of the other.
+        """
+        other = Rate(most, self._clock, self._seconds)
+        other._full_at = self._full_at
+        return other
+
     def take(self, who: Hashable) -> bool:
         """Count one; False, and not counted, if it would be one too many."""
         now = self._clock.seconds()

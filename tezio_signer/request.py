@@ -65,7 +65,9 @@ class Peer:
 
 
 Admitted = NewType("Admitted", Peer)
-"""A peer that may ask: only `Policy.admit` makes one of a peer."""
+"""A peer that may ask: only `Policy.admit` makes one of a peer.
+
+It holds for the configuration that is in force: connections forget it when that is replaced."""
 
 
 @frozen

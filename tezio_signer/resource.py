@@ -10,11 +10,11 @@ from hmac import compare_digest
 
 from attrs import evolve
 from klein import Klein
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from tezio_signer import __version__
-from tezio_signer.config.settings import RequestToken
 from tezio_signer.decision import Decision, Stage
 from tezio_signer.errors import (
     FAULT,
@@ -51,9 +51,8 @@ class SignerResource:
 
     app = Klein()
 
-    def __init__(self, signer: Signer, token: RequestToken | None = None) -> None:
+    def __init__(self, signer: Signer) -> None:
         self._signer = signer
-        self._token = token
 
     @app.route("/", methods=["GET"])
     def greeting(self, request: SignerRequest) -> bytes:
@@ -81,7 +80,12 @@ class SignerResource:
     async def public_key(self, request: SignerRequest, key: str) -> bytes:
         """The public key of a signing key."""
         self._admit_with_token(request)
-        public_key = await self._signer.public_key(_hash(key))
+        asked = _decision(request)  # a client that has gone has no address
+        try:
+            public_key = await self._signer.public_key(_hash(key))
+        except CancelledError:
+            self._signer.decisions.record(asked.left())
+            raise
         return self._answer(request, encode({"public_key": str(public_key)}))
 
     @app.route("/keys/<key>", methods=["POST"])
@@ -123,17 +127,18 @@ class SignerResource:
 
     def _check_token(self, request: SignerRequest) -> None:
         """Wanted on every route but `/`: octez-client sends its headers with all requests."""
-        if self._token is None:
+        token = self._signer.settings.request_token
+        if token is None:
             return
-        sent = request.requestHeaders.getRawHeaders(self._token.header.encode("ascii"), [])
+        sent = request.requestHeaders.getRawHeaders(token.header.encode("ascii"), [])
         if not sent:
             raise Unauthenticated(
-                f"the header {self._token.header} with the request token is missing"
+                f"the header {token.header} with the request token is missing"
             ).by(_TOKEN)
-        if len(sent) > 1 or not compare_digest(sent[0], self._token.secret):
-            raise Unauthenticated(
-                f"the request token in the header {self._token.header} is wrong"
-            ).by(_TOKEN)
+        if len(sent) > 1 or not compare_digest(sent[0], token.secret):
+            raise Unauthenticated(f"the request token in the header {token.header} is wrong").by(
+                _TOKEN
+            )
 
     @app.handle_errors(Refused)  # type: ignore[arg-type]
     def refused(self, request: SignerRequest, failure: Failure) -> bytes:

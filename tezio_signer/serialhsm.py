@@ -93,10 +93,15 @@ def open_port(reactor: IReactorFDSet, protocol: "HsmProtocol", port: str) -> Exc
     return opened
 
 
+def _silent() -> bool:
+    return False
+
+
 class HsmProtocol(Protocol):
     """One command at a time to one device (`hsm.exchange.Conversation`).
 
     :param lost: called once when the port is gone.
+    :param verbose: whether each command is logged.
     :ivar in_step: whether the next reply is sure to answer the next command.
     """
 
@@ -109,7 +114,7 @@ class HsmProtocol(Protocol):
         lost: Callable[[], object],
         name: str,
         timing: Timing = DEFAULT_TIMING,
-        verbose: bool = False,
+        verbose: Callable[[], bool] = _silent,
     ) -> None:
         self._clock = clock
         self._timing = timing
@@ -155,7 +160,7 @@ class HsmProtocol(Protocol):
         frame = command.request.frame()
         self.transport.write(frame)
         self._timer = self._clock.callLater(self._timing.answer, self._timed_out)
-        if self._verbose:
+        if self._verbose():
             self._log.debug(
                 "HSM {name}: {count} bytes, opcode {opcode:02X}, slot {slot}",
                 name=self._name,
@@ -293,6 +298,7 @@ class SerialPorts:
     :ivar boards: what is plugged in.
     :ivar watch: tells when that may have changed.
     :ivar clock: times the conversations.
+    :ivar verbose: whether each command is logged.
     """
 
     reactor: IReactorFDSet
@@ -300,7 +306,7 @@ class SerialPorts:
     boards: Callable[[], list[Board]]
     watch: Callable[[Callable[[], object]], Callable[[], object]] = _never
     timing: Timing = DEFAULT_TIMING
-    verbose: bool = False
+    verbose: Callable[[], bool] = _silent
 
     def connect(self, board: Board, lost: Callable[[], object]) -> HsmProtocol:
         """Open the port of a board; raises SerialException, OSError or termios.error."""

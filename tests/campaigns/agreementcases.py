@@ -251,6 +251,19 @@ def _around() -> Iterator[Case]:
     ):
         store = f'watermarks: {{store: "etcd:https://127.0.0.1:<other>", {more}}}'
         yield Case(f"etcd, {name}", _with(store), False)
+    for name, file, starts in (
+        ("an audit log", "audit.jsonl", True),
+        ("an audit log in no directory", "none/audit.jsonl", False),
+        ("an audit log below a file", "cert.pem/audit.jsonl", False),
+        ("a directory as audit log", ".", False),
+        ("a device as audit log", "/dev/null", False),
+        ("the store as audit log", "watermarks.sqlite", False),
+        ("the configuration as audit log", "config.yaml", False),
+    ):
+        yield Case(name, _with(f'audit: {{file: "{file}"}}'), starts)
+    yield Case(
+        "a pipe as audit log", _with("audit: {file: p}"), False, lambda d: os.mkfifo(d / "p")
+    )
     yield Case("a token", _with(asked), True, _touch("token.txt", "0123456789abcdef"))
     yield Case("no token", _with(asked), False)
     yield Case("an empty token", _with(asked), False, _touch("token.txt", "\n"))

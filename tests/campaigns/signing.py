@@ -44,10 +44,15 @@ class ForgetfulFirmware(firmware.Firmware):
     """A device that protects nothing: without watermarks, with every key for every operation.
 
     :param asked: called with each slot and payload ahead of the signing.
+    :param magic: the magic bytes of what it signs.
     """
 
-    def __init__(self, asked: Callable[[Slot, bytes], None]) -> None:
-        super().__init__(enabled=dict.fromkeys(Slot, firmware.BAKING_MAGIC))
+    def __init__(
+        self,
+        asked: Callable[[Slot, bytes], None],
+        magic: tuple[int, ...] = firmware.BAKING_MAGIC,
+    ) -> None:
+        super().__init__(enabled=dict.fromkeys(Slot, magic))
         self._asked = asked
 
     def execute(self, packet: bytes) -> firmware.Answer | None:

@@ -21,6 +21,7 @@ from tests.support.certificates import Authority
 from tests.support.commandtest import CommandTestCase
 from tests.support.daemonprocess import FREE_PORT, serving, start_command, start_daemon
 from tests.support.vectors import AUTH, OCTEZ, SHIPPED, TZ1, TZ2, TZ3
+from tezio_signer.audit.files import AuditFile
 from tezio_signer.cli import asking
 from tezio_signer.cli import check as checkcli
 from tezio_signer.cli.boards import BoardCheck, BoardFound, KeyFound
@@ -33,10 +34,21 @@ from tezio_signer.watermarks.store import StoreAwayError
 
 EDPK, EDPK_HASH = OCTEZ["keys"][1]["pk"], OCTEZ["keys"][1]["pkh"]
 BOARD = "0123ABCD at /dev/ttyACM0"
+EMPTIES = (
+    f"whoever may ask can empty the account of {TZ1}, {TZ2} or {TZ3}, which signs any operation "
+    "that can be decoded: say in its section operations what it needs, such as kinds: [reveal, "
+    "delegation, stake, ballot]"
+)
+"""What is warned of the keys of the sample."""
+ANYTHING = (
+    "signs any operation but drain_delegate, update_companion_key, update_consensus_key and those "
+    "of consensus"
+)
+NO_RULES = "allowed_ops: [generic], auth_req: False"
 
 
-def minimal(more: str = "", key: str = "allowed_ops: [generic], auth_req: False") -> str:
-    """A configuration of one key."""
+def minimal(more: str = "", key: str = f"{NO_RULES}, operations: {{kinds: [reveal]}}") -> str:
+    """A configuration of one key, of which there is nothing to warn."""
     return f"policy: {{signing_keys: {{{TZ3}: {{{key}}}}}}}\n{more}"
 
 
@@ -124,6 +136,7 @@ HTTP at           tcp:6732:interface=127.0.0.1
 Octez socket at   nowhere
 request token     none
 client certs      not asked for
+audit log         none
 GET /known_keys   answered
 verbose           False
 hsms              every board
@@ -131,16 +144,19 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 {TZ1}
   signs           generic
+  may             {ANYTHING}; sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ2}
   signs           generic
+  may             {ANYTHING}; sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ3}
   signs           attestation, block, generic, preattestation
+  may             {ANYTHING}; sends any amount to anybody; bakes on mainnet
   chains          NetXdQprcVkpaWU
   floors          none
   max_level_jump  500000
@@ -149,7 +165,8 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 auth key          {AUTH}, held by board {BOARD}
 HSM               {BOARD}
-the signer would start with this (no warnings)
+warning: {EMPTIES}
+the signer would start with this (1 warning)
 """,  # noqa: E501
         )
         self.assertEqual((outcome.code, outcome.err), (0, ""))
@@ -201,6 +218,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
         held = {"boards": [BOARD], "board": f"held by board {BOARD}"}
         simple: dict[str, Any] = {
             "signs": ["generic"],
+            "may": [ANYTHING, "sends any amount to anybody"],
             "authenticated": False,
             "authorized_keys": [],
             "chains": ["any"],
@@ -220,6 +238,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                         "key": str(TZ3),
                         **simple,
                         "signs": ["attestation", "block", "generic", "preattestation"],
+                        "may": [ANYTHING, "sends any amount to anybody", "bakes on mainnet"],
                         "chains": ["NetXdQprcVkpaWU"],
                         "max_level_jump": 500000,
                         "floors": {
@@ -248,6 +267,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                 "octez_socket": [],
                 "request_token": None,
                 "client_ca": None,
+                "audit": None,
                 "list_known_keys": True,
                 "verbose": False,
                 "hsms": ["every board"],
@@ -272,7 +292,7 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
                     }
                 ],
                 "boards": [{"board": BOARD, "trouble": None}],
-                "warnings": [],
+                "warnings": [EMPTIES],
                 "errors": [],
             },
         )
@@ -302,7 +322,10 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
     def test_open(self) -> None:
         """Keys with which anybody can empty the account are warned of."""
         self.write(
-            minimal('listen: {http: ["tcp:6732:interface=0.0.0.0"]}\nallowed_ips: ["0.0.0.0/0"]')
+            minimal(
+                'listen: {http: ["tcp:6732:interface=0.0.0.0"]}\nallowed_ips: ["0.0.0.0/0"]',
+                NO_RULES,
+            )
         )
         said = self.values()["warnings"]
         opened = [warning for warning in said if warning.startswith("ANYBODY who reaches")]
@@ -498,6 +521,7 @@ class WrongTests(CheckTestCase):
         self.assertEqual(
             said["warnings"],
             [
+                EMPTIES,
                 "no board has the serial number A1",
                 f"{TZ1}: no board holds it",
                 f"{AUTH}: no board holds it",
@@ -515,6 +539,44 @@ class WrongTests(CheckTestCase):
         self.assertIn(str(AUTH), outcome.out)
         for word in (BOARD, "no board", "silent"):
             self.assertNotIn(word, outcome.out)
+
+
+class AuditTests(CheckTestCase):
+    """The audit log, before a daemon starts with it and beside one."""
+
+    def test_told(self) -> None:
+        """Where it is, and whether nothing is signed without it; whose the file is."""
+        path = self.directory / "audit.jsonl"
+        self.write(minimal("audit: {file: audit.jsonl, required: True}"))
+        self.assertEqual(self.lines("audit log"), [f"{path}, without which nothing is signed"])
+        self.assertEqual(self.values()["audit"], {"file": str(path), "required": True})
+        self.assertFalse(path.exists())
+        path.touch(mode=0o600)
+        self.assertEqual(len(self.lines("audit log")), 2)
+        self.assertIn("mode 0600", self.lines("audit log")[1])
+        path.chmod(0o666)
+        (warning,) = self.values()["warnings"]
+        self.assertIn("everybody on this machine can change the audit log", warning)
+
+    def test_cannot_be_written(self) -> None:
+        """A directory that is missing, or a file that is no audit log, is an error."""
+        self.write(minimal("audit: {file: none/audit.jsonl}"))
+        (error,) = self.errors()
+        self.assertIn(f"there is no directory {self.directory}/none; create it", error)
+        self.write(minimal("audit: {file: watermarks.sqlite}"))
+        (error,) = self.errors()
+        self.assertIn("there is no line of an audit log in it", error)
+
+    def test_in_use(self) -> None:
+        """Another signer's file is an error; that of the daemon which has the store is not."""
+        file = AuditFile(self.directory / "audit.jsonl", lambda: 0.0)
+        file.open()
+        self.addCleanup(file.close)
+        self.write(minimal("audit: {file: audit.jsonl}"))
+        (error,) = self.errors()
+        self.assertIn(f"in use by a running signer (process {os.getpid()})", error)
+        self.patch(checkcli, "check_not_copied", lambda _: True)
+        self.assertEqual(self.errors(), [])
 
 
 class PlaceTests(CheckTestCase):
@@ -587,7 +649,7 @@ class ProcessTests(TestCase):
         before = start_command(self, directory, "check", "--json")
         self.assertEqual(await before.exits(), 0, before.log)
         said = json.loads(before.out)
-        self.assertEqual((said["warnings"], said["errors"]), ([], []))
+        self.assertEqual((said["warnings"], said["errors"]), ([EMPTIES], []))
         self.assertEqual({key["board"] for key in said["keys"]}, {f"held by board {link}"})
         daemon = start_daemon(self, directory, "--http", FREE_PORT)
         await serving(daemon)
@@ -596,5 +658,6 @@ class ProcessTests(TestCase):
         said = json.loads(beside.out)
         self.assertEqual(said["errors"], [])
         self.assertIs(said["watermarks"]["in_use"], True)
-        (warning,) = said["warnings"]
+        self.assertEqual(said["warnings"][0], EMPTIES)
+        (warning,) = said["warnings"][1:]
         self.assertIn("another program has it", warning)

@@ -3,10 +3,13 @@
 import json
 import os
 import sys
+from contextlib import closing
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from time import time
 
 from attrs import evolve
 from twisted.trial.unittest import SkipTest
@@ -18,12 +21,13 @@ from tezio_signer.config.hints import spelled_out
 from tezio_signer.host.accounts import user_name
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.opening import open_store
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-from tezio_signer.watermarks.store import StoreError
+from tezio_signer.watermarks.store import Spent, StoreError
 
 MAINNET = "NetXdQprcVkpaWU"
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
@@ -77,6 +81,49 @@ class StoreCommandTests(CommandTestCase):
                 for row, text in zip(rows, [str(signature), None], strict=True)
             ],
         )
+
+    def test_list_spending(self) -> None:
+        """What counts of a key is listed behind the marks, and as JSON with them."""
+        path = self.directory / "watermarks.sqlite"
+        sqlite.create(path)
+        store = SqliteStore(path)
+        self.addCleanup(store.close)
+        now = int(time())
+        store.keep([], [Spent(TZ3, {bytes(32): Entry(now, 5, 1), b"\x01" * 32: Entry(now, 6, 2)})])
+        until = f"{datetime.fromtimestamp(now + 86_460, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        lines = self.run_command("watermarks", "list").out.splitlines()
+        self.assertEqual(lines[:3], ["no marks yet", "", "spent in the last 24 hours:"])
+        self.assertEqual(
+            [line.split() for line in lines[3:]],
+            [["key", "mutez", "operations", "until"], [str(TZ3), "11", "3", until]],
+        )
+        listed = json.loads(self.run_command("watermarks", "list", "--json").out)
+        self.assertEqual(listed, [{"key": str(TZ3), "mutez": 11, "operations": 3, "until": until}])
+
+    def test_spending_moves_house(self) -> None:
+        """What was spent is exported and imported, and then counts as it did before."""
+        old = self.directory / "watermarks.sqlite"
+        sqlite.create(old)
+        now = int(time())
+        entries = {bytes(32): Entry(now, 5, 1), b"\x01" * 32: Entry(now - 5, 6, 2)}
+        with closing(SqliteStore(old)) as store:
+            store.keep([], [Spent(TZ3, entries), Spent(TZ1, entries)])
+        export = self.directory / "export.json"
+        self.run_command("watermarks", "export", str(export))
+        for path in old.parent.glob("watermarks.sqlite*"):
+            path.rename(path.with_name(f"old{path.name}"))
+        self.run_command("watermarks", "init")
+        with closing(SqliteStore(old)) as store:
+            store.keep([], [Spent(TZ3, {bytes(32): Entry(now + 1, 4, 1)})])
+        done = self.run_command("watermarks", "import", str(export), "--key", str(TZ3))
+        self.assertEqual((done.code, done.out), (0, "no marks to import\n"))
+        self.assertIn("taken over: 2 entries of what was spent", done.err)
+        self.assertEqual(
+            reading.read_all(old).spending,
+            {TZ3: {**entries, bytes(32): Entry(now + 1, 5, 1)}},
+        )
+        self.run_command("watermarks", "import", str(export))
+        self.assertEqual(reading.read_all(old).spending[TZ1], entries)
 
     def test_no_store(self) -> None:
         """A store that is missing or none is one line, which says what to do."""

@@ -195,6 +195,24 @@ class PoolTests(PoolTestCase):
             "board, or correct policy (signing_keys, auth_key)",
         )
 
+    async def test_other_keys_are_missing(self) -> None:
+        """With other keys in the configuration, those that no board holds now are named at once."""
+        other = PublicKeyHash.parse(OCTEZ["keys"][0]["pkh"])
+        self.start()
+        await self.pool.public_key(TZ3)
+        for expected, missing in (((TZ1,), None), ((TZ1, other), other), ((TZ1, other), None)):
+            with capturedLogs() as events:
+                self.pool.go_by(HsmOptions(0.5, expected=Expected(expected)))
+            lines = [formatEvent(e) for e in events if e["log_level"] is LogLevel.error]
+            self.assertEqual(len(lines), 0 if missing is None else 1)
+            self.assertTrue(all(str(missing) in line for line in lines))
+        await self.pull()
+        asked = self.pool.sign(TZ3, PAYLOADS["transfer"]).result
+        self.clock.advance(0.4)
+        self.assertNoResult(asked)
+        self.clock.advance(0.1)
+        self.failureResultOf(asked, Unavailable)
+
     async def test_no_board(self) -> None:
         """Without a board a request has patience for two seconds, and is refused then."""
         self.hsm.unplug()

@@ -13,7 +13,7 @@ from tests.support.programs import command
 from tests.support.statemachine import drive
 from tests.support.storeconformance import BLOCK, MARK, SIGNED, StorePromises
 from tests.support.storeplaces import etcd_cluster
-from tests.support.vectors import TZ3
+from tests.support.vectors import TZ3, block
 from tezio_signer.config.settings import EtcdAddress
 from tezio_signer.watermarks.etcd.store import MOST_MARKS, EtcdStore
 from tezio_signer.watermarks.opening import etcd_store
@@ -185,6 +185,15 @@ class ProcessTests(EtcdTestCase):
         self.assertRegex(listed.out, r"block +200 +0 ")
         imported = await self.run_command(directory, "import", "marks.json")
         self.assertIn("kept", imported.out)
+        before = (await self.etcd().load())[BLOCK]
+        for level, code, says in (
+            (300, 0, "the mark would move from level 200 round 0 to level 300 round 0"),
+            (200, 1, "not above the high watermark, level 200 round 0"),
+        ):
+            explain = start_command(self, directory, "explain", block(level, 0).hex())
+            self.assertEqual(await explain.exits(), code, explain.log)
+            self.assertIn(says, " ".join(explain.out.split()))
+        self.assertEqual((await self.etcd().load())[BLOCK], before)
 
     async def test_no_store(self) -> None:
         """A daemon whose etcd holds no store says so in one line, and ends with 1."""

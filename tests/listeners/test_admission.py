@@ -60,6 +60,11 @@ class Conversation:
         answered: bytes = self.transport.value()
         return answered
 
+    def written(self) -> bytes:
+        """What was written to the client before it said anything."""
+        written: bytes = self.transport.value()
+        return written
+
 
 class AdmissionTests(SynchronousTestCase):
     """Listeners for 10.0.0.0/8, of both protocols."""
@@ -74,12 +79,18 @@ class AdmissionTests(SynchronousTestCase):
         """Have another configuration."""
         self.harness = Harness(settings, site_clock=self.clock)
         self.harness.sockets = OctezSocketFactory(self.harness.signer, self.clock)
-        self.policy = self.harness.signer._policy
+        self.policy = self.harness.signer._configuration.policy
         self.patch(self.harness.signer, "admit", self.admit)
         self.harness.signer.decisions.add(self)
         self.connections = Connections(
             Limits(), self.clock, self.admit, self.harness.signer.decisions
         )
+
+    def replace(self, settings: Settings) -> None:
+        """Have another configuration replace this one while connections are open."""
+        self.harness.signer.go_by(settings)
+        self.connections.go_by(settings.limits)
+        self.policy = self.harness.signer._configuration.policy
 
     def admit(self, peer: Peer) -> Admitted:
         """Decide, and take note of it."""
@@ -131,6 +142,61 @@ class AdmissionTests(SynchronousTestCase):
             for _ in range(3):
                 self.assertEqual(client.says(asks)[: len(answer)], answer)
             self.assertEqual(self.asked, ["10.0.0.1"])
+
+    def test_once_for_a_configuration(self) -> None:
+        """Under another configuration it is decided once more, at the next request."""
+        for factory, asks, answer in self.factories:
+            client = self.connect(factory, "10.0.0.1")
+            for networks in ("10.0.0.0/24", "10.0.0.1/32"):
+                self.replace(settings_with(allowed_ips=(ip_network(networks),)))
+                self.asked.clear()
+                for _ in range(3):
+                    self.assertEqual(client.says(asks)[: len(answer)], answer)
+                self.assertEqual(self.asked, ["10.0.0.1"])
+
+    def test_not_any_more(self) -> None:
+        """Who may ask no more is told so at the next request, and the connection is closed."""
+        for factory, asks, answer in self.factories:
+            self.replace(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
+            client, idle = (self.connect(factory, "10.0.0.1") for _ in range(2))
+            self.assertEqual(client.says(asks)[: len(answer)], answer)
+            self.replace(settings_with(allowed_ips=(ip_network("10.0.0.2"),)))
+            self.assertFalse(client.transport.disconnecting)
+            self.decisions.clear()
+            for open_before in (client, idle):
+                answered = open_before.says(asks * 2)
+                self.assertIn(b"address 10.0.0.1 is not among allowed_ips", answered)
+                self.assertNotIn(answer, answered)
+                self.assertEqual(answered.count(b"is not among"), 1)
+                self.assertTrue(open_before.transport.disconnecting)
+            self.assertEqual([each.status for each in self.decisions], [403, 403])
+            # Another one of this address is refused at the accept, as if it had never been asked.
+            self.assertIn(b"10.0.0.1 is not among", self.connect(factory, "10.0.0.1").written())
+
+    def test_from_now_on(self) -> None:
+        """Who was refused, may ask when a new configuration says so; the refused connection not."""
+        for factory, asks, answer in self.factories:
+            self.replace(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
+            refused = self.connect(factory, "192.0.2.1")
+            self.assertIn(SAYS, refused.written())
+            self.replace(settings_with(allowed_ips=(ip_network("192.0.2.1"),)))
+            self.assertEqual(refused.says(asks), b"")
+            client = self.connect(factory, "192.0.2.1")
+            self.assertEqual(client.says(asks)[: len(answer)], answer)
+
+    def test_clients_of_a_proxy_under_another(self) -> None:
+        """It is still the proxy's client that is decided on, and at a Unix socket its user."""
+        for served, asks in ((self.harness.site, HTTP), (self.harness.sockets, SOCKET)):
+            self.replace(settings_with(allowed_ips=(ip_network("10.0.0.0/8"),)))
+            factory = self.limited(served, proxied=True)
+            clients = [self.connect(factory, "10.9.9.9") for _ in range(2)]
+            for client, host in zip(clients, ("10.0.0.1", "10.0.0.2"), strict=True):
+                self.assertNotEqual(client.says(PROXY_LINE.format(host).encode() + asks), b"")
+            self.replace(settings_with(allowed_ips=(ip_network("10.0.0.2"),)))
+            self.asked.clear()
+            self.assertIn(b"10.0.0.1 is not among allowed_ips", clients[0].says(asks))
+            self.assertNotIn(b"not among", clients[1].says(asks))
+            self.assertEqual(self.asked, ["10.0.0.1", "10.0.0.2"])
 
     def test_nothing_is_read_of_others(self) -> None:
         """Who may ask nothing is told so before he says anything, and then never heard."""

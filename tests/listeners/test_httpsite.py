@@ -14,7 +14,6 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import http
 
 from tests.support import octezclient
-from tests.support.deciding import rule_of
 from tests.support.harness import Harness, parse_response, reactor, settings_with
 from tests.support.octezclient import HSM_KEYS, message_in, text_in, verifies
 from tests.support.vectors import AUTHENTICATION, PAYLOADS, TZ1
@@ -23,8 +22,6 @@ from tezio_signer.listeners.httpsite import MAX_CHUNKS, MAX_PIPELINED, SignerReq
 from tezio_signer.listeners.limits import Connections
 from tezio_signer.listeners.slots import Slot
 from tezio_signer.listeners.wrapping import LimitedFactory
-from tezio_signer.policy import Policy
-from tezio_signer.rules.access import allowed_address
 from tezio_signer.sparinglog import LINES_PER_MINUTE
 
 LONGEST_BODY = 131_072
@@ -153,7 +150,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_not_admitted(self) -> None:
         """Who may ask nothing is told so once, and has to connect again to ask again."""
-        self.patch(self.harness.signer, "_policy", Policy((rule_of(allowed_address(())),)))
+        self.harness.signer.go_by(settings_with(allowed_ips=()))
         self.channel.dataReceived(octezclient.get("127.0.0.1", "/authorized_keys") * 2)
         self.clock.pump([0] * 3)
         answer = parse_response(self._answers())

@@ -56,6 +56,25 @@ class LineObserverTests(SynchronousTestCase):
         self.assertEqual(self.said(), ["T info signed block 1/0", "T critical two", "\tlines"])
         self.assertEqual([line.importance for line in self.kept.lines], [1, 4])
 
+    def test_other_level(self) -> None:
+        """The level from which there are lines can be changed at any time."""
+        observer = LineObserver(self.kept, text_line, "utf-8", LogLevel.info)
+        log = Logger("tests", observer=LogPublisher(observer))
+        for level in (LogLevel.debug, LogLevel.warn):
+            log.debug("details of {which}", which=level.name)
+            log.info("before {which}", which=level.name)
+            observer.show_from(level)
+            log.debug("details behind {which}", which=level.name)
+        self.assertEqual(
+            self.said(),
+            [
+                "T info before debug",
+                "T debug details behind debug",
+                "T debug details of warn",
+                "T info before warn",
+            ],
+        )
+
     def test_journal(self) -> None:
         """For journald each line begins with its priority, and has no time."""
         log = self.log(journal_line, LogLevel.debug)

@@ -1,15 +1,18 @@
-"""The rule on the rate of generic operations."""
+"""The rules on the rate of generic operations, and on what leaves in a day."""
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.deciding import request_for
+from tests.support.stores import watermarks_on
 from tests.support.vectors import TZ1, TZ3, block, transfer
 from tezio_signer.errors import TooMany
 from tezio_signer.noop import do_nothing
 from tezio_signer.rates import Rate
 from tezio_signer.rules.rule import Grant
-from tezio_signer.rules.spending import within_rate
+from tezio_signer.rules.spending import within_day, within_rate
+from tezio_signer.watermarks.book import Limits
+from tezio_signer.watermarks.entry import Standing
 
 
 class RateTests(SynchronousTestCase):
@@ -53,3 +56,68 @@ class RateTests(SynchronousTestCase):
         for number in range(2):
             self.take(transfer(number))
         self.assertRaises(TooMany, self.take, transfer(2))
+
+
+class DayTests(SynchronousTestCase):
+    """Ten mutez, or two operations, in 24 hours."""
+
+    def setUp(self) -> None:
+        self.watermarks = watermarks_on()
+        self.watermarks.startService()
+        self.addCleanup(self.watermarks.stopService)
+        self.limits = Limits(mutez=10)
+        self.spends = (4, 1)
+        self.rule = within_day(lambda _: self.limits, lambda _: self.spends, self.watermarks.ledger)
+
+    def ask(self, payload: bytes) -> Grant:
+        """What is granted; raises TooMany."""
+        answer = self.rule(request_for(payload))
+        return answer if isinstance(answer, Grant) else self.successResultOf(answer)
+
+    def refused(self, payload: bytes) -> None:
+        """It is too much."""
+        answer = self.rule(request_for(payload))
+        assert not isinstance(answer, Grant)
+        self.failureResultOf(answer, TooMany)
+
+    def test_amount(self) -> None:
+        """What would be too much in all is refused; the same payload again is not."""
+        self.ask(transfer(1))
+        self.ask(transfer(2))
+        self.ask(transfer(2))
+        self.refused(transfer(3))
+
+    def test_operations(self) -> None:
+        """Operations are counted too."""
+        self.limits = Limits(operations=2)
+        self.ask(transfer(1))
+        self.spends = (0, 2)
+        self.refused(transfer(2))
+        self.spends = (0, 1)
+        self.ask(transfer(2))
+        self.refused(transfer(3))
+
+    def test_unsigned(self) -> None:
+        """What was certainly not signed does not count; what could not be served does."""
+        for number in range(5):
+            self.ask(transfer(number)).unsigned()
+        self.ask(transfer(1)).undo()
+        self.ask(transfer(2)).undo()
+        self.refused(transfer(3))
+
+    def test_refused_by_another_rule(self) -> None:
+        """What a later rule refuses does not count."""
+        for number in range(5):
+            Grant.of([self.ask(transfer(number))]).take_back()
+        self.assertEqual(self.watermarks.ledger.standing(TZ3), Standing())
+
+    def test_baking(self) -> None:
+        """Blocks are not counted, nor is a store asked for them."""
+        for level in range(5):
+            self.assertIs(self.ask(block(level + 1, 0)).unsigned, do_nothing)
+
+    def test_no_limits(self) -> None:
+        """A key without such limits is not counted."""
+        self.limits = Limits()
+        for number in range(5):
+            self.assertIs(self.ask(transfer(number)).unsigned, do_nothing)

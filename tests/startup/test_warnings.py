@@ -58,7 +58,8 @@ class BakingAnywhereTests(SynchronousTestCase):
         self.assertIn("chains: [NetXdQprcVkpaWU] for mainnet", warning)
         named = evolve(baking, chains=frozenset(["NetXdQprcVkpaWU"]))
         self.assertEqual(cautions.baking_anywhere(settings_for(named)), [])
-        self.assertEqual(cautions.warnings_of(settings_for(baking)), (warning,))
+        only_baking = settings_for(evolve(baking, allowed_ops=frozenset(BLOCKS)))
+        self.assertEqual(cautions.warnings_of(only_baking), (warning,))
 
     def test_everything_is_signed(self) -> None:
         """Without the policy check every key bakes."""
@@ -77,7 +78,9 @@ class StoreTests(SynchronousTestCase):
 
     def test_store(self) -> None:
         """What is amiss with the store is warned of, but not where it is left alone."""
-        settings = settings_for(key_of(TZ1, GENERIC), store=EtcdAddress(("http://a:1",)))
+        settings = settings_for(
+            key_of(TZ1, BLOCKS, chains=frozenset()), store=EtcdAddress(("http://a:1",))
+        )
         (warning,) = cautions.warnings_of(settings)
         self.assertIn("http://a:1: traffic is not encrypted", warning)
         simulated = evolve(settings, store=None)
@@ -91,7 +94,7 @@ class MissingCurveTests(SynchronousTestCase):
         """One that is for all keys, or for one of them, is warned of once, and no other is."""
         without_curve(self, Curve.SECP256K1)
         for of_all, of_one in [((EDPK, SPPK), None), ((EDPK,), (SPPK,)), ((SPPK,), (SPPK, EDPK))]:
-            key = key_of(TZ1, GENERIC, auth_req=True, authorized_keys=of_one)
+            key = key_of(TZ1, [], auth_req=True, authorized_keys=of_one)
             settings = settings_for(key, authorized_keys=of_all)
             (warning,) = cautions.warnings_of(settings)
             self.assertIn(f"nobody can authenticate with {SPPK} of authorized_keys: ", warning)

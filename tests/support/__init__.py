@@ -28,6 +28,10 @@ Watermarks:
 - `statemachine`: watermarks beside a model of them, with `modeldaemon` for each daemon and
   `storeplaces` for each kind of store.
 
+The audit log:
+
+- `auditlogs`: logs as the chain makes them, and what is found in them.
+
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.

@@ -52,6 +52,11 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
     ("listen: {octez: []}", 6, "listen.octez", ("did you mean octez_socket?",)),
     ("hsms: [{prot: x}]", 6, "hsms[0].prot", ("did you mean port?", "serial_number")),
     ("watermarks: {stor: x}", 6, "watermarks.stor", ("did you mean store?",)),
+    ("audit: {fil: x}", 6, "audit.fil", ("did you mean file?", "required")),
+    ("audit: {required: True}", 6, "audit", ("file is missing",)),
+    ("audit: {file: logs/}", 6, "audit.file", ("the name of a file is expected",)),
+    ("audit: {file: a.jsonl, required: yes please}", 6, "audit.required", ("True or False",)),
+    ("audit: audit.jsonl", 6, "audit", ("a mapping",)),
     # the same key twice
     ("verbose: False\n\nverbose: True", 8, "verbose", ("twice",)),
     ("policy: {}", 6, "policy", ("twice",)),

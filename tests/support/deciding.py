@@ -46,10 +46,12 @@ class DecidingTestCase(SynchronousTestCase):
     """The rules of a configuration, without a device.
 
     :ivar asked_for: the keys that the HSM was asked for.
+    :ivar now: what the clock on the wall says, in seconds since 1970.
     """
 
     def setUp(self) -> None:
         self.asked_for: list[PublicKeyHash] = []
+        self.now = 1_800_000_000.0
 
     def public_key(self, key: PublicKeyHash) -> Deferred[PublicKey]:
         """What the HSM says, whichever key it is asked for."""
@@ -58,10 +60,10 @@ class DecidingTestCase(SynchronousTestCase):
 
     def policy(self, settings: Settings) -> Policy:
         """The policy of a configuration, with watermarks of its own."""
-        watermarks = watermarks_on(floors=settings.floors)
+        watermarks = watermarks_on(floors=settings.floors, now=lambda: self.now)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
-        return policy_of(settings, self.public_key, watermarks, Clock())
+        return policy_of(settings, self.public_key, watermarks, Clock(), now=lambda: self.now)
 
     def decide(self, settings: Settings, *requests: SigningRequest) -> Grant:
         """What is granted to the last of some requests; raises what it is refused with."""

@@ -62,7 +62,7 @@ class FakeEtcd:
             raise AssertionError(f"{path} is not asked for by a store")
         succeeded = all(self._holds(compare) for compare in question["compare"])
         requests = question["success" if succeeded else "failure"]
-        self.revision += any("request_put" in request for request in requests)
+        self.revision += any("request_range" not in request for request in requests)
         responses = [self._response(request) for request in requests]
         answer = self._with_header({"responses": responses} if responses else {})
         return {**answer, "succeeded": True} if succeeded else answer
@@ -84,6 +84,10 @@ class FakeEtcd:
             put = request["request_put"]
             self._put(b64decode(put["key"]), b64decode(put["value"]))
             return {"response_put": self._with_header({})}
+        if "request_delete_range" in request:
+            deleted = self.kvs.pop(b64decode(request["request_delete_range"]["key"]), None)
+            told = {} if deleted is None else {"deleted": "1"}
+            return {"response_delete_range": self._with_header(told)}
         return {"response_range": self._with_header(self._range(request["request_range"]))}
 
     def _range(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Harness(Client):
         self.connections = Connections(
             self.settings.limits, site_clock, self.signer.admit, self.signer.decisions
         )
-        resource = SignerResource(self.signer, self.settings.request_token)
+        resource = SignerResource(self.signer)
         self.site = SignerSite(
             resource.app.resource(), self.settings.limits, site_clock, self.signer.decisions
         )

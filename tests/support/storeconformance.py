@@ -9,8 +9,9 @@ from twisted.trial.unittest import TestCase
 from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept, StoreError, WatermarkStore
+from tezio_signer.watermarks.store import Kept, Spent, StoreError, WatermarkStore
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 ATTESTATION = MarkId("NetXnHfVqm9iesp", TZ1, Operation.ATTESTATION)
@@ -114,6 +115,26 @@ class StorePromises(_Base):
         self.assertEqual([k.now for k in kept], marks)
         self.assertEqual([k.before for k in kept], [None, *marks[:-1]])
         self.assertEqual(await self.reloaded(store), {BLOCK: marks[-1]})
+
+    async def test_spending(self) -> None:
+        """Entries are there again, each as it was written last; forgotten ones are not."""
+        await self.make()
+        store = await self.opened()
+        for key in (TZ1, TZ2):
+            self.assertEqual(await store.spent(key), {})
+        entries = {bytes([n]) * 32: Entry(2**33 - n, 2**63 - 1 - n, n + 1) for n in range(3)}
+        self.assertIsNone(await store.spend(Spent(TZ1, entries)))
+        self.assertIsNone(await store.spend(Spent(TZ2, entries)))
+        zero = {bytes(32): Entry(1, 0, 0)}
+        self.assertIsNone(await store.spend(Spent(TZ1, zero, (b"\x01" * 32,))))
+        expected = {**entries, **zero}
+        del expected[b"\x01" * 32]
+        self.assertEqual(await store.spent(TZ1), expected)
+        await store.close()
+        again = await self.opened()
+        self.assertEqual(await again.spent(TZ1), expected)
+        self.assertEqual(await again.spent(TZ2), entries)
+        await again.close()
 
     async def test_missing(self) -> None:
         """What was never made is no empty store, and the command that makes it is named."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
+from time import time
 from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
@@ -23,12 +24,14 @@ from twisted.internet.defer import Deferred, DeferredQueue, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.entry import Entries, Entry
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.sqlite.grouped import BlockingStore, GroupedStore, Writer
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError, WatermarkStore
+from tezio_signer.watermarks.store import Kept, Spent, StoreAwayError, StoreError, WatermarkStore
 
 _Result = TypeVar("_Result")
 
@@ -80,13 +83,14 @@ def watermarks_on(
     store: Callable[[], BlockingStore] | None = None,
     make_writer: Callable[[], Writer] = ImmediateWriter,
     floors: Mapping[Operation, tuple[int, int]] | None = None,
+    now: Callable[[], float] = time,
 ) -> Watermarks:
     """Watermarks on a store of this kind, in memory if none is given."""
 
     def opened() -> GroupedStore:
         return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
 
-    return Watermarks(opened, floors or {}, Clock())
+    return Watermarks(opened, floors or {}, Clock(), now=now)
 
 
 class RecordingStore:
@@ -97,14 +101,23 @@ class RecordingStore:
         self.written: list[tuple[str, int]] = []
         self.failing: set[str] = set()
         self.closed = False
+        self.spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
 
     def load(self) -> dict[MarkId, Mark]:
         if "load" in self.failing:
             raise StoreError("store is damaged")
         return dict(self.marks)
 
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]], spent: Sequence[Spent] = ()) -> list[Kept]:
+        if spent and "spend" in self.failing:
+            raise StoreError("disk full")
+        for one in spent:
+            self.written.append(("spend", len(one.entries)))
+            put_spent(self.spending, one)
         return [self._keep(mark_id, mark) for mark_id, mark in marks]
+
+    def spent(self, key: PublicKeyHash) -> Entries:
+        return dict(self.spending.get(key, {}))
 
     def _keep(self, mark_id: MarkId, mark: Mark) -> Kept:
         what = "keep" if mark.signature is None else "signature"
@@ -139,16 +152,21 @@ class FailingStore:
     def load(self) -> dict[MarkId, Mark]:
         return self._store.load()
 
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]], spent: Sequence[Spent] = ()) -> list[Kept]:
+        if spent and self.error is not None:
+            raise self.error
         for _, mark in marks:
             error = self.error if mark.signature is None else self.signature_error
             if error is not None:
                 raise error
-        kept = self._store.keep(marks)
+        kept = self._store.keep(marks, spent)
         for _, mark in marks:
             if mark.signature is not None:
                 self.signed.put(mark)
         return kept
+
+    def spent(self, key: PublicKeyHash) -> Entries:
+        return self._store.spent(key)
 
     def tidy(self) -> None:
         """Nothing to tidy."""
@@ -172,12 +190,33 @@ class Model:
         return self.marks[mark_id]
 
 
+def put_spent(spending: dict[PublicKeyHash, dict[bytes, Entry]], spent: Spent) -> None:
+    """Write entries, and forget others, as any store does."""
+    entries = spending.setdefault(spent.key, {})
+    entries.update(spent.entries)
+    for digest in spent.forgotten:
+        entries.pop(digest, None)
+
+
 class MemoryStore:
-    """The model as a store."""
+    """The model as a store.
+
+    :ivar spending: its entries; it notices no other daemon that writes them.
+    """
 
     def __init__(self, marks: dict[MarkId, Mark], shared: bool = False) -> None:
         self._model = Model(marks)
         self.shared = shared
+        self.spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """A copy of those of a key."""
+        return succeed(dict(self.spending.get(key, {})))
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Written at once."""
+        put_spent(self.spending, spent)
+        return succeed(None)
 
     def load(self) -> Deferred[dict[MarkId, Mark]]:
         """A copy of all."""
@@ -242,6 +281,12 @@ class SharedStore:
             self.marks[mark_id] = settle(before, mark)
             kept.callback(Kept(before, self.marks[mark_id]))
 
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        raise AssertionError(f"no test has {key} spend anything here")
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        raise AssertionError(f"no test has {spent.key} spend anything here")
+
     def fail(self) -> None:
         """Leave what waits unwritten."""
         while self._waiting:
@@ -295,6 +340,14 @@ class WatchedStore:
             return kept
 
         return self._store.keep(mark_id, mark).addCallback(note)
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """What is beneath."""
+        return self._store.spent(key)
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write beneath."""
+        return self._store.spend(spent)
 
     def close(self) -> Deferred[None]:
         """Close what is beneath."""
@@ -359,6 +412,14 @@ class FaultyStore:
     def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
         """Write, or not."""
         return Deferred.fromCoroutine(self._faults.suffer(partial(self._store.keep, mark_id, mark)))
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """All entries of a key."""
+        return Deferred.fromCoroutine(self._faults.suffer(partial(self._store.spent, key)))
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write, or not."""
+        return Deferred.fromCoroutine(self._faults.suffer(partial(self._store.spend, spent)))
 
     def close(self) -> Deferred[None]:
         """Close what is beneath."""

@@ -126,6 +126,21 @@ class ShortenedTests(SynchronousTestCase):
         for expression, text in cases:
             self.assertEqual(decode(encode(expression)).shortened(40), text)
 
+    def test_fitting_integer(self) -> None:
+        """An integer that just fits is shown."""
+        for digits in ("9" * 40, "-" + "9" * 39):
+            self.assertEqual(decode(encode({"int": digits})).shortened(40), digits)
+        self.assertEqual(decode(encode({"int": "9" * 41})).shortened(40), "… (21 bytes)")
+        bytes_ = {"bytes": "ab" * 80}
+        pair = decode(encode({"prim": "Pair", "args": [{"int": "9" * 22}, bytes_]}))
+        self.assertEqual(len(pair.data), 99)
+        self.assertEqual(pair.shortened(39), f"Pair {'9' * 22}… (99 bytes)")
+        self.assertEqual(pair.shortened(38), "Pair … (99 bytes)")
+
+    def test_no_room(self) -> None:
+        """Where there is room for nothing, there is the size."""
+        self.assertEqual(decode(encode(_BATCH)).shortened(0), "… (74 bytes)")
+
     def test_nested(self) -> None:
         """What closes many nodes is cut like everything else."""
         deep = decode(b"\x05\x09" * 60 + b"\x03\x0b")

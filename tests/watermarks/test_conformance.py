@@ -9,6 +9,8 @@ from tests.support.fakeetcd import FakeEtcd, etcd_store
 from tests.support.harness import reactor
 from tests.support.storeconformance import StorePromises
 from tests.support.stores import ImmediateWriter, MemoryStore
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
@@ -21,6 +23,7 @@ class MemoryTests(StorePromises, TestCase):
 
     def setUp(self) -> None:
         self.marks: dict[MarkId, Mark] | None = None
+        self.spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
 
     def make(self) -> Deferred[None]:
         def make() -> None:
@@ -31,7 +34,9 @@ class MemoryTests(StorePromises, TestCase):
     def open_store(self) -> WatermarkStore:
         if self.marks is None:
             raise StoreError("made by: tezio-signer watermarks init")
-        return MemoryStore(self.marks)
+        store = MemoryStore(self.marks)
+        store.spending = self.spending
+        return store
 
 
 class SqliteTests(StorePromises, TestCase):

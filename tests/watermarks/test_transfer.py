@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import Curve, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.markjson import TransferError
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 from tezio_signer.watermarks.transfer import (
@@ -20,6 +21,7 @@ from tezio_signer.watermarks.transfer import (
     dump,
     load,
     merge,
+    spending_rows,
 )
 
 MAINNET, TESTNET = "NetXdQprcVkpaWU", "NetXo5iVw1vBoxM"
@@ -58,6 +60,54 @@ class OwnFormatTests(SynchronousTestCase):
         """A mark is written as documented."""
         document = json.loads(dump({ATTESTATION: self.mark}))
         self.assertEqual(document, {"version": 1, "marks": [self.entry]})
+
+    spent: dict[str, Any] = {
+        "key": str(TZ3),
+        "payload_hash": HASH,
+        "at": 1_790_000_000,
+        "mutez": 2_000_289,
+        "operations": 1,
+    }
+
+    def test_spending(self) -> None:
+        """Spending is written and read again, but for what was given back; the rest stays."""
+        entry = Entry(1_790_000_000, 2_000_289, 1)
+        spending = {TZ3: {bytes.fromhex(HASH): entry, bytes(32): Entry(1_790_000_000, 0, 0)}}
+        text = dump({ATTESTATION: self.mark}, spending)
+        self.assertEqual(
+            json.loads(text), {"version": 2, "marks": [self.entry], "spending": [self.spent]}
+        )
+        reading = load("marks.json", text)
+        self.assertEqual(reading.marks, {ATTESTATION: self.mark})
+        self.assertEqual(reading.spending, {TZ3: {bytes.fromhex(HASH): entry}})
+
+    def test_combined_spending(self) -> None:
+        """Of the same entry in two files, what counts more is taken."""
+        readings = [
+            Reading(spending={TZ3: {bytes(32): Entry(at, mutez, 1)}})
+            for at, mutez in ((1, 5), (2, 4))
+        ]
+        self.assertEqual(combine(readings).spending, {TZ3: {bytes(32): Entry(2, 5, 1)}})
+
+    def test_standing(self) -> None:
+        """What counts of each key is listed, with the moment from which nothing of it does."""
+        now = 1_790_000_000
+        spending = {
+            TZ3: {bytes(32): Entry(now - 60, 5, 1), HASH.encode(): Entry(now - 30, 6, 2)},
+            TZ1: {bytes(32): Entry(now - 86_460, 5, 1)},
+            TZ2: {bytes(32): Entry(now, 0, 0)},
+        }
+        self.assertEqual(
+            spending_rows(spending, now),
+            [
+                {
+                    "key": str(TZ3),
+                    "mutez": 11,
+                    "operations": 3,
+                    "until": "2026-09-22T14:13:50Z",
+                }
+            ],
+        )
 
     def test_load(self) -> None:
         """It is read again; hash and signature may be null or left out."""
@@ -154,8 +204,25 @@ class OwnFormatTests(SynchronousTestCase):
             ({}, "no export of watermarks"),
             ({"marks": []}, "no export of watermarks"),
             ({"version": 1, "marks": [], "more": 1}, "no export of watermarks"),
-            ({"version": 2, "marks": []}, "version 2 is not 1"),
-            ({"version": True, "marks": []}, "version True is not 1"),
+            ({"version": 3, "marks": []}, "version 3 is neither 1 nor 2"),
+            ({"version": True, "marks": []}, "version True is neither 1 nor 2"),
+            ({"version": 2, "marks": []}, "spending belongs to version 2"),
+            ({"version": 1, "marks": [], "spending": []}, "spending belongs to version 2"),
+            ({"version": 2, "marks": [], "spending": {}}, "spending: a list is expected"),
+            ({"version": 2, "marks": [], "spending": [7]}, "spending[0]: an object is expected"),
+            ({"version": 2, "marks": [], "spending": [self.spent] * 2}, "stand there twice"),
+            (
+                {"version": 2, "marks": [], "spending": [self.spent | {"mutez": -1}]},
+                "spending[0].mutez: a number from 0 to",
+            ),
+            (
+                {"version": 2, "marks": [], "spending": [self.spent | {"at": "now"}]},
+                "spending[0].at: a number from 0 to",
+            ),
+            (
+                {"version": 2, "marks": [], "spending": [self.spent | {"day": 1}]},
+                "spending[0]: 'day' is unknown",
+            ),
             ({"version": 1, "marks": {}}, "marks: a list is expected"),
             ({"version": 1, "marks": [7]}, "marks[0]: an object is expected"),
             ({"version": 1, "marks": [self.entry] * 2}, "marks[1]: "),

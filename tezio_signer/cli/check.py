@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
+from tezio_signer.audit import files as auditfiles
 from tezio_signer.cli.common import CommandError, config_option, json_option
 from tezio_signer.cli.meaning import Meaning, line, lines_of, meaning_of
 from tezio_signer.config.endpoints import Endpoint
@@ -112,6 +113,7 @@ def look(settings: Settings, found: Findings, with_boards: bool = True) -> None:
 
         answers = ask(settings, with_boards)
     _look_at_store(settings, answers, found)
+    _look_at_audit_log(settings, found)
     _tell_in_use(in_use, settings, found)
     if answers is not None and answers.boards is not None:
         _tell_boards(answers.boards, found)
@@ -190,6 +192,24 @@ def _look_at_store(settings: Settings, answers: Answers | None, found: Findings)
             _read(address, about)
         except StoreError as error:
             found.refuse(error)
+
+
+def _look_at_audit_log(settings: Settings, found: Findings) -> None:
+    if settings.audit is None:
+        return
+    path = settings.audit.path
+    try:
+        auditfiles.check_access(path)
+    except StartupError as error:
+        found.refuse(error)
+        return
+    used = auditfiles.in_use(path)
+    if used is None or found.meaning["watermarks"].get("in_use"):
+        return  # a daemon that has the store has its audit log too
+    if isinstance(settings.store, EtcdAddress):  # of which nobody knows who uses it
+        found.warnings.append(f"{used}, unless that is this signer")
+    else:
+        found.refuse(used)
 
 
 def _read(path: Path, about: Meaning) -> None:

@@ -13,7 +13,9 @@ COMMANDS = {
     "run": ("tezio_signer.cli.run", "run the signer in the foreground"),
     "check": ("tezio_signer.cli.check", "say what the configuration means and what is amiss"),
     "keys": ("tezio_signer.cli.keys", "list the keys of every connected HSM"),
+    "explain": ("tezio_signer.cli.explain", "say what a payload is, and what would be decided"),
     "watermarks": ("tezio_signer.cli.watermarks", "the watermark store"),
+    "audit": ("tezio_signer.cli.audit", "the audit log"),
     "simulate": ("tezio_signer.cli.simulate", "run a simulated HSM on a pseudo-terminal"),
 }
 """Each with its module, which is imported when the command is given, and a line for the help.

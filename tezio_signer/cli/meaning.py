@@ -10,6 +10,7 @@ from attrs import asdict
 
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
+    Audit,
     ClientCa,
     Limits,
     RequestToken,
@@ -17,6 +18,7 @@ from tezio_signer.config.settings import (
     Settings,
     SigningKey,
 )
+from tezio_signer.config.words import may
 from tezio_signer.tezos.payload import BAKING_OPERATIONS
 
 Meaning = dict[str, Any]
@@ -55,6 +57,8 @@ def _plain(value: object) -> Any:
             return {name: each for name, each in asdict(value).items() if each is not None}
         case RequestToken():
             return value.header
+        case Audit():
+            return {"file": str(value.path), "required": value.required}
         case ClientCa():
             return str(value.path)
         case frozenset():
@@ -73,6 +77,7 @@ def _key(settings: Settings, key: SigningKey) -> Meaning:
         "signs": sorted(map(str, key.allowed_ops))
         if settings.security.signing_policy_check
         else ["everything"],
+        "may": list(may(settings, key)),
         "authenticated": authorized is not None,
         "authorized_keys": [] if authorized is None else list(map(str, authorized)),
         "chains": sorted(key.chains) if key.chains is not None else ["any"],
@@ -101,6 +106,12 @@ def line(name: str, text: str) -> str:
     return f"{name:{_WIDTH - 1}} {text}"
 
 
+def _audit(audit: Meaning | None) -> str:
+    if audit is None:
+        return "none"
+    return f"{audit['file']}{', without which nothing is signed' if audit['required'] else ''}"
+
+
 _LINES: dict[str, tuple[str, Callable[[Any], str | None]]] = {
     "allowed_ips": (
         "asked from",
@@ -119,6 +130,7 @@ _LINES: dict[str, tuple[str, Callable[[Any], str | None]]] = {
         lambda header: f"in the header {header}, for HTTP" if header else "none",
     ),
     "client_ca": ("client certs", lambda path: f"of {path}, for TLS" if path else "not asked for"),
+    "audit": ("audit log", _audit),
     "list_known_keys": ("GET /known_keys", lambda on: "answered" if on else "refused"),
     "security": ("", lambda _: None),  # warnings say what is switched off
 }
@@ -146,6 +158,7 @@ def _number(value: float) -> str:
 
 def _of_key(key: Meaning) -> Iterator[tuple[str, str]]:
     yield "signs", _listed(key["signs"], "nothing")
+    yield "may", "; ".join(key["may"]) or "-"
     bakes = key["max_level_jump"] is not None
     if bakes or key["chains"] != ["any"]:
         yield "chains", _listed(key["chains"], "none")

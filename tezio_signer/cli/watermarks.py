@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
@@ -158,9 +159,16 @@ def _init(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     async def listing(store: OperatedStore, address: StoreAddress) -> None:
-        marks = await store.read()
+        marks = transfer.rows(await store.read())
+        spending = transfer.spending_rows(await store.read_spending(), time())
         _say_store(address)
-        _print(transfer.rows(marks), "no marks yet", options.json)
+        if options.json:
+            print_rows([*marks, *spending], True)
+            return
+        _print(marks, "no marks yet", False)
+        if spending:
+            print("\nspent in the last 24 hours:")
+            print_rows(spending, False)
 
     _with_store(options, _settings(options), listing)
 
@@ -233,7 +241,7 @@ def _confirm(what: str, address: str, standing: Mark, mark: Mark) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     async def export(store: OperatedStore, address: StoreAddress) -> None:
-        text = transfer.dump(await store.load())
+        text = transfer.dump(await store.load(), await store.load_spending())
         if options.file == "-":
             _say_store(address)
             print(text, end="")
@@ -262,7 +270,10 @@ def _import(options: argparse.Namespace) -> None:
         for mark_id, mark in reading.marks.items()
         if options.key in (None, mark_id.key)
     }
-    if options.key is not None and not brought:
+    spending = {
+        key: entries for key, entries in reading.spending.items() if options.key in (None, key)
+    }
+    if options.key is not None and not brought and not spending:
         raise CommandError(f"{options.file} holds no mark of {options.key}")
     settings = _settings(options)
     merged: dict[MarkId, tuple[Outcome, Mark]] = {}
@@ -272,14 +283,16 @@ def _import(options: argparse.Namespace) -> None:
         _say_store(address)
         for mark_id, mark in brought.items():
             merged[mark_id] = transfer.merge(standing.get(mark_id), mark)
-        await store.replace(
-            {m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT}
+        await store.take_over(
+            {m: mark for m, (outcome, mark) in merged.items() if outcome != Outcome.KEPT},
+            spending,
         )
 
     _with_store(options, settings, merging)
     for what in reading.ignored:
         print(f"ignored: {what}", file=sys.stderr)
-    for key in sorted({str(m.key) for m in brought if m.key not in settings.signing_keys}):
+    taken = {m.key for m in brought} | spending.keys()
+    for key in sorted(str(key) for key in taken if key not in settings.signing_keys):
         print(f"none of the signing keys of the configuration: {key}", file=sys.stderr)
     rows = [
         {
@@ -293,6 +306,9 @@ def _import(options: argparse.Namespace) -> None:
         for mark_id in sorted(merged, key=order)
     ]
     _print(rows, "no marks to import", options.json)
+    if spending:
+        count = sum(len(entries) for entries in spending.values())
+        print(f"taken over: {count} entries of what was spent", file=sys.stderr)
 
 
 def _readings(path: Path) -> list[Reading]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from attrs import evolve
 
+from tezio_signer.config.audit import audit_from
 from tezio_signer.config.endpoints import resolved
 from tezio_signer.config.fields import Field, read
 from tezio_signer.config.listen import client_ca_from, limits_from, request_token_from
 from tezio_signer.config.networks import network_of
+from tezio_signer.config.operations import operation_rules
 from tezio_signer.config.setting import Reader, read_section
 from tezio_signer.config.settings import (
     DEFAULT_HTTP,
@@ -61,6 +63,7 @@ def _readers(directory: Path) -> Mapping[str, Reader]:
     return {
         "allowed_ips": _networks,
         "allowed_uids": lambda field: frozenset(map(_uid, field.items())),
+        "audit": partial(audit_from, directory=directory),
         "auth_key": _auth_key,
         "authorized_keys": public_keys,
         "client_ca": partial(client_ca_from, directory=directory),
@@ -125,7 +128,12 @@ def _signing_key(key: PublicKeyHash, field: Field) -> SigningKey:
     values = read_section(
         SigningKey,
         field,
-        {"allowed_ops": operations, "authorized_keys": _own_authorized_keys, "chains": chains},
+        {
+            "allowed_ops": operations,
+            "authorized_keys": _own_authorized_keys,
+            "chains": chains,
+            "operations": operation_rules,
+        },
         {
             "curve_alias": partial(_check_alias, slot=slots[key.curve]),
             "auth_prefix": partial(_check_prefix, prefix=f"0401{key.curve.value:02x}"),

@@ -65,7 +65,7 @@ class Field:
         entries = self.entries()
         for name, field in entries.items():
             if name not in known:
-                near = _nearest(name, known)
+                near = nearest(name, known)
                 meant = f"did you mean {near}? " if near else ""
                 raise field.error(f"unknown key; {meant}Known: {', '.join(known)}")
         for name in required:
@@ -148,7 +148,7 @@ class Field:
         return value
 
 
-def _nearest(name: str, known: Collection[str]) -> str | None:
+def nearest(name: str, known: Collection[str]) -> str | None:
     """The known name that was probably meant; None if there is none like it."""
     near = get_close_matches(name, known, n=1, cutoff=_NEAR)
     begun = [other for other in known if len(name) > 2 and other.startswith(name)]

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import attrs
 from attrs import NOTHING
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Known, settings_of
 from tezio_signer.config.settings import (
+    Audit,
     EtcdAddress,
     Limits,
     RequestToken,
@@ -24,15 +26,19 @@ All settings of `config.yaml`, which is YAML: what is accepted, what holds witho
 they are for. [The sample](../config.yaml) shows them in their places; `tezio-signer check` says
 what a configuration means, and what is wrong in it. A key that is not known is an error. Paths
 are relative to the configuration file. `listen.http` is the key `http` in the section `listen`.
+A running daemon [reads the file again](deploying.md#changing-the-configuration) on SIGHUP; what is
+marked *restart* is changed only by a restart.
 
 `tezio-signer` reads the file that `--config` names, else `$TEZIO_SIGNER_CONFIG`, else
 `./config.yaml`, else `/etc/tezio-signer/config.yaml`.
 """
 _SECTIONS = {
     "A section of `policy.signing_keys`": SigningKey,
+    "`operations` in it": OperationRules,
     "`security`": Security,
     "`request_token`": RequestToken,
     "`limits`": Limits,
+    "`audit`": Audit,
 }
 _STORE = """\
 | `store` | `sqlite:PATH`, or `etcd:` and the URLs of all members, with commas between them \
@@ -67,6 +73,8 @@ def _table(kind: type, *first: str) -> Iterator[str]:
     yield from first
     for known in settings_of(kind):
         about = known.setting.about.replace("|", "\\|")
+        if known.setting.restart:
+            about += " *Restart.*"
         yield f"| `{known.key}` | {_form(known)} | {_without(known)} | {about} |"
 
 

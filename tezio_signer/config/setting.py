@@ -28,6 +28,7 @@ class Setting:
     :ivar form: how its value is written, for the page, if its type does not say it.
     :ivar without: what holds if it is left out, for the page, if its default does not say it.
     :ivar least: the least number that is accepted, `most` the highest.
+    :ivar restart: whether the daemon goes by another value only when it is started again.
     """
 
     about: str
@@ -36,6 +37,7 @@ class Setting:
     without: str = ""
     least: int = 0
     most: int = 2**31 - 1
+    restart: bool = False
 
 
 @frozen

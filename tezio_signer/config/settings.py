@@ -6,6 +6,7 @@ from typing import Annotated
 
 from attrs import Factory, field, frozen
 
+from tezio_signer.config.operations import OperationRules
 from tezio_signer.config.setting import Setting
 from tezio_signer.hsm.boards import BoardSelector
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
@@ -93,6 +94,14 @@ class SigningKey:
             "Who may authenticate for this key, in the place of all others.",
             form="a list of public keys (edpk…, sppk…, p2pk…)",
             without="the general `authorized_keys` and `policy.auth_key`",
+        ),
+    ] = None
+    operations: Annotated[
+        OperationRules | None,
+        Setting(
+            "What generic operations may contain.",
+            form="a section",
+            without="whatever can be decoded, but for the kinds that have to be named",
         ),
     ] = None
 
@@ -227,6 +236,30 @@ class RequestToken:
 
 
 @frozen
+class Audit:
+    """The audit log.
+
+    :ivar path: its file.
+    """
+
+    path: Annotated[
+        Path,
+        Setting(
+            "The audit log, one JSON line for each decision, [audit.md](audit.md). Its directory "
+            "has to be there.",
+            key="file",
+            form="a file",
+        ),
+    ]
+    required: Annotated[
+        bool,
+        Setting(
+            "Nothing is signed whose line is not on the disk: a disk that is full stops the signer."
+        ),
+    ] = False
+
+
+@frozen
 class ClientCa:
     """Whose client certificates are accepted.
 
@@ -306,6 +339,7 @@ class Settings:
             "Which boards are used.",
             form="a list of `{serial_number: …}` and `{port: /dev/…}`",
             without="every Tezio board that is plugged in",
+            restart=True,
         ),
     ] = (BoardSelector(),)
     hsm_wait_seconds: Annotated[
@@ -318,6 +352,7 @@ class Settings:
             "`ssl:6732:interface=192.168.1.2:privateKey=key.pem:certKey=cert.pem`.",
             key="listen.http",
             form="a list of Twisted endpoint strings",
+            restart=True,
         ),
     ] = (DEFAULT_HTTP,)
     octez_socket: Annotated[
@@ -329,6 +364,7 @@ class Settings:
             key="listen.octez_socket",
             form="a list of Twisted endpoint strings",
             without="nowhere",
+            restart=True,
         ),
     ] = ()
     request_token: Annotated[
@@ -343,6 +379,7 @@ class Settings:
             "`ssl:` endpoints want client certificates of these authorities.",
             form="a PEM file",
             without="none are asked for",
+            restart=True,
         ),
     ] = None
     limits: Annotated[Limits, Setting("What clients may take of the daemon.", form="a section")] = (
@@ -355,6 +392,16 @@ class Settings:
             key="watermarks",
             form="a section",
             without='`{store: "sqlite:watermarks.sqlite"}`',
+            restart=True,
+        ),
+    ] = None
+    audit: Annotated[
+        Audit | None,
+        Setting(
+            "What was decided, for later.",
+            form="a section",
+            without="there is no audit log",
+            restart=True,
         ),
     ] = None
     warnings: tuple[str, ...] = ()

@@ -67,6 +67,12 @@ class Discovery(Service):
         self._absent: tuple[BoardSelector, ...] = ()
         self._missing: tuple[PublicKeyHash, ...] = ()
 
+    def expect(self, expected: Expected) -> None:
+        """Expect other keys from now on; what no board holds of them is said at once."""
+        self._expected = expected
+        if self.running:
+            self._name_missing()
+
     def startService(self) -> None:
         super().startService()
         self._end_watch = self._ports.watch(self._look_soon)

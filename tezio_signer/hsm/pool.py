@@ -80,6 +80,11 @@ class HsmPool(Service):
         """The boards by name."""
         return self._discovery.devices
 
+    def go_by(self, options: HsmOptions) -> None:
+        """Let requests that begin to wait from now on wait so, and say what is missing now."""
+        self._options = options
+        self._discovery.expect(options.expected)
+
     def startService(self) -> None:
         super().startService()
         self._discovery.startService()

@@ -88,6 +88,7 @@ class Signing:
     :ivar late: called with a signature that comes after the result has fired.
     :ivar result: the signature; fails with `StatusReply` or a `Refused`.
     :ivar wanted: whether somebody waits for it.
+    :ivar was_sent: whether any board was asked for it: then it may have been signed.
     :ivar asked_before: whether a board that was asked for this payload, now or by an
         earlier request, gave no signature: it may refuse it now as signed.
     :ivar failure: what came last instead of a signature.
@@ -103,6 +104,7 @@ class Signing:
     result: Deferred[Signature] = field(factory=Deferred)
     state: State = State.WAITING
     wanted: bool = True
+    was_sent: bool = False
     asked_before: bool = False
     failure: Exception | None = None
     board: Board | None = None
@@ -128,6 +130,7 @@ class Signing:
     def sent(self, asked_before: bool) -> None:
         """A board is being asked."""
         self.asked_before = asked_before
+        self.was_sent = True
         self.state = State.SENT
         self.be_patient(None)
 

@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 from tezio_signer.config.settings import Limits
 from tezio_signer.decision import Decision, Decisions, Stage
 from tezio_signer.errors import Malformed, Refused, TooLarge
+from tezio_signer.listeners.peers import named
 from tezio_signer.listeners.slots import Slot, slot_of
 from tezio_signer.octez.json import error_list
 from tezio_signer.reactors import cancel
@@ -30,6 +31,7 @@ MAX_CHUNKS = 256
 """Chunks of a body of up to 128 KiB; octez-client sends one or two, proxies one a packet."""
 MAX_ARGUMENTS = 16
 """Arguments of a query; the routes know two."""
+_NO_HTTP = "what came is no HTTP/1.1, or has more header lines or bytes than the limits allow"
 _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 
 
@@ -261,8 +263,12 @@ class SignerChannel(HTTPChannel):
                 self.loseConnection()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        if not self.has_too_many_chunks:  # else it was answered already
-            super()._respondToBadRequestAndDisconnect()
+        if self.has_too_many_chunks:
+            return  # it was answered already
+        if self._state is not State.CLOSING:  # as it is for further lines of one packet
+            asked = Decision("a request", named(self.transport), Listener.HTTP)
+            self.site.decisions.record(asked.refused(Malformed(_NO_HTTP), Stage.READING))
+        super()._respondToBadRequestAndDisconnect()
 
     def allContentReceived(self) -> None:
         self._state = State.SERVING

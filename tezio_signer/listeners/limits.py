@@ -101,6 +101,19 @@ class Connections(Service):
         self._finished: Deferred[None] | None = None
         self._finishing = Alarm(clock)
 
+    def go_by(self, limits: Limits) -> None:
+        """Hold connections to these limits; who may ask is decided anew at their next request.
+
+        Called in the turn in which what admits them goes by another configuration. One of which it
+        was decided that it may ask nothing is being closed already.
+        """
+        self.limits = limits
+        self._known.clear()
+        for slots in self._slots.values():
+            for slot in slots:
+                if not isinstance(slot.admission, NotAdmitted):
+                    slot.admission = None
+
     @property
     def stopping(self) -> bool:
         """Whether it has been stopped."""

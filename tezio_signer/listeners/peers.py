@@ -60,8 +60,8 @@ def admitted_at(transport: ITransport, admit: Callable[[Peer], Admitted]) -> Adm
     """Who asks over a connection; raises NotAdmitted for who may ask nothing.
 
     That was decided when the connection was accepted, or when its proxy had said whose it is, and
-    holds for all its requests. Where it is still open, as for a proxy's own connections, the
-    first request decides.
+    holds for all its requests. Where it is still open, as for a proxy's own connections and under
+    another configuration (`Connections.go_by`), the next request decides.
     """
     slot = slot_of(transport)
     if slot.admission is None:

@@ -94,7 +94,8 @@ class Slot:
     :ivar name: the address as the log says it.
     :ivar since: when it came into its state.
     :ivar unread: whether there are bytes that no protocol has seen yet.
-    :ivar admission: what was decided on who is connected; None if it was not decided yet.
+    :ivar admission: what was decided on who is connected; None if it was not decided yet by the
+        configuration that is in force.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from twisted.logger import ILogObserver, LogLevel, LogPublisher
 
@@ -17,8 +18,13 @@ def standard_log(verbose: bool) -> LineObserver | None:
         descriptor = sys.stdout.fileno()
     except (AttributeError, OSError, ValueError):  # it is None where it was closed
         return None
-    least = LogLevel.debug if verbose else LogLevel.info
-    return observer_of(descriptor, sys.stdout.encoding or "utf-8", least, os.environ)
+    encoding = sys.stdout.encoding or "utf-8"
+    return observer_of(descriptor, encoding, least_level(verbose), os.environ)
+
+
+def least_level(verbose: bool) -> Any:
+    """The level from which events are in the log."""
+    return LogLevel.debug if verbose else LogLevel.info
 
 
 def as_observer(log: LineObserver | None) -> ILogObserver:

@@ -66,6 +66,10 @@ class LineObserver:
         self._encoding = encoding
         self._least = _LEVELS.index(least)
 
+    def show_from(self, least: Any) -> None:
+        """Leave out events below this level from now on."""
+        self._least = _LEVELS.index(least)
+
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level", LogLevel.info)
         importance = _LEVELS.index(level)

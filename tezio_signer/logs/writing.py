@@ -8,7 +8,7 @@ important lines go first, and the oldest of them; how many is said as soon as li
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from select import POLLOUT, poll
 from threading import Condition, RLock, Thread
 from time import monotonic
@@ -34,22 +34,28 @@ class Line:
     :ivar importance: lines of less are dropped first.
     :ivar data: the line as it is written, with its end.
     :ivar missing: the lines that it says are missing, by their importance; for others, None.
+    :ivar told: is called once, in any thread, when it is known whether the line was written.
     """
 
     importance: int
     data: bytes
     missing: Mapping[int, int] | None = field(default=None, kw_only=True)
+    told: Callable[[bool], object] | None = field(default=None, kw_only=True, eq=False)
 
 
 class LineQueue:
     """Lines in their order, up to a number of bytes.
 
     :param left_out: the line that says how many were left out, by their importance.
+    :param batch_bytes: what is taken at once.
     """
 
-    def __init__(self, left_out: _COUNTS, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, left_out: _COUNTS, most_bytes: int = MOST_BYTES, batch_bytes: int = BATCH_BYTES
+    ) -> None:
         self._left_out = left_out
         self._most_bytes = most_bytes
+        self._batch_bytes = batch_bytes
         self._bytes = 0
         self._next = 0
         self._waiting: dict[int, deque[tuple[int, Line]]] = {}
@@ -70,11 +76,13 @@ class LineQueue:
             self._bytes -= len(dropped.data)
             self.count_lost([dropped], place)
 
-    def count_lost(self, lines: list[Line], place: int = 0) -> None:
+    def count_lost(self, lines: Sequence[Line], place: int = 0) -> None:
         """Count lines that nobody will see; they were at this place, or before all others."""
         self._gap = min(self._gap, place) if self._dropped else place
         for line in lines:
             self._dropped.update({line.importance: 1} if line.missing is None else line.missing)
+            if line.told is not None:
+                line.told(False)
 
     def take(self) -> list[Line]:
         """The next lines, as many as are written at once; [] if none waits.
@@ -85,7 +93,7 @@ class LineQueue:
         size = 0
         while (head := self._head()) is not None:
             place, line = head
-            if batch and size + len(line.data) > BATCH_BYTES:
+            if batch and size + len(line.data) > self._batch_bytes:
                 break
             if self._dropped and self._gap <= place:
                 batch.append(self._missing(line.importance))
@@ -107,23 +115,36 @@ class LineQueue:
         return min(heads, key=lambda head: head[0], default=None)
 
 
-class LogWriter:
-    """Writes lines to a descriptor, in a thread of its own, and never waits for it but at the end.
+class Destination(Protocol):
+    """Where lines are written."""
+
+    def write(self, lines: Sequence[Line], progress: Callable[[], None]) -> Sequence[Line]:
+        """Write lines, which may take any time; those that could not be written.
+
+        :param progress: is called whenever some of it was written.
+        """
+
+
+class LineWriter:
+    """Writes lines in a thread of its own, and never waits for it but at the end.
 
     What is logged may come from anywhere: from another thread, from a signal's handler, from
     the garbage collector in the middle of this very code. Hence the lock that its holder may
     take again, and `_arrived`, whose `append` cannot be interrupted.
 
-    :param descriptor: is left as it is, blocking or not: others may share it.
+    :param queue: of the lines that wait.
+    :param name: of the thread.
     """
 
-    def __init__(self, descriptor: int, left_out: _COUNTS, most_bytes: int = MOST_BYTES) -> None:
-        self._descriptor = descriptor
-        self._queue = LineQueue(left_out, most_bytes)
+    def __init__(self, destination: Destination, queue: LineQueue, name: str) -> None:
+        self._destination = destination
+        self._queue = queue
+        self._name = name
         self._arrived: deque[Line] = deque()
         self._changed = Condition(RLock())
         self._sorting = False
         self._writing = False
+        self._ended = False
         self._last_written = monotonic()
         self._ends_since: float | None = None
         self._thread: Thread | None = None
@@ -157,9 +178,15 @@ class LogWriter:
                 self._changed.wait(left)
         return True
 
+    def end(self) -> None:
+        """Let the thread end when it has written what waits; returns at once."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
     def _start(self) -> None:
         # Not one that Python waits for at its end.
-        self._thread = Thread(target=self._work, name="log", daemon=True)
+        self._thread = Thread(target=self._work, name=self._name, daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # there are too many: the next line tries again
@@ -180,15 +207,43 @@ class LogWriter:
                 self._writing = False
                 self._changed.notify_all()
                 while not (lines := self._queue.take()):
+                    if self._ended:
+                        return
                     self._changed.wait()
                 self._writing = True
-            try:
-                self._write(b"".join(line.data for line in lines))
-            except OSError:  # a full disk, or nobody can ever read it: later ones may get through
+            lost = self._destination.write(lines, self._progress)
+            if lost:
                 with self._changed:
-                    self._queue.count_lost(lines)
+                    self._queue.count_lost(lost)
 
-    def _write(self, data: bytes) -> None:
+    def _progress(self) -> None:
+        self._last_written = monotonic()
+
+
+class LogWriter(LineWriter):
+    """Writes lines to a descriptor.
+
+    :param descriptor: is left as it is, blocking or not: others may share it.
+    """
+
+    def __init__(self, descriptor: int, left_out: _COUNTS, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__(_Descriptor(descriptor), LineQueue(left_out, most_bytes), "log")
+
+
+class _Descriptor:
+    """A descriptor that somebody reads, or nobody."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, lines: Sequence[Line], progress: Callable[[], None]) -> Sequence[Line]:
+        try:
+            self._write(b"".join(line.data for line in lines), progress)
+        except OSError:  # a full disk, or nobody can ever read it: later ones may get through
+            return lines
+        return ()
+
+    def _write(self, data: bytes, progress: Callable[[], None]) -> None:
         while data:
             try:
                 written = os.write(self._descriptor, data)
@@ -198,7 +253,7 @@ class LogWriter:
                 ready.poll()
             else:
                 data = data[written:]
-                self._last_written = monotonic()
+                progress()
 
 
 class Lines(Protocol):

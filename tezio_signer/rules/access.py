@@ -26,7 +26,7 @@ def allowed_address(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Admission
     return rule
 
 
-def address_wanted(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Demands:
+def address_wanted(allowed: tuple[IPv4Network | IPv6Network, ...]) -> Callable[[Peer], str]:
     """Which addresses those are."""
     single = (net.network_address if net.num_addresses == 1 else net for net in allowed)
     words = "comes from " + (" or ".join(map(str, single)) or "nowhere (allowed_ips is empty)")
@@ -62,7 +62,7 @@ def allowed_user(allowed: frozenset[int] | None) -> Admission:
     return rule
 
 
-def user_wanted(allowed: frozenset[int] | None) -> Demands:
+def user_wanted(allowed: frozenset[int] | None) -> Callable[[Peer], str]:
     """Which users those are."""
     if allowed is None:
         words = "comes from any user, if at a Unix socket"

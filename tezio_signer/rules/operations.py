@@ -59,7 +59,7 @@ def operation_wanted(settings: Settings) -> Demands:
 
     def words(request: SigningRequest) -> str:
         names = _names(settings.signing_keys[request.key].allowed_ops)
-        return f"is a {' or '.join(names)}" if names else "is nothing at all: nothing is allowed"
+        return f"is any of {', '.join(names)}" if names else "is nothing: nothing is allowed"
 
     return words
 

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 from tezio_signer.noop import do_nothing
 from tezio_signer.request import Peer, SigningRequest
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Claim
 
 
@@ -27,10 +28,18 @@ class Grant:
 
     :ivar claim: the watermark's claim, if the request needs one. It is for ever.
     :ivar undo: gives the rest back, for a request that could not be served.
+    :ivar unsigned: gives back what counts for the day; only when it is certain that no board has
+        signed for this request, and none will.
     """
 
     claim: Claim | None = None
     undo: Callable[[], object] = do_nothing
+    unsigned: Callable[[], object] = do_nothing
+
+    def take_back(self) -> None:
+        """Give all of it back: another rule refuses the request."""
+        self.undo()
+        self.unsigned()
 
     @classmethod
     def of(cls, grants: Sequence["Grant"]) -> "Grant":
@@ -40,8 +49,12 @@ class Grant:
             for grant in reversed(grants):
                 grant.undo()
 
+        def unsigned() -> None:
+            for grant in reversed(grants):
+                grant.unsigned()
+
         claims = (grant.claim for grant in grants if grant.claim is not None)
-        return cls(next(claims, None), undo)
+        return cls(next(claims, None), undo, unsigned)
 
 
 Admission = Callable[[Peer], None]
@@ -58,12 +71,15 @@ class Rule(Generic[_Ask]):
 
     :ivar name: in snake_case.
     :ivar ask: what is called with a peer or a request.
+    :ivar demands: says what the rule wants; called with the same as `ask`.
     :ivar needs: the names of earlier rules, without whose consent it cannot be asked.
     :ivar off: the setting that has switched it off; None if it is asked.
+    :ivar only: what it is about, so that it need not be asked of anything else; None for all.
     """
 
     name: str
     ask: _Ask
-    demands: Demands
+    demands: Callable[[Any], str]
     needs: tuple[str, ...] = ()
     off: str | None = None
+    only: frozenset[Operation] | None = None

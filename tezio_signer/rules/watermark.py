@@ -14,7 +14,8 @@ def claimed(settings: Settings, watermarks: Watermarks) -> Reservation:
         if not isinstance(request.payload, Baking):
             return Grant()
         jump = settings.signing_keys[request.key].max_level_jump
-        return Grant(watermarks.claim(request.key, request.payload, request.data, jump))
+        floor = settings.floors.get(request.payload.operation, (0, 0))
+        return Grant(watermarks.claim(request.key, request.payload, request.data, jump, floor))
 
     return rule
 
@@ -25,7 +26,7 @@ def mark_wanted(settings: Settings) -> Demands:
     def words(request: SigningRequest) -> str:
         if not isinstance(request.payload, Baking):
             return "has no level, and so no watermark"
-        wanted = "is above the high watermark, or what was signed there before"
+        wanted = "is above the high watermark, or is what was signed there"
         level, round_ = settings.floors.get(request.payload.operation, (0, 0))
         if (level, round_) != (0, 0):
             wanted += f"; above the floor, level {level} round {round_}"

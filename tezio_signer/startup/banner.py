@@ -19,6 +19,7 @@ def banner(settings: Settings, source: Path | None) -> str:
             f"Tezio Signer {__version__} has started",
             f"configuration: {'built in' if source is None else source.absolute()}",
             f"watermarks: {settings.store or 'in memory, and gone when it stops'}",
+            *_audit(settings),
             *(f"HTTP at {text}: {_protection(settings, text, True)}" for text in settings.http),
             *(
                 f"Octez socket at {text}: {_protection(settings, text, False)}"
@@ -32,6 +33,12 @@ def banner(settings: Settings, source: Path | None) -> str:
             _ready(settings),
         ]
     )
+
+
+def _audit(settings: Settings) -> Iterator[str]:
+    if settings.audit is not None:
+        required = ", required" if settings.audit.required else ""
+        yield f"audit log: {settings.audit.path}{required}"
 
 
 def _ready(settings: Settings) -> str:

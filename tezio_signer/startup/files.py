@@ -65,6 +65,8 @@ def named_files(settings: Settings) -> list[NamedFile]:
         files.append(NamedFile("client_ca", settings.client_ca.path))
     if settings.request_token is not None and settings.request_token.path is not None:
         files.append(NamedFile("request token", settings.request_token.path, secret=True))
+    if settings.audit is not None:
+        files.append(NamedFile("audit log", settings.audit.path))
     if isinstance(settings.store, EtcdAddress):
         etcd = settings.store
         for what, path, secret in (

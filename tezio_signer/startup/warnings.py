@@ -11,11 +11,11 @@ from tezio_signer.config.endpoints import UNIX_MODE, Endpoint
 from tezio_signer.config.listen import unprotected_by_token
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.config.store import store_warnings
+from tezio_signer.config.words import MAINNET
 from tezio_signer.listeners.endpointcheck import check_endpoints
 from tezio_signer.startup.files import exposed, facts_of, named_files
+from tezio_signer.startup.spending import can_be_emptied, spending
 from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
-
-MAINNET = "NetXdQprcVkpaWU"
 
 
 def warnings_of(settings: Settings) -> tuple[str, ...]:
@@ -24,6 +24,7 @@ def warnings_of(settings: Settings) -> tuple[str, ...]:
         *settings.warnings,
         *store_warnings(settings.store),
         *baking_anywhere(settings),
+        *spending(settings),
         *asked_of_octez(settings),
         *without_a_curve(settings),
         *check_endpoints(settings.endpoints, settings.client_ca),
@@ -137,6 +138,8 @@ def _wide(
 def _what(settings: Settings, key: SigningKey) -> str:
     signed = settings.signed_with(key)
     spends = "any operation, also one that empties the account"
+    if not can_be_emptied(settings, key.key):
+        spends = "any operation that its section operations allows"
     bakes = "blocks and attestations, of levels with which yours are refused"
     orders = "Michelson data, which contracts may take for an order of its owner"
     said = [

@@ -86,7 +86,7 @@ class Micheline:
             if piece is None or len(piece) > room:
                 ending = f"… ({len(self.data)} bytes)"
                 taken.append(piece or "")
-                return _cut(taken, most - len(ending)) + ending
+                return _cut(taken, max(0, most - len(ending))) + ending
             taken.append(piece)
             room -= len(piece)
         return "".join(taken)

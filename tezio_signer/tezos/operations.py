@@ -7,7 +7,8 @@ has several only if all are manager operations, those with a fee (Octez `operati
 Note `drain_delegate`: it is signed by a consensus key, and empties the account of its baker.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
@@ -36,6 +37,7 @@ __all__ = (
     "Value",
     "decode",
     "summary",
+    "understood",
 )
 
 _BRANCH = 32
@@ -49,9 +51,28 @@ def decode(data: bytes, offset: int = 0) -> OperationGroup:
     """
     reader = FieldReader(data, "the generic operation", offset)
     branch = reader.take(_BRANCH, "branch")
-    if not reader.left:
+    contents = tuple(_contents(reader))
+    if not contents:
         raise reader.of_kind("the generic operation has no contents")
+    return OperationGroup(base58check.encode(Base58Type.BLOCK_HASH, branch), contents)
+
+
+def understood(data: bytes) -> tuple[Content, ...]:
+    """The operations of a group in front of the one that cannot be decoded.
+
+    :param data: the group, branch first.
+    """
+    reader = FieldReader(data[_BRANCH:], "the generic operation")
     contents: list[Content] = []
+    with suppress(Undecodable):
+        for content in _contents(reader):
+            contents.append(content)  # noqa: PERF402 # those before the error are wanted
+    return tuple(contents)
+
+
+def _contents(reader: FieldReader) -> Iterator[Content]:
+    """The operations that are left, each as soon as it is decoded."""
+    number = 0
     alone: str | None = None
     while reader.left:
         tag = reader.byte("kind")
@@ -59,7 +80,7 @@ def decode(data: bytes, offset: int = 0) -> OperationGroup:
         reader.begin(kind.name if kind else tag)
         if kind is None:
             raise reader.unreadable(f"the generic operation has an unknown kind 0x{tag:02X}")
-        if contents and not kind.is_manager:
+        if number and not kind.is_manager:
             alone = kind.name
         if alone is not None:
             raise reader.unreadable(
@@ -67,6 +88,6 @@ def decode(data: bytes, offset: int = 0) -> OperationGroup:
             )
         fields = kind.fields(reader, kind.name)
         assert isinstance(fields, Mapping)
-        contents.append(Content(kind.name, fields))
+        yield Content(kind.name, fields)
+        number += 1
         alone = None if kind.is_manager else kind.name
-    return OperationGroup(base58check.encode(Base58Type.BLOCK_HASH, branch), tuple(contents))

@@ -7,6 +7,7 @@ in `readingloop`. This module judges what is asked, and brings marks to the stor
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from time import time
 from typing import NoReturn, TypeVar
 
 from attrs import evolve, frozen
@@ -22,6 +23,7 @@ from tezio_signer.noop import do_nothing
 from tezio_signer.tezos.keys import PublicKeyHash, Signature, digest
 from tezio_signer.tezos.payload import Baking, Operation
 from tezio_signer.watermarks.heldmark import HeldMark, Passed
+from tezio_signer.watermarks.ledger import Ledger
 from tezio_signer.watermarks.readingloop import ReadingLoop
 from tezio_signer.watermarks.rule import Mark, MarkId, judge
 from tezio_signer.watermarks.store import Kept, StoreError, WatermarkStore
@@ -72,8 +74,11 @@ class Watermarks(Service):
     """The marks of all keys; the only place where they move.
 
     :param open_store: called when the service starts; raises StoreError.
-    :param floors: level and round at or below which nothing is signed.
+    :param floors: level and round at or below which nothing is signed, for claims without a floor
+        of their own.
+    :param now: the wall clock, in Unix seconds, for the daily ledger.
     :param give_up: called when a store that answers late turns out to be none.
+    :ivar ledger: what keys have spent, in the same store.
     """
 
     _log = Logger()
@@ -84,10 +89,12 @@ class Watermarks(Service):
         floors: Mapping[Operation, tuple[int, int]],
         clock: IReactorTime,
         give_up: Callable[[StartupError], object] = do_nothing,
+        now: Callable[[], float] = time,
     ) -> None:
         self._open_store = open_store
         self._floors = floors
         self._reading = ReadingLoop(self._read, clock, give_up)
+        self.ledger = Ledger(lambda: self._store, clock, now)
         self._marks: dict[MarkId, HeldMark] = {}
         self._passed: Passed = OrderedDict()
 
@@ -157,6 +164,7 @@ class Watermarks(Service):
         payload: Baking,
         data: bytes,
         max_level_jump: int | None = None,
+        floor: tuple[int, int] | None = None,
     ) -> Claim:
         """Claim the position of a payload for it, for ever.
 
@@ -165,6 +173,7 @@ class Watermarks(Service):
 
         :param max_level_jump: how many levels the mark may move at once, and the first one on a
             chain lie above the key's highest on any; None for any number.
+        :param floor: level and round at or below which nothing is signed; None for that of all.
         :raises Conflict: if another payload has it, or a higher one, or it is too far ahead.
         :raises Unavailable: while the marks are not known.
         """
@@ -172,7 +181,8 @@ class Watermarks(Service):
             raise Unavailable(self._reading.missing)
         mark_id = MarkId.of(key, payload)
         asked = Mark(payload.level, payload.round, digest(data))
-        floor = self._floors.get(payload.operation, (0, 0))
+        if floor is None:
+            floor = self._floors.get(payload.operation, (0, 0))
         held = self._marks.get(mark_id)
         before = None if held is None else held.standing.position
         if held is None:

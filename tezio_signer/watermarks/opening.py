@@ -1,8 +1,8 @@
 """Opens stores by their address: for the daemon, and for the operator's commands."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute, succeed
@@ -11,6 +11,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.settings import EtcdAddress, StoreAddress
 from tezio_signer.reactors import Reactor
+from tezio_signer.watermarks.entry import Entries, Spending, merged
 from tezio_signer.watermarks.etcd.gateway import EtcdGateway
 from tezio_signer.watermarks.etcd.login import Login
 from tezio_signer.watermarks.etcd.store import EtcdStore
@@ -19,10 +20,12 @@ from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
+from tezio_signer.watermarks.sqlite.reading import Content
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, WatermarkStore
 
 _CONNECT_TIMEOUT = 1.0
+_Result = TypeVar("_Result")
 
 
 def open_store(
@@ -62,6 +65,52 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
+def in_memory(content: Content) -> WatermarkStore:
+    """Make a store with this content that is gone when it is closed; nothing waits in it.
+
+    With `snapshot` it is what `explain` reserves in: the store itself stays as it is.
+    """
+    store = SqliteStore(None)
+    store.replace(content.marks, content.spending)
+    return GroupedStore(store, _AtOnce())
+
+
+def snapshot(address: StoreAddress | None, reactor: Reactor) -> Deferred[Content]:
+    """Read what is in a store, also while a daemon uses it, and change nothing.
+
+    The address None is that of a store in memory, in which there is nothing. Fails with
+    StoreError.
+    """
+    if isinstance(address, EtcdAddress):
+        return Deferred.fromCoroutine(_content(etcd_store(address, reactor)))
+    if address is None:
+        return succeed(Content({}, {}))
+    return execute(reading.read_all, address)
+
+
+async def _content(store: EtcdStore) -> Content:
+    try:
+        return Content(await store.load(), await store.load_spending())
+    finally:
+        await store.close()
+
+
+class _AtOnce:
+    """A `Writer` that does its work in this thread, before it returns."""
+
+    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
+        """Do it."""
+        return execute(work)
+
+    def stop(self) -> bool:
+        """All is done."""
+        return True
+
+
+def _merged(there: Entries, brought: Entries) -> Entries:
+    return {digest: merged(there.get(digest), entry) for digest, entry in brought.items()}
+
+
 class OperatedStore(Protocol):
     """What an operator does to a store. Everything fails with StoreError."""
 
@@ -76,6 +125,18 @@ class OperatedStore(Protocol):
 
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
         """Put these in the place of what is there; lowers marks too."""
+
+    def read_spending(self) -> Deferred[Spending]:
+        """Return all entries of the daily ledger, also while a daemon uses the store."""
+
+    def load_spending(self) -> Deferred[Spending]:
+        """Return all entries of the daily ledger; as `load` does it."""
+
+    def take_over(self, marks: Mapping[MarkId, Mark], spending: Spending) -> Deferred[None]:
+        """Put marks in the place of what is there, and have entries count that are brought.
+
+        Of an entry that is there too, what counts more is kept.
+        """
 
     def close(self) -> Deferred[None]:
         """Release it."""
@@ -103,6 +164,23 @@ class SqliteFile:
     def replace(self, marks: Mapping[MarkId, Mark]) -> Deferred[None]:
         """Replace all of these, or none."""
         return execute(lambda: self._opened().replace(marks))
+
+    def read_spending(self) -> Deferred[Spending]:
+        """Return all entries; takes no lock."""
+        return execute(lambda: reading.read_all(self._path).spending)
+
+    def load_spending(self) -> Deferred[Spending]:
+        """Return all entries; locks the store until it is closed."""
+        return execute(lambda: self._opened().spending())
+
+    def take_over(self, marks: Mapping[MarkId, Mark], spending: Spending) -> Deferred[None]:
+        """Take over all of these, or nothing."""
+        return execute(self._take_over, marks, spending)
+
+    def _take_over(self, marks: Mapping[MarkId, Mark], spending: Spending) -> None:
+        store = self._opened()
+        there = store.spending()
+        store.replace(marks, {key: _merged(there.get(key, {}), e) for key, e in spending.items()})
 
     def _opened(self) -> SqliteStore:
         if self._store is None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import frozen
 
 from tezio_signer.errors import OperatorError
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import Entries
 from tezio_signer.watermarks.rule import Mark, MarkId
 
 if TYPE_CHECKING:  # `check` reads an SQLite file without Twisted
@@ -41,8 +43,20 @@ class Kept:
     now: Mark
 
 
+@frozen
+class Spent:
+    """What is to become of the entries of a key, all of it or nothing.
+
+    :ivar forgotten: the digests of entries that are deleted.
+    """
+
+    key: PublicKeyHash
+    entries: Entries
+    forgotten: tuple[bytes, ...] = ()
+
+
 class WatermarkStore(Protocol):
-    """Keeps marks where they survive a crash.
+    """Keeps marks, and the entries of the daily ledger, where they survive a crash.
 
     What is kept for one mark is written in the order in which it was brought.
 
@@ -59,6 +73,18 @@ class WatermarkStore(Protocol):
 
         The mark that is there then survives a power cut when this fires. Fails with StoreError;
         whether the mark was written is then not known.
+        """
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """Return all entries of a key; fails with StoreError."""
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write entries of a key, and delete others.
+
+        Fires with None when that survives a power cut. If others have changed entries of the key
+        since this store has shown them, or has written them, or if it has not shown them yet, it
+        may write nothing, and fires with all that are there. Fails with StoreError; whether it was
+        done is then not known.
         """
 
     def close(self) -> Deferred[None]:

@@ -5,6 +5,7 @@ The formats are described in `docs/watermarks.md`.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -14,6 +15,15 @@ from attrs import evolve, field, frozen
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import KEY_TYPES, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.entry import (
+    NOTHING_SPENT,
+    Entry,
+    Spending,
+    Standing,
+    entry_row,
+    merged,
+    read_entry,
+)
 from tezio_signer.watermarks.markjson import (
     LAST_ROUND,
     TransferError,
@@ -28,7 +38,8 @@ from tezio_signer.watermarks.markjson import (
 )
 from tezio_signer.watermarks.rule import NO_PAYLOAD, Mark, MarkId
 
-VERSION = 1
+VERSION = 2
+"""Of an export that has spending; one without is of version 1, which older programs read too."""
 OCTEZ_FILES = {
     "block_high_watermarks": Operation.BLOCK,
     "preattestation_high_watermarks": Operation.PREATTESTATION,
@@ -65,11 +76,13 @@ class Outcome(Enum):
 class Reading:
     """What a text says.
 
+    :ivar spending: entries of the daily ledger.
     :ivar ignored: what was left out, and why.
     """
 
     marks: Mapping[MarkId, Mark] = field(factory=dict)
     ignored: tuple[str, ...] = ()
+    spending: Spending = field(factory=dict)
 
 
 def closed(level: int, round_: int) -> Mark:
@@ -96,11 +109,15 @@ def combine(readings: Iterable[Reading]) -> Reading:
     """Make one reading of several, with the highest of each mark."""
     marks: dict[MarkId, Mark] = {}
     ignored: list[str] = []
+    spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
     for reading in readings:
         ignored += reading.ignored
+        for key, entries in reading.spending.items():
+            its = spending.setdefault(key, {})
+            its.update({digest: merged(its.get(digest), e) for digest, e in entries.items()})
         for mark_id, mark in reading.marks.items():
             _, marks[mark_id] = merge(marks.get(mark_id), mark)
-    return Reading(marks, tuple(ignored))
+    return Reading(marks, tuple(ignored), spending)
 
 
 def rows(marks: Mapping[MarkId, Mark]) -> list[dict[str, Any]]:
@@ -109,9 +126,37 @@ def rows(marks: Mapping[MarkId, Mark]) -> list[dict[str, Any]]:
     return [row(mark_id, mark) for mark_id, mark in ordered]
 
 
-def dump(marks: Mapping[MarkId, Mark]) -> str:
-    """Write marks in our own format."""
-    return json.dumps({"version": VERSION, "marks": rows(marks)}, indent=2) + "\n"
+def spending_rows(spending: Spending, now: float) -> list[dict[str, Any]]:
+    """Return what counts of each key, in order, as it is listed."""
+    standing = {str(key): Standing.of(entries, now) for key, entries in spending.items()}
+    return [
+        {
+            "key": key,
+            "mutez": counted.mutez,
+            "operations": counted.operations,
+            "until": None if counted.until is None else _moment(counted.until),
+        }
+        for key, counted in sorted(standing.items())
+        if counted.operations
+    ]
+
+
+def _moment(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def dump(marks: Mapping[MarkId, Mark], spending: Spending = NOTHING_SPENT) -> str:
+    """Write marks and entries of the daily ledger in our own format."""
+    entries = [
+        entry_row(key, digest, its[digest])
+        for key, its in sorted(spending.items(), key=lambda item: str(item[0]))
+        for digest in sorted(its, key=lambda digest: (its[digest].at, digest))
+        if its[digest].operations
+    ]
+    document: dict[str, Any] = {"version": VERSION if entries else 1, "marks": rows(marks)}
+    if entries:
+        document["spending"] = entries
+    return json.dumps(document, indent=2) + "\n"
 
 
 def load(name: str, text: str) -> Reading:
@@ -154,15 +199,19 @@ def _parse(name: str, text: str) -> dict[str, Any]:
 
 
 def _own(name: str, document: dict[str, Any]) -> Reading:
-    if document.keys() != {"version", "marks"}:
+    if document.keys() - {"spending"} != {"version", "marks"}:
         raise TransferError(
             f"{name}: no export of watermarks (version and marks), and its name is neither one "
             f"of octez-signer ({', '.join(OCTEZ_FILES)}) nor one of Signatory (NetX….json)"
         )
-    if type(document["version"]) is not int or document["version"] != VERSION:
-        raise TransferError(f"{name}: version {document['version']!r:.20} is not {VERSION}")
-    if not isinstance(document["marks"], list):
-        raise TransferError(f"{name}: marks: a list is expected")
+    version = document["version"]
+    if type(version) is not int or version not in (1, VERSION):
+        raise TransferError(f"{name}: version {version!r:.20} is neither 1 nor {VERSION}")
+    if ("spending" in document) != (version == VERSION):
+        raise TransferError(f"{name}: spending belongs to version {VERSION}, and to no other")
+    for listed in document.keys() - {"version"}:
+        if not isinstance(document[listed], list):
+            raise TransferError(f"{name}: {listed}: a list is expected")
     marks: dict[MarkId, Mark] = {}
     for index, value in enumerate(document["marks"]):
         where = f"{name}: marks[{index}]"
@@ -170,7 +219,14 @@ def _own(name: str, document: dict[str, Any]) -> Reading:
         if mark_id in marks:
             raise TransferError(f"{where}: this chain, key and operation stand there twice")
         marks[mark_id] = mark
-    return Reading(marks)
+    spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
+    for index, value in enumerate(document.get("spending", ())):
+        where = f"{name}: spending[{index}]"
+        key, digest, entry = read_entry(where, value)
+        if digest in spending.setdefault(key, {}):
+            raise TransferError(f"{where}: this key and payload hash stand there twice")
+        spending[key][digest] = entry
+    return Reading(marks, spending=spending)
 
 
 def _octez(name: str, document: dict[str, Any], operation: Operation) -> Reading:

@@ -20,8 +20,9 @@ from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash, Signature
 from tezio_signer.tezos.payload import Baking
 from tezio_signer.watermarks.claims import Claim, Watermarks
+from tezio_signer.watermarks.entry import Entries
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept, WatermarkStore
+from tezio_signer.watermarks.store import Kept, Spent, WatermarkStore
 
 OpenStore = Callable[[str, Clock, Callable[[], bool]], WatermarkStore]
 """Opens the store for a daemon, on its clock, which is asked nothing once it is dead."""
@@ -74,6 +75,14 @@ class WatchedStore:
 
         return self._store.keep(mark_id, mark).addCallbacks(kept, failed)
 
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """All entries of a key."""
+        return self._store.spent(key)
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write entries."""
+        return self._store.spend(spent)
+
     def _note(self, mark_id: MarkId, mark: Mark) -> None:
         self._highest[mark_id] = max(mark.position, self._highest.get(mark_id, mark.position))
 
@@ -110,11 +119,12 @@ class WatchedWatermarks(Watermarks):
         payload: Baking,
         data: bytes,
         max_level_jump: int | None = None,
+        floor: tuple[int, int] | None = None,
     ) -> Claim:
         mark_id = MarkId.of(key, payload)
         doubtful = self.watched is not None and mark_id in self.watched.doubtful
         try:
-            return super().claim(key, payload, data, max_level_jump)
+            return super().claim(key, payload, data, max_level_jump, floor)
         except Conflict as conflict:
             if doubtful:
                 self._referee.violated("certain in doubt", conflict)

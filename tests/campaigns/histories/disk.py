@@ -8,9 +8,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from tests.campaigns.histories.network import Message, Network
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import Entries
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore
-from tezio_signer.watermarks.store import Kept, StoreError
+from tezio_signer.watermarks.store import Kept, Spent, StoreError
 
 _Result = TypeVar("_Result")
 
@@ -62,7 +64,8 @@ class MarkFile:
     def load(self) -> dict[MarkId, Mark]:
         return self.disk.marks()
 
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]], spent: Sequence[Spent] = ()) -> list[Kept]:
+        assert not spent, "no history spends anything"
         failing, self.disk.failing = self.disk.failing, None
         if failing == "before":
             raise StoreError("disk I/O error")
@@ -76,6 +79,9 @@ class MarkFile:
         if failing == "behind":
             raise StoreError("disk I/O error")
         return kept
+
+    def spent(self, key: PublicKeyHash) -> Entries:
+        return {}
 
     def tidy(self) -> None:
         """Nothing to tidy."""

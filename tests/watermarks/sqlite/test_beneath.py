@@ -158,10 +158,10 @@ class BeneathTests(OpenCase):
 
     def test_another_version(self) -> None:
         """What is read anew is looked at as when it was opened."""
-        self.execute(self.path, "PRAGMA user_version = 3")
+        self.execute(self.path, "PRAGMA user_version = 4")
         os.utime(self.path)
-        self.lost("schema version 3")
-        self.execute(self.path, "PRAGMA user_version = 2")
+        self.lost("schema version 4")
+        self.execute(self.path, "PRAGMA user_version = 3")
         self.well()
 
     def test_said_once(self) -> None:
@@ -185,7 +185,7 @@ class BeneathTests(OpenCase):
         self.patch(sqlite, "connect", recorded)
         os.utime(self.path)
         self.keep()
-        self.execute(self.path, "PRAGMA user_version = 3")
+        self.execute(self.path, "PRAGMA user_version = 4")
         os.utime(self.path)
         self.lost()
         self.assertEqual(len(made), 3)

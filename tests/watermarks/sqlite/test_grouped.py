@@ -16,12 +16,13 @@ from tests.support.stores import HeldWriter, watermarks_on
 from tests.support.vectors import TZ1, TZ3, block
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import Baking, Operation, decode
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import LOOK_INTERVAL, REST, GroupedStore, ThreadWriter
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
+from tezio_signer.watermarks.store import Kept, Spent, StoreError, StoreLostError
 
 BLOCK = MarkId("NetXdQprcVkpaWU", TZ3, Operation.BLOCK)
 FIRST = Signature(Curve.P256, b"\x01" * 64)
@@ -34,11 +35,13 @@ class GroupingTests(SynchronousTestCase):
         self.writer = HeldWriter()
         self.file = SqliteStore(None)
         self.groups: list[list[int]] = []
+        self.spent: list[list[Spent]] = []
         keep = self.file.keep
 
-        def recorded(marks: Any) -> list[Kept]:
+        def recorded(marks: Any, spent: Any) -> list[Kept]:
             self.groups.append([mark.level for _, mark in marks])
-            return keep(marks)
+            self.spent.append(list(spent))
+            return keep(marks, spent)
 
         self.patch(self.file, "keep", recorded)
         self.store = GroupedStore(self.file, self.writer)
@@ -85,7 +88,7 @@ class GroupingTests(SynchronousTestCase):
     def test_failing_group(self) -> None:
         """A group that cannot be committed fails, and the next one is tried."""
 
-        def full(_: object) -> list[Kept]:
+        def full(*_: object) -> list[Kept]:
             raise StoreError("disk full")
 
         keep = self.file.keep
@@ -98,6 +101,33 @@ class GroupingTests(SynchronousTestCase):
             self.failureResultOf(failed, StoreError)
         for kept in following:
             self.successResultOf(kept)
+
+    def test_spending(self) -> None:
+        """What is spent is committed in one group with the marks of the same turn."""
+        clock = Clock()
+        self.store = GroupedStore(self.file, self.writer, clock)
+        spent = Spent(TZ3, {bytes(32): Entry(1, 2, 3)})
+        waiting: list[Deferred[Any]] = [self.keep(1), self.store.spend(spent), self.keep(2)]
+        clock.advance(0)
+        self.assertEqual(len(self.writer.waiting), 1)
+        self.writer.write()
+        for written in waiting:
+            self.successResultOf(written)
+        self.assertEqual((self.groups, self.spent), ([[1, 2]], [[spent]]))
+        self.assertEqual(self.successResultOf(self.store.spent(TZ3)), spent.entries)
+        self.successResultOf(self.store.close())
+
+    def test_spending_fails(self) -> None:
+        """What is spent fails with its group; nothing of it is known to be there."""
+
+        def full(*_: object) -> list[Kept]:
+            raise StoreError("disk full")
+
+        self.patch(self.file, "keep", full)
+        failing = self.store.spend(Spent(TZ3, {bytes(32): Entry(1, 2, 3)}))
+        self.writer.write()
+        self.failureResultOf(failing, StoreError)
+        self.assertEqual(self.successResultOf(self.store.spent(TZ3)), {})
 
     def test_close(self) -> None:
         """What has gathered is written before the store is closed."""
@@ -316,7 +346,7 @@ class HangingTests(TestCase):
         """Stopping does not wait for ever, says so, and leaves the store to the hanging thread."""
         disk_is_back, file = threading.Event(), SqliteStore(None)
         keep = file.keep
-        self.patch(file, "keep", lambda marks: disk_is_back.wait() and keep(marks))
+        self.patch(file, "keep", lambda *brought: disk_is_back.wait() and keep(*brought))
         store = GroupedStore(file, ThreadWriter(reactor, patience=0.01))
         kept = store.keep(BLOCK, Mark(1, 0, bytes(32)))
         with capturedLogs() as logged:

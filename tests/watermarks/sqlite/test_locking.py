@@ -39,9 +39,9 @@ class LockingTests(StoreTestCase):
 
     def test_free_after_a_failure(self) -> None:
         """A store that could not be opened is not locked by the try."""
-        self.execute(self.path, "PRAGMA user_version = 3")
+        self.execute(self.path, "PRAGMA user_version = 4")
         self.refused(self.path)
-        self.execute(self.path, "PRAGMA user_version = 2")
+        self.execute(self.path, "PRAGMA user_version = 3")
         self.open()
 
     def test_free_after_a_late_failure(self) -> None:
@@ -67,9 +67,9 @@ class LockingTests(StoreTestCase):
     def test_reading_locks_nothing(self) -> None:
         """Reading leaves the store to the daemon, also when it fails."""
         reading.read(self.path)
-        self.execute(self.path, "PRAGMA user_version = 3")
+        self.execute(self.path, "PRAGMA user_version = 4")
         self.assertRaises(StoreError, reading.read, self.path)
-        self.execute(self.path, "PRAGMA user_version = 2")
+        self.execute(self.path, "PRAGMA user_version = 3")
         self.open()
 
     def test_reading_beside_a_write(self) -> None:

@@ -235,8 +235,8 @@ class OpeningTests(StoreTestCase):
     def test_other_version(self) -> None:
         """A store of another version is refused, with both versions."""
         sqlite.create(self.path)
-        self.execute(self.path, "PRAGMA user_version = 3")
-        self.assertIn("has schema version 3, not 2", self.refused(self.path))
+        self.execute(self.path, "PRAGMA user_version = 4")
+        self.assertIn("has schema version 4, not 3", self.refused(self.path))
 
     def test_id(self) -> None:
         """A store that does not say which it is, or says it twice, is damaged."""
@@ -263,7 +263,7 @@ class OpeningTests(StoreTestCase):
             self.path.write_bytes(data)
             self.execute(self.path, statement)
             error = self.refused(self.path)
-            self.assertIn("damaged: its tables are not those of schema version 2", error)
+            self.assertIn("damaged: its tables are not those of schema version 3", error)
         self.path.write_bytes(data)
         self.execute(self.path, "ANALYZE", "VACUUM")
         self.assertEqual(self.open().load(), {BLOCK: MARK})
@@ -354,7 +354,7 @@ class OpeningTests(StoreTestCase):
         damaged.write_bytes(data[:4096] + bytes(100) + b"\xff" * 100)
         self.execute(foreign, "CREATE TABLE a (b)")
         newer.write_bytes(data)
-        self.execute(newer, "PRAGMA user_version = 3")
+        self.execute(newer, "PRAGMA user_version = 4")
         self.open()
         for path, words in [
             (damaged, ("high_water_marks", "tezio-signer watermarks init")),

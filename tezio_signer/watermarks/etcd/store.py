@@ -37,6 +37,8 @@ Invariants, each with the test in `tests/watermarks/etcd` that shows it:
    (`test_one_at_a_time`).
 
 There are at most MOST_MARKS marks, so that all of them fit into one answer.
+
+The entries of the daily ledger are kept beside, by `etcd/spending.py`.
 """
 
 import json
@@ -49,16 +51,17 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError  # noqa:
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import Entries, Spending
 from tezio_signer.watermarks.etcd.answers import Answer, read_answer
 from tezio_signer.watermarks.etcd.gateway import PATIENCE, EtcdGateway
 from tezio_signer.watermarks.etcd.member import legible, text
+from tezio_signer.watermarks.etcd.questions import MARKER, PREFIX, get, holds, put
+from tezio_signer.watermarks.etcd.spending import EtcdSpending
 from tezio_signer.watermarks.markjson import TransferError, order, read_id, read_row, row
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
-from tezio_signer.watermarks.store import Kept, StoreAwayError, StoreError
+from tezio_signer.watermarks.store import Kept, Spent, StoreAwayError, StoreError
 
-PREFIX = "tezio-signer/"
-MARKER = f"{PREFIX}store"
-"""The key of the marker, which is made once."""
 MARKS = f"{PREFIX}marks/"
 _BEHIND_MARKS = f"{MARKS[:-1]}0"  # "0" comes right after "/"
 FORMAT = 1
@@ -98,6 +101,7 @@ class EtcdStore:
         self._seen: dict[str, _Seen] = {}
         self._read_at = 0
         self._locks: dict[str, DeferredLock] = {}
+        self._spending = EtcdSpending(self._transaction, self._compare_marker, self._check_marker)
 
     def create(self) -> Deferred[None]:
         """Make an empty store; fails with StoreError if there is one."""
@@ -105,8 +109,8 @@ class EtcdStore:
 
     async def _create(self) -> None:
         marker = json.dumps({"format": FORMAT, "id": uuid4().hex})
-        absent = [_holds(MARKER, None)]
-        answer = await self._transaction(absent, [_put(MARKER, marker)], [_get(MARKER)])
+        absent = [holds(MARKER, None)]
+        answer = await self._transaction(absent, [put(MARKER, marker)], [get(MARKER)])
         # A first attempt without an answer may have made it.
         if not answer.succeeded and answer.value(0) != marker:
             raise StoreError("this etcd has a watermark store already, and it is left as it is")
@@ -118,7 +122,7 @@ class EtcdStore:
     async def _load(self) -> dict[MarkId, Mark]:
         # One more than there may be shows that there are too many.
         marks = {"key": text(MARKS), "range_end": text(_BEHIND_MARKS), "limit": str(MOST_MARKS + 1)}
-        answer = await self._transaction([], [_get(MARKER), {"request_range": marks}], [])
+        answer = await self._transaction([], [get(MARKER), {"request_range": marks}], [])
         self._check_marker(answer.value(0))
         shown = answer.shown[1]
         if len(shown) > MOST_MARKS:
@@ -199,14 +203,13 @@ class EtcdStore:
 
     async def _swap(self, key: str, seen: str | None, value: str, until: float) -> bool:
         """Put a mark in the place of what was seen, or see what is there instead."""
-        if self._marker is None:
-            raise StoreAwayError("the store has not been read yet")
+        marker = self._compare_marker()
         if seen is None:
             self._check_room(key)
         answer = await self._transaction(
-            [_holds(MARKER, self._marker), _holds(key, seen)],
-            [_put(key, value)],
-            [_get(MARKER), _get(key)],
+            [marker, holds(key, seen)],
+            [put(key, value)],
+            [get(MARKER), get(key)],
             until,
         )
         if not answer.succeeded:
@@ -231,9 +234,9 @@ class EtcdStore:
             group = keys[start : start + _AT_ONCE]
             seen = {key: self._seen[key].value for key in group if key in self._seen}
             answer = await self._transaction(
-                [_holds(key, seen.get(key)) for key in group],
-                [_put(key, values[key]) for key in group],
-                [_get(key) for key in group],
+                [holds(key, seen.get(key)) for key in group],
+                [put(key, values[key]) for key in group],
+                [get(key) for key in group],
             )
             # A first attempt without an answer may have put them.
             there = [answer.value(number) for number in range(len(group))]
@@ -245,6 +248,34 @@ class EtcdStore:
         standing = {key for key, seen in self._seen.items() if seen.mark}
         if len(standing.union(keys)) > MOST_MARKS:
             raise StoreError(f"etcd may hold {MOST_MARKS} watermarks, and there would be more")
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """All entries of a key; fails with StoreError."""
+        return Deferred.fromCoroutine(self._spending.spent(key))
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write entries, unless other daemons were faster; fails with StoreError."""
+        return Deferred.fromCoroutine(self._spending.spend(spent))
+
+    def read_spending(self) -> Deferred[Spending]:
+        """All entries of all keys; fails with StoreError."""
+        return Deferred.fromCoroutine(self._spending.load())
+
+    load_spending = read_spending
+
+    def take_over(self, marks: Mapping[MarkId, Mark], spending: Spending) -> Deferred[None]:
+        """Replace marks, as `replace` does, then have these entries count too."""
+        return Deferred.fromCoroutine(self._take_over(marks, spending))
+
+    async def _take_over(self, marks: Mapping[MarkId, Mark], spending: Spending) -> None:
+        await self._replace(marks)
+        await self._spending.take_over(spending)
+
+    def _compare_marker(self) -> dict[str, Any]:
+        """What a transaction compares; raises StoreAwayError before the marker is known."""
+        if self._marker is None:
+            raise StoreAwayError("the store has not been read yet")
+        return holds(MARKER, self._marker)
 
     def close(self) -> Deferred[None]:
         """Close the connections."""
@@ -269,21 +300,6 @@ class EtcdStore:
             self._seen = {key: evolve(seen, read_at=0) for key, seen in before.items()}
             self._read_at = 0
         return answer
-
-
-def _holds(key: str, value: str | None) -> dict[str, Any]:
-    """Compares what is under a key with a text, or with nothing."""
-    if value is None:
-        return {"target": "MOD", "key": text(key), "mod_revision": "0"}
-    return {"target": "VALUE", "key": text(key), "value": text(value)}
-
-
-def _put(key: str, value: str) -> dict[str, Any]:
-    return {"request_put": {"key": text(key), "value": text(value)}}
-
-
-def _get(key: str) -> dict[str, Any]:
-    return {"request_range": {"key": text(key)}}
 
 
 def _known_marker(found: str | None) -> str:

@@ -12,8 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tezio_signer.reactors import cancel
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import Entries
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
+from tezio_signer.watermarks.store import Kept, Spent, StoreError, StoreLostError
 
 STOP_PATIENCE = 2.0
 """Seconds that a disk gets for what it still has to write when the daemon stops."""
@@ -23,6 +25,7 @@ LOOK_INTERVAL = 1.0
 """Seconds after which a store is looked at that nobody asks for anything."""
 _Result = TypeVar("_Result")
 _Waiting = tuple[MarkId, Mark, Deferred[Kept]]
+_Spending = tuple[Spent, Deferred[Entries | None]]
 
 
 class BlockingStore(Protocol):
@@ -31,8 +34,15 @@ class BlockingStore(Protocol):
     def load(self) -> dict[MarkId, Mark]:
         """Return all marks of the store."""
 
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
-        """Write these, each if it is no step back; they survive a power cut on return."""
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]], spent: Sequence[Spent] = ()) -> list[Kept]:
+        """Write marks, each if it is no step back, and spending.
+
+        All that survives a power cut on return; if it raises, nothing was written, as far as is
+        known.
+        """
+
+    def spent(self, key: PublicKeyHash) -> Entries:
+        """Return the entries of a key; does not block."""
 
     def tidy(self) -> None:
         """Do what can wait until nobody waits."""
@@ -117,6 +127,7 @@ class GroupedStore:
         self._tidying: IDelayedCall | None = None
         self._beginning: IDelayedCall | None = None
         self._gathered: list[_Waiting] = []
+        self._spending: list[_Spending] = []
         self._writing = False
         self._closed = False
         self._lost = False
@@ -136,6 +147,18 @@ class GroupedStore:
             self._begin()
         return kept
 
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        """Return the entries of a key at once."""
+        return execute(self._store.spent, key)
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        """Write entries of a key with the next group; nobody else does."""
+        written: Deferred[Entries | None] = Deferred()
+        self._spending.append((spent, written))
+        if not self._writing:
+            self._begin()
+        return written
+
     def _begin(self) -> None:
         """Write at the end of this turn of the reactor: first the HSM is to be asked.
 
@@ -151,12 +174,16 @@ class GroupedStore:
         cancel(self._beginning)
         self._beginning = None
         group, self._gathered = self._gathered, []
-        self._writing = bool(group)
-        if group:
+        spending, self._spending = self._spending, []
+        self._writing = bool(group or spending)
+        if self._writing:
             marks = [(mark_id, mark) for mark_id, mark, _ in group]
-            self._writer.run(partial(self._store.keep, marks)).addBoth(self._written, group)
+            keep = partial(self._store.keep, marks, [spent for spent, _ in spending])
+            self._writer.run(keep).addBoth(self._written, group, spending)
 
-    def _written(self, result: list[Kept] | Failure, group: list[_Waiting]) -> None:
+    def _written(
+        self, result: list[Kept] | Failure, group: list[_Waiting], spending: list[_Spending]
+    ) -> None:
         self._notice(result)
         self._write()
         self._tidy_later()
@@ -165,6 +192,8 @@ class GroupedStore:
                 kept.errback(result)
             else:
                 kept.callback(result[number])
+        for _, written in spending:
+            written.callback(result if isinstance(result, Failure) else None)
 
     def _tidy_later(self) -> None:
         if self._tidying is not None and self._tidying.active():

@@ -1,21 +1,26 @@
 """Reads an SQLite store that others may have open, without locking or changing it."""
 
 import os
-from contextlib import ExitStack, closing
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from attrs import frozen
+
+from tezio_signer.watermarks.entry import Spending
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import lockfile
 from tezio_signer.watermarks.sqlite.access import what_is_denied
 from tezio_signer.watermarks.sqlite.lockfile import Progress, lock_beside, noted_beside
-from tezio_signer.watermarks.sqlite.rows import marks_in, progress_in
+from tezio_signer.watermarks.sqlite.rows import entries_in, marks_in, progress_in
 from tezio_signer.watermarks.sqlite.schema import (
     INIT,
-    check,
     check_filled,
     check_new,
     connect,
     errors,
+    version_of,
 )
 from tezio_signer.watermarks.sqlite.storefile import (
     check_copies,
@@ -27,8 +32,21 @@ from tezio_signer.watermarks.sqlite.storefile import (
 from tezio_signer.watermarks.store import StoreError
 
 
+@frozen
+class Content:
+    """What is in a store."""
+
+    marks: Mapping[MarkId, Mark]
+    spending: Spending
+
+
 def read(path: Path) -> dict[MarkId, Mark]:
     """Read the marks of a store, also of one that a daemon is using; raises StoreError."""
+    return dict(read_all(path).marks)
+
+
+def read_all(path: Path) -> Content:
+    """Read a store, also one that a daemon is using, or of version 2; raises StoreError."""
     check_there(path)
     with errors(path):
         check_name(path)
@@ -36,12 +54,24 @@ def read(path: Path) -> dict[MarkId, Mark]:
         with logs_kept(path), ExitStack() as undoing:  # what is refused is left as it is
             connection = connect(path)
             undoing.callback(connection.close)
-            check(connection, path)
-            check_progress(path, before, progress_in(connection, path))
-            marks = marks_in(connection, path)
+            version_of(connection, path)
+            with reading_once(connection):
+                check_progress(path, before, progress_in(connection, path))
+                content = Content(marks_in(connection, path), entries_in(connection, path))
             undoing.pop_all()
         connection.close()
-        return marks
+        return content
+
+
+@contextmanager
+def reading_once(connection: sqlite3.Connection) -> Iterator[None]:
+    """Have everything that is read meanwhile be of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def check_access(path: Path) -> None:

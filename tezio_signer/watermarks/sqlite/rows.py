@@ -3,7 +3,8 @@
 import sqlite3
 from pathlib import Path
 
-from tezio_signer.tezos.keys import Signature
+from tezio_signer.tezos.keys import PublicKeyHash, Signature
+from tezio_signer.watermarks.entry import Entry, read_entry
 from tezio_signer.watermarks.markjson import TransferError, read_row
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite.lockfile import Progress
@@ -15,7 +16,15 @@ FIND = (
     "SELECT level, round, payload_hash, signature FROM marks "
     "WHERE chain_id = ? AND key = ? AND operation = ?"
 )
-_PROGRESS = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
+SPEND = "INSERT OR REPLACE INTO spending VALUES (?, ?, ?, ?, ?, ?)"
+FORGET = "DELETE FROM spending WHERE key = ? AND payload_hash = ?"
+_ENTRIES = "SELECT key, payload_hash, at, mutez, operations FROM spending"
+_HAS_SPENDING = "SELECT count(*) FROM sqlite_schema WHERE name = 'spending'"
+_PROGRESS_2 = "SELECT id, (SELECT coalesce(max(written), 0) FROM marks) FROM store"
+_PROGRESS = (
+    "SELECT id, max((SELECT coalesce(max(written), 0) FROM marks), "
+    "(SELECT coalesce(max(written), 0) FROM spending)) FROM store"
+)
 _ID = set("0123456789abcdef")
 
 Row = tuple[int, int, bytes, str | None]
@@ -23,7 +32,7 @@ Row = tuple[int, int, bytes, str | None]
 
 def progress_in(connection: sqlite3.Connection, path: Path | None) -> Progress:
     """Read how far a store has come; raises StoreError."""
-    rows = connection.execute(_PROGRESS).fetchall()
+    rows = connection.execute(_PROGRESS if _has_spending(connection) else _PROGRESS_2).fetchall()
     if len(rows) != 1:
         raise damaged(path, f"it has {len(rows)} ids, not 1")
     progress = Progress(*rows[0])
@@ -38,6 +47,34 @@ def marks_in(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, 
         return dict(_checked(*row) for row in connection.execute(_ALL))
     except (ValueError, TransferError) as error:
         raise damaged(path, error) from error
+
+
+def entries_in(
+    connection: sqlite3.Connection, path: Path | None
+) -> dict[PublicKeyHash, dict[bytes, Entry]]:
+    """Read all entries of the daily ledger; raises StoreError. A store of version 2 has none."""
+    spending: dict[PublicKeyHash, dict[bytes, Entry]] = {}
+    if not _has_spending(connection):
+        return spending
+    try:
+        for name, payload_hash, at, mutez, operations in connection.execute(_ENTRIES):
+            row = {
+                "key": name,
+                "payload_hash": payload_hash.hex(),
+                "at": at,
+                "mutez": mutez,
+                "operations": operations,
+            }
+            key, digest, entry = read_entry("spending", row)
+            spending.setdefault(key, {})[digest] = entry
+    except (ValueError, TransferError) as error:
+        raise damaged(path, error) from error
+    return spending
+
+
+def _has_spending(connection: sqlite3.Connection) -> bool:
+    ((there,),) = connection.execute(_HAS_SPENDING).fetchall()
+    return bool(there)
 
 
 def _checked(

@@ -14,7 +14,8 @@ from tezio_signer.watermarks.store import StoreError
 
 APPLICATION_ID = 0x54455A49
 """Written into the file's header, so that no other program's database is taken for ours."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""Of the stores that are made and used; version 2 had no table of spending."""
 INIT = "tezio-signer watermarks init"
 RESCUE = (
     "; set high_water_marks to a level above the last that was signed, move the file away, "
@@ -32,6 +33,19 @@ _MARKS = """CREATE TABLE marks (
     PRIMARY KEY (chain_id, key, operation)
 ) STRICT, WITHOUT ROWID"""
 _STORE = "CREATE TABLE store (id TEXT NOT NULL) STRICT"
+_SPENDING = """CREATE TABLE spending (
+    key TEXT NOT NULL,
+    payload_hash BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    mutez INTEGER NOT NULL,
+    operations INTEGER NOT NULL,
+    written INTEGER NOT NULL,
+    PRIMARY KEY (key, payload_hash)
+) STRICT, WITHOUT ROWID"""
+_TABLES = {
+    2: {"marks": _MARKS, "store": _STORE},
+    3: {"marks": _MARKS, "store": _STORE, "spending": _SPENDING},
+}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DENIED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _FULL = 2
@@ -100,9 +114,23 @@ def lay_out(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_MARKS)
     connection.execute(_STORE)
+    connection.execute(_SPENDING)
     connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
+
+
+def add_spending(connection: sqlite3.Connection) -> None:
+    """Make a store of version 2 one of version 3, all at once."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(_SPENDING)
+        connection.execute("PRAGMA user_version = 3")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def check_filled(path: Path) -> None:
@@ -134,27 +162,39 @@ def check_new(path: Path) -> None:
         )
 
 
-def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreError unless this is a whole store, of this version."""
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """Check that this is a whole store of a version that is known; raises StoreError."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != APPLICATION_ID:
         raise StoreError(
             f"{path} is not a watermark store of Tezio Signer; name another in watermarks.store"
         )
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}; "
-            "use the version of Tezio Signer that wrote it"
-        )
+    if version not in _TABLES:
+        raise _other_version(path, version)
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
         found = "it is cut off"
-    elif found == "ok" and _tables(connection) != {"marks": _MARKS, "store": _STORE}:
-        found = f"its tables are not those of schema version {SCHEMA_VERSION}"
+    elif found == "ok" and _tables(connection) != _TABLES[version]:
+        found = f"its tables are not those of schema version {version}"
     if found != "ok":
         raise damaged(path, found)
+    return int(version)
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreError unless this is a whole store, of this version."""
+    version = version_of(connection, path)
+    if version != SCHEMA_VERSION:
+        raise _other_version(path, version)
+
+
+def _other_version(path: Path, version: int) -> StoreError:
+    return StoreError(
+        f"watermark store {path} has schema version {version}, not {SCHEMA_VERSION}; "
+        "use the version of Tezio Signer that wrote it"
+    )
 
 
 def _tables(connection: sqlite3.Connection) -> dict[str, str]:

@@ -8,15 +8,21 @@ from pathlib import Path
 from attrs import evolve
 from twisted.logger import Logger
 
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import NOTHING_SPENT, Entries, Spending, merged
 from tezio_signer.watermarks.rule import Mark, MarkId, settle
 from tezio_signer.watermarks.sqlite import lockfile
+from tezio_signer.watermarks.sqlite.carrying import carry_over
 from tezio_signer.watermarks.sqlite.creating import create as create
 from tezio_signer.watermarks.sqlite.lockfile import LockFile
 from tezio_signer.watermarks.sqlite.reading import check_denied, check_progress, check_there
 from tezio_signer.watermarks.sqlite.rows import (
     FIND,
+    FORGET,
     KEEP,
+    SPEND,
     Row,
+    entries_in,
     mark_of,
     marks_in,
     progress_in,
@@ -24,17 +30,19 @@ from tezio_signer.watermarks.sqlite.rows import (
     row_of,
 )
 from tezio_signer.watermarks.sqlite.schema import (
+    SCHEMA_VERSION,
     check,
     connect,
     damaged,
     errors,
     lay_out,
     use_log,
+    version_of,
 )
 from tezio_signer.watermarks.sqlite.storefile import (
     StoreFile,
 )
-from tezio_signer.watermarks.store import Kept, StoreError, StoreLostError
+from tezio_signer.watermarks.store import Kept, Spent, StoreError, StoreLostError
 
 
 class SqliteStore:
@@ -74,13 +82,16 @@ class SqliteStore:
             file.keep_logs()  # what is refused is left as it is
             self._connection = connect(path)
             undoing.callback(self._connection.close)
-            check(self._connection, path)
+            version = version_of(self._connection, path)
             self._take(self._connection)
             check_progress(path, before, self._progress)
             file.hold_copies(self._progress.store)
             if lock is None:
                 lock = lockfile.make(path, self._progress)
                 undoing.callback(lock.close)
+            if version != SCHEMA_VERSION:
+                carry_over(self._connection, path, version)
+                check(self._connection, path)
             lock.note(self._progress)
             self._file, self._lock = file, lock
             self._begin_log(file, path)
@@ -99,6 +110,7 @@ class SqliteStore:
         """Take what a database says for what is known of the store."""
         self._progress = progress_in(connection, self._path)
         self._known = marks_in(connection, self._path)
+        self._spending = entries_in(connection, self._path)
         self._version = _data_version(connection)
 
     def load(self) -> dict[MarkId, Mark]:
@@ -106,10 +118,36 @@ class SqliteStore:
         with errors(self._path):
             return marks_in(self._connection, self._path)
 
-    def keep(self, marks: Sequence[tuple[MarkId, Mark]]) -> list[Kept]:
-        """Write marks together, each if it is no step back; they are on the disk on return."""
-        with self._transaction() as written:
+    def keep(self, marks: Sequence[tuple[MarkId, Mark]], spent: Sequence[Spent] = ()) -> list[Kept]:
+        """Write marks, each if it is no step back, and spending; all is on the disk on return."""
+        with self._transaction(spent) as written:
+            for one in spent:
+                self._spend(one)
             return [self._settle(mark_id, mark, written) for mark_id, mark in marks]
+
+    def spent(self, key: PublicKeyHash) -> Entries:
+        """Return the entries of a key, as they are known, without a look at the disk."""
+        return dict(self._spending.get(key, {}))
+
+    def spending(self) -> Spending:
+        """Return all entries of the store."""
+        with errors(self._path):
+            return entries_in(self._connection, self._path)
+
+    def _spend(self, spent: Spent) -> None:
+        key = str(spent.key)
+        for digest in spent.forgotten:
+            self._connection.execute(FORGET, (key, digest))
+        for digest, entry in spent.entries.items():
+            self._progress = evolve(self._progress, writes=self._progress.writes + 1)
+            row = (entry.at, entry.mutez, entry.operations, self._progress.writes)
+            self._connection.execute(SPEND, (key, digest, *row))
+
+    def _take_spent(self, spent: Spent) -> None:
+        entries = self._spending.setdefault(spent.key, {})
+        for digest in spent.forgotten:
+            entries.pop(digest, None)
+        entries.update(spent.entries)
 
     def _settle(self, mark_id: MarkId, mark: Mark, written: dict[MarkId, Mark]) -> Kept:
         before = self._standing(mark_id)
@@ -130,12 +168,15 @@ class SqliteStore:
         except ValueError as error:
             raise damaged(self._path, error) from error
 
-    def replace(self, marks: Mapping[MarkId, Mark]) -> None:
+    def replace(self, marks: Mapping[MarkId, Mark], spending: Spending = NOTHING_SPENT) -> None:
         """Put these in the place of what is there, all or none; it is on the disk on return.
 
         This may lower a mark: it is for an operator who knows why, not for signing.
         """
-        with self._transaction() as written:
+        spent = [Spent(key, entries) for key, entries in spending.items()]
+        with self._transaction(spent) as written:
+            for one in spent:
+                self._spend(one)
             for mark_id, mark in marks.items():
                 self._write(mark_id, mark)
                 written[mark_id] = mark
@@ -168,8 +209,8 @@ class SqliteStore:
                 self._compare(self._connection)
 
     @contextmanager
-    def _transaction(self) -> Iterator[dict[MarkId, Mark]]:
-        """Commit what is written meanwhile, and noted in the mapping."""
+    def _transaction(self, spent: Sequence[Spent] = ()) -> Iterator[dict[MarkId, Mark]]:
+        """Commit what is written meanwhile, and noted in the mapping, or is this spending."""
         written: dict[MarkId, Mark] = {}
         with errors(self._path, self._lock):
             self._guard()
@@ -186,6 +227,8 @@ class SqliteStore:
                     self._connection.execute("ROLLBACK")
                 raise
             self._known.update(written)
+            for one in spent:
+                self._take_spent(one)
             if self._lock is not None:
                 self._lock.note(self._progress)
             if self._file is not None:
@@ -268,6 +311,7 @@ class SqliteStore:
         """Raise StoreLostError for a database that holds less than is known here."""
         progress = progress_in(connection, self._path)
         marks = marks_in(connection, self._path)
+        spending = entries_in(connection, self._path)
         what = None
         if progress.store != self._progress.store:
             what = "it is another store now"
@@ -277,9 +321,16 @@ class SqliteStore:
             found = marks.get(mark_id)
             if found is None or settle(known, found) != found:  # nobody moves a mark like this
                 what = what or f"the mark of {mark_id.key} for {mark_id.operation} went back"
+        for key, entries in self._spending.items():
+            there = spending.get(key, {})
+            if any(
+                merged(there.get(digest), entry) != there.get(digest)
+                for digest, entry in entries.items()
+            ):
+                what = what or f"the spending of {key} went back"
         if what is not None:
             raise StoreLostError(_overwritten(self._path, what))
-        self._progress, self._known = progress, marks
+        self._progress, self._known, self._spending = progress, marks, spending
         self._version = _data_version(connection)
 
     def _mind_lock(self, path: Path) -> None:

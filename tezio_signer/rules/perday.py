@@ -1,0 +1,59 @@
+"""The rule on what leaves an account, and how much is signed, in any 24 hours."""
+
+from tezio_signer.config.operations import OperationRules
+from tezio_signer.config.settings import Settings
+from tezio_signer.request import SigningRequest
+from tezio_signer.rules.contents import spent
+from tezio_signer.rules.generic import OPERATIONS, SWITCH, contents_of
+from tezio_signer.rules.rule import Reservation, Rule
+from tezio_signer.rules.spending import within_day
+from tezio_signer.tezos.operations import Mutez, Undecodable
+from tezio_signer.tezos.payload import Baking, Generic
+from tezio_signer.watermarks.book import Limits
+from tezio_signer.watermarks.ledger import Ledger
+
+_NO_RULES = OperationRules()
+
+
+def per_day(settings: Settings, ledger: Ledger) -> Rule[Reservation]:
+    """`max_amount_per_day` and `max_operations_per_day` of the keys."""
+    limits = {key.key: _limits(key.operations) for key in settings.signing_keys.values()}
+
+    def words(request: SigningRequest) -> str:
+        its = limits[request.key]
+        if its == Limits() or isinstance(request.payload, Baking):
+            return "is not counted: there is no limit for a day"
+        wanted = []
+        if its.mutez is not None:
+            wanted.append(f"with all others spends at most {Mutez(its.mutez)}")
+        if its.operations is not None:
+            wanted.append(f"is among {its.operations} operations at most")
+        return f"{' and '.join(wanted)} in 24 hours"
+
+    return Rule(
+        "per_day",
+        within_day(limits.__getitem__, spending_of, ledger),
+        words,
+        ("key", "decoded", "source"),
+        None if settings.security.signing_policy_check else SWITCH,
+        OPERATIONS,
+    )
+
+
+def _limits(rules: OperationRules | None) -> Limits:
+    its = rules or _NO_RULES
+    return Limits(its.max_amount_per_day, its.max_operations_per_day)
+
+
+def spending_of(request: SigningRequest) -> tuple[int, int]:
+    """How much may leave the account with a request, in mutez, and how many operations it is.
+
+    What is not understood is one operation, which costs nothing that is known: so are Michelson
+    data.
+    """
+    payload = request.payload
+    if not isinstance(payload, Generic):
+        return 0, 1
+    contents = contents_of(payload)
+    more = 1 if isinstance(payload.group, Undecodable) else 0
+    return spent(contents, request.key), len(contents) + more

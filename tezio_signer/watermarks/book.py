@@ -1,0 +1,250 @@
+"""What one daemon knows of the spending of one key: pure, its time is handed in.
+
+An entry is for one payload. It is, each independently of the others:
+
+- *counted* for a day from when it was reserved last, and also while that lies in the future;
+- *held* by requests for its payload that may have had it signed;
+- *kept* if somebody else may have had it signed: an earlier run of the daemon, another daemon;
+- *unwritten* while the store is not known to hold it as it is here.
+
+Transitions:
+
+- `take`: a request is judged, and holds the entry of its payload, which is unwritten then.
+- `give_back`: it is certain that nothing was signed for a request. When no request holds an entry
+  any more, and it is not kept, it is empty: it counts nothing. That is written, too, and not
+  deleted: so an entry that is missing in a store is always one that the store has lost.
+- `written`: the store has answered a write.
+- `learn`: the store has shown what is in it.
+
+Invariants, each with a test of its name in `tests/watermarks/test_book.py`:
+
+1. *Never above*: no entry is taken with which what counts would be above a limit.
+2. *Once*: the payload of an entry that counts is never judged again, and counts once; but a day
+   from its last reservation, since its signature leaves once more.
+3. *Not while held*: an entry that is held, or kept, counts until its day is over.
+4. *Never forgotten early*: what was reserved is forgotten after two days, not after one: when a
+   clock that leapt ahead comes back, it counts again.
+5. *The future counts*: a clock that is set back makes nothing free, nor does it when it is right
+   again: no entry has an earlier time than those before it.
+6. *What the store has lost* counts on, and is written back.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from attrs import define, evolve, frozen
+
+from tezio_signer.errors import TooMany
+from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.watermarks.entry import (
+    COUNTED,
+    MOST_ENTRIES,
+    MOST_MUTEZ,
+    REMEMBERED,
+    Entries,
+    Entry,
+    Standing,
+    merged,
+)
+
+AT_ONCE = 50
+"""Entries that are written, and that are forgotten, at once; etcd takes 128 operations."""
+
+
+@frozen
+class Limits:
+    """What a key may spend in 24 hours; None for any amount, or number."""
+
+    mutez: int | None = None
+    operations: int | None = None
+
+
+@define(eq=False)
+class _Held:
+    """An entry, and what is known of it, as this module says."""
+
+    entry: Entry
+    holds: int = 0
+    kept: bool = False
+    is_written: bool = False
+
+
+class Book:
+    """The entries of a key.
+
+    :param by: the run of this daemon, which a shared store tells from others.
+    """
+
+    def __init__(self, key: PublicKeyHash, by: str = "") -> None:
+        self._key = key
+        self._by = by
+        self._held: dict[bytes, _Held] = {}
+
+    @property
+    def entries(self) -> dict[bytes, Entry]:
+        """All of them, also those that do not count any more."""
+        return {digest: held.entry for digest, held in self._held.items()}
+
+    def standing(self, now: float) -> Standing:
+        """What counts."""
+        return Standing.of(self.entries, now)
+
+    def take(self, digest: bytes, mutez: int, operations: int, limits: Limits, now: float) -> bool:
+        """Hold the entry of a payload, which counts from now on; raises TooMany.
+
+        Returns whether it was judged: one that counts already is not.
+        """
+        asked = Entry(self._time(now), min(mutez, MOST_MUTEZ), operations, self._by)
+        held = self._held.get(digest)
+        is_new = held is None or not held.entry.counts(now)
+        if is_new:
+            self._check(asked, self.entries, limits, now)
+        if held is None:
+            self._held[digest] = _Held(asked, holds=1)
+            return is_new
+        if held.entry.operations:
+            # One that is over may count again when the clock comes back: it is not given back.
+            held.kept = held.kept or not held.entry.counts(now)
+        else:
+            held.holds, held.kept = 0, False
+        held.entry = evolve(merged(held.entry, asked), by=self._by)  # never with an earlier time
+        held.holds += 1
+        held.is_written = False
+        return is_new
+
+    def _time(self, now: float) -> int:
+        """When an entry is reserved: not before others, lest a clock set back has it end early.
+
+        What lies further ahead than a day or two comes from a clock that was quite wrong.
+        """
+        ahead = (h.entry.at for h in self._held.values() if h.entry.at <= now + REMEMBERED)
+        return max(int(now), max(ahead, default=0))
+
+    def check_again(self, digest: bytes, limits: Limits, now: float) -> None:
+        """Judge a payload that was taken before others were known; raises TooMany."""
+        others = {key: held.entry for key, held in self._held.items() if key != digest}
+        self._check(self._held[digest].entry, others, limits, now)
+
+    def give_back(self, digest: bytes, now: float) -> bool:
+        """Let one request go that has had nothing signed; whether there is something to write."""
+        held = self._held.get(digest)
+        if held is None:  # the clock leapt so far ahead that it was forgotten meanwhile
+            return False
+        held.holds -= 1
+        if held.holds or held.kept:
+            return False
+        held.entry = Entry(max(int(now), held.entry.at), 0, 0, self._by)
+        held.is_written = False
+        return True
+
+    def learn(self, there: Entries) -> None:
+        """Take over what is in the store now."""
+        for digest, entry in there.items():
+            held = self._held.get(digest)
+            if held is None:
+                self._held[digest] = _Held(entry, kept=True, is_written=True)
+            elif entry.by == self._by:
+                held.is_written = entry == held.entry
+            elif held.holds:
+                held.kept = True
+                held.entry = evolve(merged(held.entry, entry), by=self._by)
+                held.is_written = False
+            elif entry.at >= held.entry.at:
+                self._held[digest] = _Held(entry, kept=True, is_written=True)
+            else:  # what is there is older than what was there before
+                held.is_written = False
+        for digest, held in self._held.items():
+            held.is_written = held.is_written and digest in there
+
+    def changes(self, first: bytes | None, now: float) -> tuple[dict[bytes, Entry], list[bytes]]:
+        """What is to be written, that of one payload first, and what may be forgotten.
+
+        That is after two days, or, of too many entries, after one.
+        """
+        oldest = sorted(self._held, key=lambda digest: self._held[digest].entry.at)
+        too_many = len(oldest) - MOST_ENTRIES + AT_ONCE
+        forgotten = [
+            digest
+            for number, digest in enumerate(oldest[:AT_ONCE])
+            if (entry := self._held[digest].entry).is_old(now)
+            or (number < too_many and not entry.counts(now) and digest != first)
+        ]
+        unwritten = {
+            digest: held.entry
+            for digest, held in self._held.items()
+            if not held.is_written
+            and digest not in forgotten
+            and (held.entry.counts(now) or not held.entry.operations)
+        }
+        ordered = sorted(unwritten, key=lambda digest: digest != first)
+        return {digest: unwritten[digest] for digest in ordered[:AT_ONCE]}, forgotten
+
+    def written(self, entries: Entries, forgotten: list[bytes]) -> None:
+        """The store holds these as they were brought, and nothing of those."""
+        for digest, entry in entries.items():
+            held = self._held.get(digest)
+            if held is not None and held.entry == entry:
+                held.is_written = True
+        for digest in forgotten:
+            self._held.pop(digest, None)
+
+    def _check(self, asked: Entry, entries: Entries, limits: Limits, now: float) -> None:
+        """Raise TooMany if what is asked for, with what counts of these, is above a limit."""
+        used = Standing.of(entries, now)
+        if limits.operations is not None and used.operations + asked.operations > limits.operations:
+            raise TooMany(self._too_many_operations(asked, used, entries, limits.operations, now))
+        if limits.mutez is not None and used.mutez + asked.mutez > limits.mutez:
+            raise TooMany(self._too_much(asked, used, entries, limits.mutez, now))
+        if len(entries) >= MOST_ENTRIES + AT_ONCE:
+            raise TooMany(
+                f"{len(entries)} payloads of {self._key} are remembered of these 24 hours, more "
+                "than can be counted; try again later"
+            )
+
+    def _too_many_operations(
+        self, asked: Entry, used: Standing, entries: Entries, most: int, now: float
+    ) -> str:
+        if asked.operations > most:
+            return (
+                f"{asked.operations} operations at once are more than {self._key} may have signed "
+                f"in 24 hours: max_operations_per_day is {most}; have fewer signed, or raise it"
+            )
+        after = _free_at(entries, lambda s: s.operations + asked.operations <= most, used, now)
+        return (
+            f"{used.operations + asked.operations} operations would be signed for {self._key} in "
+            f"24 hours, and max_operations_per_day is {most}: "
+            f"{max(0, most - used.operations)} can be signed now, and this after {after}"
+        )
+
+    def _too_much(
+        self, asked: Entry, used: Standing, entries: Entries, most: int, now: float
+    ) -> str:
+        if asked.mutez > most:
+            return (
+                f"{_tez(asked.mutez)} at once are more than {self._key} may spend in 24 hours: "
+                f"max_amount_per_day is {_tez(most)}; send less, or raise it"
+            )
+        after = _free_at(entries, lambda s: s.mutez + asked.mutez <= most, used, now)
+        return (
+            f"{_tez(used.mutez + asked.mutez)} would be spent by {self._key} in 24 hours, and "
+            f"max_amount_per_day is {_tez(most)}: {_tez(max(0, most - used.mutez))} can be spent "
+            f"now, and this after {after}"
+        )
+
+
+def _free_at(entries: Entries, fits: Callable[[Standing], bool], used: Standing, now: float) -> str:
+    """The minute from which something fits, if nothing else is spent until then."""
+    end = int(now)
+    for entry in sorted(entries.values(), key=lambda entry: entry.at):
+        if fits(used):
+            break
+        if entry.counts(now):
+            end = entry.at + COUNTED
+            used = Standing(used.mutez - entry.mutez, used.operations - entry.operations)
+    minute = -(-end // 60) * 60
+    return f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _tez(mutez: int) -> str:
+    whole, rest = divmod(mutez, 1_000_000)
+    return f"{whole}.{rest:06}".rstrip("0") + " tez" if rest else f"{whole} tez"
