@@ -2,7 +2,7 @@
 # make test         the tests, against the built wheel
 # make test-lowest  most of them, with the lowest versions of all that setup.cfg requires
 # make lint         ruff, mypy and the floors (import-linter)
-# make page         docs/configuration.md anew, when a setting has changed
+# make page         docs/configuration.md and docs/policy-examples.md anew, when a setting or the table has changed
 # make mutants      the tests, against changed code; CHANGED=main: only lines changed since that
 # make clean        remove what the others made
 
@@ -70,6 +70,7 @@ format: $(VENV)/lint.stamp
 
 page: $(INSTALLED)
 	$(VENV)/bin/python -m tezio_signer.config.page > docs/configuration.md
+	$(VENV)/bin/python -m tests.support.policytable > docs/policy-examples.md
 
 # Changes single places of the sources in the checkout, and runs the tests on them.
 mutants: $(VENV)/test.stamp $(VENV)/mutation.stamp

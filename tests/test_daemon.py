@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.certificates import Authority
 from tests.support.daemonprocess import FREE_PORT, Process, serving, start_command, start_daemon
 from tests.support.filewatch import FileWatch
+from tests.support.genericpayloads import transfer_from
 from tests.support.harness import Client, parse_response, reactor
 from tests.support.octezclient import HSM_KEYS, SecretKey, post, text_in, verifies
 from tests.support.octezsocketclient import (
@@ -37,6 +38,7 @@ from tezio_signer.signer import Signer
 from tezio_signer.watermarks.sqlite import reading
 
 STOP_SECONDS = 3.0
+TRANSFER = transfer_from(TZ1)
 CLOSE = "close: the signer is stopping"
 
 
@@ -214,9 +216,10 @@ class SigningTests(ProcessTestCase):
         on_tcp, on_unix = await self.socket_client(daemon), OctezSocketClient(f"unix:{path}")
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         for asking in (on_tcp, on_unix):
-            signature = await asking.sign(str(TZ1), PAYLOADS["transfer"])
-            self.assertTrue(verifies(HSM_KEYS[0].public_key, PAYLOADS["transfer"], signature))
-        await daemon.says(rf"signed generic for tz1\w+ from 127.0.0.1 \(uid {os.getuid()}, ")
+            signature = await asking.sign(str(TZ1), TRANSFER)
+            self.assertTrue(verifies(HSM_KEYS[0].public_key, TRANSFER, signature))
+        whose = rf"for {TZ1} from 127.0.0.1 \(uid {os.getuid()}, "
+        await daemon.says(rf"signed transaction of 1 tez to tz1\w+, fee 0.000404 tez, {whose}")
         daemon.send("TERM")
         await daemon.exits()
         self.assert_quiet(daemon)
@@ -226,7 +229,7 @@ class SigningTests(ProcessTestCase):
         """A request of which half has come when SIGTERM does is signed, and the daemon ends."""
         daemon = self.start("--simulate")
         client = await serving(daemon)
-        payload = PAYLOADS["transfer"]
+        payload = TRANSFER
         request = post("127.0.0.1", f"/keys/{TZ1}", payload)
         asking = await connectProtocol(clientFromString(reactor, client.endpoint), Asking())
         asking.transport.write(request[:-9])
@@ -249,8 +252,8 @@ class SigningTests(ProcessTestCase):
         port = await daemon.says(r"SignerSite starting on (\d+)\n")
         client = Client(int(port[1]))
         waiting = [
-            Deferred.fromCoroutine(client.sign(TZ1, PAYLOADS[name]))
-            for name in ("transfer", "noop")
+            Deferred.fromCoroutine(client.sign(TZ1, payload))
+            for payload in (TRANSFER, PAYLOADS["noop"])
         ]
         refused, number = await DeferredList(waiting, fireOnOneCallback=True)
         self.assertEqual(refused.status, 502)
@@ -269,10 +272,10 @@ class SigningTests(ProcessTestCase):
         config.write_text(config.read_text("utf-8").replace("auth_req: False", "auth_req: True"))
         daemon = self.start("--simulate")
         client = await serving(daemon)
-        secret = client_key.authenticate(str(TZ1), PAYLOADS["transfer"])
+        secret = client_key.authenticate(str(TZ1), TRANSFER)
         query = f"?authentication={secret}&version=3"
         for payload, status in [
-            (PAYLOADS["transfer"], 200),
+            (TRANSFER, 200),
             (PAYLOADS["noop"], 401),
             (PAYLOADS["att"], 401),
             (b"\x03", 400),
@@ -290,9 +293,9 @@ class SigningTests(ProcessTestCase):
         config.write_text(config.read_text("utf-8").replace("verbose: False", "verbose: True"))
         daemon = self.start("--simulate")
         client = await serving(daemon)
-        self.assertEqual((await client.sign(TZ1, PAYLOADS["transfer"])).status, 200)
-        await daemon.says("98 bytes, opcode 21, slot 1")
-        self.assertNotIn(PAYLOADS["transfer"].hex()[:32], daemon.log.lower())
+        self.assertEqual((await client.sign(TZ1, TRANSFER)).status, 200)
+        await daemon.says(f"{len(TRANSFER) + 10} bytes, opcode 21, slot 1")
+        self.assertNotIn(TRANSFER.hex()[:32], daemon.log.lower())
 
 
 class MistakeTests(ProcessTestCase):
@@ -420,9 +423,8 @@ class StoppingTests(ProcessTestCase):
         asking = await self.socket_client(daemon)
         waiting, late = await asking.connect(), await asking.connect()
         await late.ask(AUTHORIZED_KEYS)
-        transfer = PAYLOADS["transfer"]
         await waiting.ask(AUTHORIZED_KEYS)
-        served = waiting.ask(sign(str(TZ1), transfer))
+        served = waiting.ask(sign(str(TZ1), TRANSFER))
         await late.ask(AUTHORIZED_KEYS)  # so that the request before it was read
         daemon.send("TERM")
         await daemon.says(r"\(TCP Port \d+ Closed\)")
@@ -432,7 +434,7 @@ class StoppingTests(ProcessTestCase):
         board.answer()
         self.assertEqual((await answering).status, 200)
         signature = signature_in(result_in(await served), str(TZ1))
-        self.assertTrue(verifies(HSM_KEYS[0].public_key, transfer, signature))
+        self.assertTrue(verifies(HSM_KEYS[0].public_key, TRANSFER, signature))
         self.assertLess(await self.stopped(daemon), STOP_SECONDS)
         self.assertEqual(await waiting.ended, b"")
         self.assert_quiet(daemon)

@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.octezclient import HSM_KEYS, verifies
-from tests.support.vectors import TZ3, transfer
+from tests.support.vectors import TZ3, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.exchange import NoAnswer
 from tezio_signer.hsm.pool import HsmPool
@@ -17,7 +17,7 @@ from tezio_signer.inflight import InFlight, Signed
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.tezos.payload import decode
 
-DATA = transfer(1)
+DATA = noop(1)
 
 
 class ScriptedPool:

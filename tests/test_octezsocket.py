@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support import octezsocketclient as client
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import EVERY_MAGIC_BYTE, Harness, HeldHarness, reactor, settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, verifies
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError, framed, result_in
@@ -32,7 +33,7 @@ from tests.support.vectors import (
     TZ3,
     block,
     consensus,
-    transfer,
+    noop,
 )
 from tezio_signer import octezsocket
 from tezio_signer.config.settings import Limits
@@ -48,7 +49,7 @@ from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.tezos.keys import Curve, PublicKey, PublicKeyHash, Signature
 
 NOOP = PAYLOADS["noop"]
-TRANSFER = PAYLOADS["transfer"]
+ANOTHER = noop(2)
 NO_AUTHENTICATION = FRAMES["R_auth_none"]
 WALLET = [SecretKey(key["sk"]) for key in OCTEZ["keys"] if not key["pkh"].startswith("tz4")]
 HERE = IPv4Address("TCP", "127.0.0.1", 1025)
@@ -114,12 +115,12 @@ class OctezTests(SignerTestCase):
         asking = OctezSocketClient(tcp)
         conversation = await asking.connect()
         for number in range(1000):
-            request = client.sign(str(TZ1), transfer(number))
+            request = client.sign(str(TZ1), noop(number))
             signature = client.signature_in(
                 result_in(await conversation.ask(request)), HSM_KEYS[0].pkh
             )
             if number % 100 == 0:
-                self.assertTrue(verifies(HSM_KEYS[0].public_key, transfer(number), signature))
+                self.assertTrue(verifies(HSM_KEYS[0].public_key, noop(number), signature))
         await asking.hang_up(conversation)
 
     async def test_many_connections_at_once(self) -> None:
@@ -158,7 +159,7 @@ class OctezTests(SignerTestCase):
     async def test_longest_payload(self) -> None:
         """A request of 65535 bytes is read, and said to be too large for the HSM."""
         tcp, unix = await self.start(Harness())
-        request = client.sign(str(TZ1), NOOP + bytes(65509 - len(NOOP)))
+        request = client.sign(str(TZ1), noop_payload(65509))
         self.assertEqual(len(request), 65535)
         for endpoint in (tcp, unix):
             with self.assertRaises(OctezSocketError) as refused:
@@ -338,7 +339,7 @@ class ConversationTests(TransportTestCase):
 
     def test_in_turn(self) -> None:
         """A request is looked at when the one before it is answered."""
-        other = framed(client.sign(str(TZ1), TRANSFER))
+        other = framed(client.sign(str(TZ1), ANOTHER))
         self.receive(SIGN + other + PROBE)
         self.clock.advance(0)
         self.assertEqual(self.signer.asked, [NOOP])
@@ -346,7 +347,7 @@ class ConversationTests(TransportTestCase):
         self.signer.answer()
         self.clock.advance(0)
         self.assert_answers(SIGNED)
-        self.assertEqual(self.signer.asked, [NOOP, TRANSFER])
+        self.assertEqual(self.signer.asked, [NOOP, ANOTHER])
         self.signer.answer()
         self.clock.advance(0)
         self.assert_answers(SIGNED, NO_AUTHENTICATION)

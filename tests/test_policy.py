@@ -12,6 +12,7 @@ from tests.support.deciding import (
     rule_of,
     signed_by,
 )
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS
 from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
@@ -97,8 +98,13 @@ class PolicyTests(DecidingTestCase):
             [[rule.name for rule in rules] for rules in lists],
             [
                 ["address", "user"],
-                ["key", "authentication", "chain", "operation", "size"],
-                ["rate", "watermark"],
+                [
+                    *("key", "authentication", "chain", "operation"),
+                    *("decoded", "source", "named_kinds", "kinds", "destinations", "delegates"),
+                    *("proposals", "ballots", "max_amount", "max_fee", "hours"),
+                    "size",
+                ],
+                ["rate", "per_day", "watermark"],
             ],
         )
 
@@ -110,7 +116,7 @@ class PolicyTests(DecidingTestCase):
             (limited, "authentication", [request_for()]),
             (settings_with(chains=[OTHER_CHAIN]), "chain", [request_for(block(7, 0))]),
             (settings_with(()), "operation", [request_for()]),
-            (settings_with(), "size", [request_for(NOOP + bytes(976))]),
+            (settings_with(), "size", [request_for(noop_payload(1016))]),
             (evolve(limited, security=Security(auth_check=False)), "rate", [request_for()] * 2),
             (settings_with(), "watermark", [request_for(block(level, 0)) for level in (7, 6)]),
         ):
@@ -152,8 +158,8 @@ class PolicyTests(DecidingTestCase):
         unknown = PublicKeyHash.parse(OCTEZ["keys"][0]["pkh"])
         self.refused(UnknownKey, "no keys", settings, request_for(NOOP, unknown))
         self.refused(Forbidden, "chain", settings, request_for(block(7, 0)))
-        self.refused(TooLarge, "1016 bytes", settings, request_for(NOOP + bytes(976)))
-        self.assertIsNone(self.decide(settings, request_for(NOOP + bytes(975))).claim)
+        self.refused(TooLarge, "1016 bytes", settings, request_for(noop_payload(1016)))
+        self.assertIsNone(self.decide(settings, request_for(noop_payload(1015))).claim)
 
     def test_rate(self) -> None:
         """A rate is kept where it is configured; what is undone is not counted."""

@@ -24,7 +24,8 @@ _SIGNED = re.compile(
     rb"|\x12.{36}\x14.{2}" + _LEVEL + _ROUND + rb".{32}"
     rb"|\x13.{36}\x15.{2}" + _LEVEL + _ROUND + rb".{32}"
     rb"|\x13.{36}\x17.{2}" + _LEVEL + _ROUND + rb".{32}[\x80-\xff]*[\x00-\x7f]"
-    rb"|\x03.{32}[^\x14-\x17\x1e\x1f\x28\x29].*",
+    rb"|\x03.{32}[^\x14-\x17\x1e\x1f\x28\x29].*"
+    rb"|\x05[\x00-\x0a].+",
     re.DOTALL,
 )
 """What may be signed at all, by the layouts of Octez."""
@@ -94,5 +95,6 @@ class HarmlessFramesTests(TestCase):
                     self.assertTrue(verifies(key.public_key, payload, signature))
         self.assertFalse(harness.firmware.crashed)
         self.assertEqual(
-            signed, {(slot, magic) for slot in (1, 2, 3) for magic in (0x03, 0x11, 0x12, 0x13)}
+            signed,
+            {(slot, magic) for slot in (1, 2, 3) for magic in (0x03, 0x05, 0x11, 0x12, 0x13)},
         )

@@ -23,14 +23,14 @@ from tests.support.harness import (
 )
 from tests.support.octezclient import HSM_AUTH_KEY, good, text_in
 from tests.support.stores import FailingStore, HeldWriter, watermarks_on
-from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus
+from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.errors import Conflict, Refused, Unavailable
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.watermarks.claims import Claim
 
 NOOP = PAYLOADS["noop"]
-TRANSFER = PAYLOADS["transfer"]
+ANOTHER = noop(2)
 DEADLINE = 6.0
 
 
@@ -66,7 +66,7 @@ class SharingTests(TestCase):
         """Another key or another payload is another exchange."""
         harness = HeldHarness()
         await harness.start(self)
-        asked = [(TZ1, NOOP), (TZ2, NOOP), (TZ2, TRANSFER)]
+        asked = [(TZ1, NOOP), (TZ2, NOOP), (TZ2, ANOTHER)]
         requests = [harness.signer.submit(submission(payload, key)) for key, payload in asked]
         for _ in asked:
             await harness.asked()
@@ -101,7 +101,7 @@ class SharingTests(TestCase):
         """While the device is busy, blocks overtake votes, and votes anything else."""
         harness = HeldHarness()
         await harness.start(self)
-        payloads = [NOOP, TRANSFER, consensus("att", 7, 0), consensus("preatt", 7, 0), block(7, 0)]
+        payloads = [NOOP, ANOTHER, consensus("att", 7, 0), consensus("preatt", 7, 0), block(7, 0)]
         requests = [harness.signer.submit(submission(payload)) for payload in payloads]
         for _ in payloads:
             await harness.asked()
@@ -158,14 +158,14 @@ class LeavingTests(TestCase):
         client.leave()
         await client.closed
         self.assertEqual(client.received, b"")
-        following = Deferred.fromCoroutine(harness.sign(TZ2, TRANSFER))
+        following = Deferred.fromCoroutine(harness.sign(TZ2, ANOTHER))
         harness.answer()
         await harness.asked()
         harness.answer()
         answer = await following
         self.assertEqual(answer.status, 200)
-        self.assertTrue(good(TZ2, TRANSFER, text_in(answer.body, "signature")))
-        self.assertEqual(harness.messages(), [NOOP, TRANSFER])
+        self.assertTrue(good(TZ2, ANOTHER, text_in(answer.body, "signature")))
+        self.assertEqual(harness.messages(), [NOOP, ANOTHER])
 
     async def test_signature_of_a_block_is_not_lost(self) -> None:
         """A block whose client left is there when it is asked for again."""
@@ -186,7 +186,7 @@ class LeavingTests(TestCase):
         harness = HeldHarness()
         await harness.start(self)
         first = harness.signer.submit(submission(NOOP))
-        gone = harness.signer.submit(submission(TRANSFER))
+        gone = harness.signer.submit(submission(ANOTHER))
         gone.cancel()
         self.assertIsInstance(await failure_of(gone), CancelledError)
         await harness.asked()
@@ -199,7 +199,7 @@ class LeavingTests(TestCase):
         """Who waits for the same payload as one that left still gets it."""
         harness = HeldHarness()
         await harness.start(self)
-        busy = harness.signer.submit(submission(TRANSFER))
+        busy = harness.signer.submit(submission(ANOTHER))
         leaving = harness.signer.submit(submission(NOOP))
         staying = harness.signer.submit(submission(NOOP))
         leaving.cancel()
@@ -207,7 +207,7 @@ class LeavingTests(TestCase):
         for _ in range(2):
             await harness.asked()
             harness.answer()
-        self.assertTrue(good(TZ3, TRANSFER, await busy))
+        self.assertTrue(good(TZ3, ANOTHER, await busy))
         self.assertTrue(good(TZ3, NOOP, await staying))
 
     async def test_next_one_does_not_inherit_a_withdrawn_request(self) -> None:
@@ -226,7 +226,7 @@ class LeavingTests(TestCase):
         following = signer.submit(submission(block(7, 0)))
         disk.write()
         self.assertNoResult(following)
-        last = signer.submit(submission(TRANSFER, TZ1))
+        last = signer.submit(submission(ANOTHER, TZ1))
         for _ in range(2):
             await harness.asked()
             harness.answer()
@@ -242,7 +242,7 @@ class LeavingTests(TestCase):
         await harness.start(self)
         self.successResultOf(harness.signer.drained())
         staying = harness.signer.submit(submission(NOOP))
-        leaving = harness.signer.submit(submission(TRANSFER, TZ1))
+        leaving = harness.signer.submit(submission(ANOTHER, TZ1))
         await harness.asked()
         drained, given_up = harness.signer.drained(), harness.signer.drained()
         given_up.cancel()
@@ -329,7 +329,7 @@ class DeadlineTests(TestCase):
         await harness.start(self)
         clock = Clock()
         signer = Signer(harness.settings, harness.hsms, harness.watermarks, clock)
-        busy = signer.submit(submission(TRANSFER))
+        busy = signer.submit(submission(ANOTHER))
         await harness.asked()
         for payload in (NOOP, block(7, 0)):
             waiting = signer.submit(submission(payload, TZ1))
@@ -339,7 +339,7 @@ class DeadlineTests(TestCase):
         self.failureResultOf(busy, Unavailable)
         harness.answer()
         await signer.drained()
-        self.assertEqual(harness.messages(), [TRANSFER])
+        self.assertEqual(harness.messages(), [ANOTHER])
 
 
 class LogTests(TestCase):
@@ -364,7 +364,7 @@ class LogTests(TestCase):
                 f"refused block 7/1 for {TZ3} from HERE in MS: 409 block at level 7 round 1 is "
                 "not above the high watermark, level 7 round 2",
             ),
-            (TZ1, NOOP, True, 200, f"signed generic for {TZ1} from HERE in MS"),
+            (TZ1, NOOP, True, 200, f"signed failing_noop 'hi', for {TZ1} from HERE in MS"),
             (
                 TZ3,
                 consensus("att_dal_5", 8, 0),
@@ -393,7 +393,7 @@ class LogTests(TestCase):
                 NOOP,
                 True,
                 404,
-                f"refused generic for {unknown} from HERE in MS: 404 "
+                f"refused failing_noop 'hi', for {unknown} from HERE in MS: 404 "
                 f"no keys for the source contract {unknown}",
             ),
         ]
@@ -442,7 +442,7 @@ class LogTests(TestCase):
         signer = Signer(harness.settings, harness.hsms, harness.watermarks, clock)
         with capturedLogs() as events:
             staying = signer.submit(submission(NOOP))
-            leaving = signer.submit(submission(TRANSFER, TZ1))
+            leaving = signer.submit(submission(ANOTHER, TZ1))
             await harness.asked()
             clock.advance(0.25)
             leaving.cancel()
@@ -452,9 +452,13 @@ class LogTests(TestCase):
             await staying
         left, signed = self._decisions(events)
         self.assertEqual(
-            formatEvent(left), f"client 127.0.0.1 went away after 250 ms: generic for {TZ1}"
+            formatEvent(left),
+            "client 127.0.0.1 went away after 250 ms: transaction of 1 tez to "
+            f"tz1gjaF81ZRRvdzjobyfVNsAeSC6PScjfQwN, fee 0.000404 tez, for {TZ1}",
         )
-        self.assertEqual(formatEvent(signed), f"signed generic for {TZ3} from 127.0.0.1 in 1250 ms")
+        self.assertEqual(
+            formatEvent(signed), f"signed failing_noop 'hi', for {TZ3} from 127.0.0.1 in 1250 ms"
+        )
 
     async def test_fault_has_its_line(self) -> None:
         """A fault of ours leaves one line like any decision, with the traceback in it."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
 from tests.support.recorder import Recorder
 from tests.support.stores import HeldWriter
@@ -135,7 +136,7 @@ class RefusedTests(DecisionTestCase):
 
     def test_rule(self) -> None:
         """A rule of the policy has its own name."""
-        long = NOOP + bytes(MAX_MESSAGE)
+        long = noop_payload(MAX_MESSAGE + 1)
         self.assertEqual(self.decided(long).rule, "size")
         self.signer = self.made(settings_with(()))
         self.assertEqual(self.decided(NOOP).rule, "operation")

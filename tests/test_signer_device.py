@@ -18,7 +18,7 @@ from tests.support.harness import (
 )
 from tests.support.octezclient import HSM_KEYS, good, message_in, text_in
 from tests.support.stores import FailingStore
-from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block
+from tests.support.vectors import OCTEZ, PAYLOADS, TZ3, block, noop
 from tezio_signer.errors import Conflict, Unavailable
 from tezio_signer.hsm.framing import Opcode, Slot
 from tezio_signer.simulator.firmware import SKETCH_POLICY, Firmware
@@ -29,7 +29,7 @@ from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.store import StoreError
 
 NOOP = PAYLOADS["noop"]
-TRANSFER = PAYLOADS["transfer"]
+ANOTHER = noop(2)
 
 
 class LateTests(TestCase):
@@ -166,11 +166,11 @@ class ConflictTests(TestCase):
         store.keep([(other, Mark(7, 0, digest(block(7, 0, 9))))])
         error = await failure_of(harness.signer.submit(submission(block(7, 0))))
         self.assertIsInstance(error, Conflict)
-        following = harness.signer.submit(submission(TRANSFER))
+        following = harness.signer.submit(submission(ANOTHER))
         harness.answer()
         await first
         await harness.asked()
-        self.assertEqual(harness.messages(), [NOOP, TRANSFER])
+        self.assertEqual(harness.messages(), [NOOP, ANOTHER])
         harness.answer()
         await following
         await harness.signer.drained()
@@ -265,7 +265,7 @@ class DeviceTests(TestCase):
         await harness.asked()
         harness.simulator.unplug()
         self.assertEqual((await waiting).status, 502)
-        self.assertEqual((await harness.sign(TZ3, TRANSFER)).status, 502)
+        self.assertEqual((await harness.sign(TZ3, ANOTHER)).status, 502)
         # Its public key is known by now.
         answer = await harness.request("GET", f"/keys/{TZ3}")
         self.assertEqual(text_in(answer.body, "public_key"), HSM_KEYS[2].public_key)

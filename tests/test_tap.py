@@ -280,7 +280,7 @@ class RunningTests(TapTestCase):
         self.addCleanup(daemon.stopService)
         client = Client(await listening)
         await ready
-        self.assertEqual((await client.sign(TZ3, PAYLOADS["transfer"])).status, 403)
+        self.assertEqual((await client.sign(TZ3, PAYLOADS["noop"])).status, 403)
         first = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
         second = await client.sign(TZ3, PAYLOADS["block_unlocked_nononce_on"])
         self.assertEqual((first.status, second.status), (200, 200))

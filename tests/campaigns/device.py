@@ -20,7 +20,7 @@ from tests.campaigns.rig import Rig, resident_memory, run
 from tests.support.harness import Client, reactor
 from tests.support.hsmfaults import Fault, FaultyHsm, Pace, at_random
 from tests.support.octezclient import verifies
-from tests.support.vectors import TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support.vectors import TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.hsm.exchange import Timing
 from tezio_signer.inflight import DEADLINE
 from tezio_signer.simulator.firmware import Firmware
@@ -111,7 +111,7 @@ class Campaign:
         """A key and a payload: an operation, or a baking operation above all before."""
         choice = self._random.random()
         if choice < 0.6:
-            return self._random.choice((TZ1, TZ2, TZ3)), transfer(self._random.getrandbits(64))
+            return self._random.choice((TZ1, TZ2, TZ3)), noop(self._random.getrandbits(64))
         self._level += 1
         if choice < 0.7:
             return TZ3, block(self._level, 0)
@@ -140,7 +140,7 @@ class Campaign:
             hsm.plan = lambda _: None
         recovered = await self._rig.all_ready()
         signed = [
-            await self._sign(client, key, transfer(n))
+            await self._sign(client, key, noop(n))
             for n in range(DEVICES)
             for key in (TZ1, TZ2, TZ3)
         ]

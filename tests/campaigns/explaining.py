@@ -23,7 +23,7 @@ from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.recorder import Recorder
 from tests.support.stores import MemoryStore
 from tests.support.strategies import RECORDED
-from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.cli.explain import explain
 from tezio_signer.cli.explanation import Explanation
 from tezio_signer.config.settings import Limits, Security, Settings, SigningKey
@@ -37,6 +37,8 @@ from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite.reading import Content
 
 REQUESTS = 12
 """That come to one daemon, one after the other."""
@@ -176,7 +178,7 @@ class Chance:
             (
                 lambda: block(level, round_, random.randint(0x40, 0x41)),
                 lambda: consensus(random.choice(("preatt", "att", "att_dal_5")), level, round_),
-                lambda: transfer(random.randint(0, 3)),
+                lambda: noop(random.randint(0, 3)),
                 lambda: random.choice(RECORDED),
             )
         )()
@@ -228,6 +230,13 @@ class Daemon:
         self.signer = Signer(settings, self.pool, self.watermarks, self.clock)
         self.signer.decisions.add(self.recorder)
 
+    def stored(self) -> Content:
+        """A copy of what is in the store."""
+        marks: list[dict[MarkId, Mark]] = []
+        self.store.load().addCallback(marks.append)
+        spending = {key: dict(entries) for key, entries in self.store.spending.items()}
+        return Content(marks[0], spending)
+
     def decide(self, key: PublicKeyHash, peer: Peer, asked: SigningRequest | Refused) -> Decision:
         """What becomes of a request."""
         self.board.firmware.power_cycle()  # its own watermarks know no chains
@@ -271,9 +280,8 @@ def _one_daemon(report: Report, chance: Chance, name: str) -> None:
             authentication = asked.authentication
         except Refused as refused:
             asked, authentication = refused, None
-        marks: list[object] = []
-        daemon.store.load().addCallback(marks.append)
-        explanation = explain(settings, marks[0], key, data, peer, authentication)  # type: ignore[arg-type]
+        stored = daemon.stored()
+        explanation = explain(settings, stored, key, data, peer, authentication)
         decision = daemon.decide(key, peer, asked)
         report.note(f"{name}, request {number} ({data.hex()})", explanation, decision)
     daemon.stop()

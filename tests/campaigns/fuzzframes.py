@@ -43,13 +43,13 @@ class FramesTarget:
     def __init__(self) -> None:
         self.listener = Listener(OctezSocketFactory)
         requests = [frame for name, frame in FRAMES.items() if not name.startswith("R_")]
-        transfer = PAYLOADS["transfer"]
-        proof = octezsocketclient.authentication(HSM_AUTH_KEY, str(TZ2), transfer)
+        noop = PAYLOADS["noop"]
+        proof = octezsocketclient.authentication(HSM_AUTH_KEY, str(TZ2), noop)
         self.seeds = [
             *FRAMES.values(),
             b"".join(requests),
-            framed(octezsocketclient.sign(str(TZ1), transfer)),
-            framed(octezsocketclient.sign(str(TZ2), transfer, proof)),
+            framed(octezsocketclient.sign(str(TZ1), noop)),
+            framed(octezsocketclient.sign(str(TZ2), noop, proof)),
             framed(octezsocketclient.sign(str(TZ3), PAYLOADS["att_dal_5"])) * 2,
             framed(octezsocketclient.sign(str(TZ3), PAYLOADS["block_unlocked_nononce_on"])),
             framed(octezsocketclient.public_key(str(TZ1))) + framed(b"\x02") + framed(b"\x06"),

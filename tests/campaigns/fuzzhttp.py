@@ -67,17 +67,17 @@ class HttpTarget:
 
     def __init__(self) -> None:
         self.listener = Listener(self._site)
-        transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
-        proof = HSM_AUTH_KEY.authenticate(str(TZ2), transfer)
+        noop, block = PAYLOADS["noop"], PAYLOADS["block_unlocked_nononce_on"]
+        proof = HSM_AUTH_KEY.authenticate(str(TZ2), noop)
         routes = ("/", "/authorized_keys", "/known_keys", f"/keys/{TZ1}", "/nowhere")
         self.seeds = [
             *(octezclient.get("h", route) for route in routes),
             octezclient.get("h", f"/bls_prove_possession/{TZ1}"),
-            octezclient.post("h", f"/keys/{TZ1}?version=3", transfer),
+            octezclient.post("h", f"/keys/{TZ1}?version=3", noop),
             octezclient.post("h", f"//keys/{TZ3}", block),
-            octezclient.post("h", f"/keys/{TZ2}?authentication={proof}&version=3", transfer),
+            octezclient.post("h", f"/keys/{TZ2}?authentication={proof}&version=3", noop),
             _plain("POST", f"/keys/{TZ3}", PAYLOADS["att_dal_5"], "Expect: 100-continue\r\n"),
-            _plain("POST", f"/keys/{TZ2}", transfer) + octezclient.get("h", "/"),
+            _plain("POST", f"/keys/{TZ2}", noop) + octezclient.get("h", "/"),
             _plain("HEAD", "/known_keys", b"") + _plain("POST", f"/keys/{TZ3}", PAYLOADS["preatt"]),
         ]
 

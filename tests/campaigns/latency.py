@@ -15,7 +15,7 @@ from tests.campaigns.rig import Rig, percentile, run
 from tests.support.harness import reactor, submission
 from tests.support.octezclient import OctezClient, verifies
 from tests.support.octezsocketclient import OctezSocketClient
-from tests.support.vectors import TZ3, consensus, transfer
+from tests.support.vectors import TZ3, consensus, noop
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.signer import Signer
@@ -106,7 +106,7 @@ async def measure(signatures: int) -> list[Course]:
             "Unix socket": OctezSocketClient(rig.open(os.path.join(directory, "socket"))),
             NO_LISTENER: NoListener(rig.signer),
         }
-        generic = map(transfer, count())
+        generic = map(noop, count())
         attestations = (consensus("att", level, 0) for level in count(1))
         courses = [
             Course(name, kind, listener, payloads, firmware.prepare)

@@ -31,7 +31,7 @@ from tests.support.daemonprocess import FREE_PORT, Process, serving, spawn_daemo
 from tests.support.harness import EVERY_MAGIC_BYTE, hex_body, parse_response, reactor
 from tests.support.octezclient import HSM_KEYS, SecretKey, to_base58check, verifies
 from tests.support.octezsocketclient import Conversation, OctezSocketError
-from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3, block, consensus, transfer
+from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -413,7 +413,7 @@ class HttpClient(RunClient):
             return asked, "keys of {side.name}", await self._http(asked, "GET", "/known_keys")
         asked = self._some("token", "key")
         assert asked.key is not None
-        key, payload = asked.key.key, transfer(self._run.number())
+        key, payload = asked.key.key, noop(self._run.number())
         return asked, "signed", await self._http(asked, "POST", f"/keys/{key}", key, payload)
 
     async def _http(
@@ -476,7 +476,7 @@ class SocketClient(RunClient):
     async def _one(self) -> tuple[Asked, str, str]:
         asked = self._some("key")
         assert asked.key is not None
-        key, payload = asked.key.key, transfer(self._run.number())
+        key, payload = asked.key.key, noop(self._run.number())
         received = await self._say(self._run.socket, octezsocket.sign(str(key), payload))
         if received is None:
             return asked, "signed", "address" if asked.address else "failed: closed"

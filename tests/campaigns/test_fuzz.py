@@ -14,6 +14,7 @@ from tests.campaigns.fuzzoperations import MichelineTarget, OperationsTarget
 from tests.campaigns.fuzztargets import Wrong
 from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
 from tests.support import octezclient, octezsocketclient
+from tests.support.genericpayloads import OTHER, drain_delegate, payload
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.tezos import kinds, layout, operations
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -177,19 +178,23 @@ class AskedTests(SynchronousTestCase):
 
     def test_what_is_not_allowed(self) -> None:
         """Whoever asks for another key's operation, or does not authenticate, asks for nothing."""
-        transfer, block = PAYLOADS["transfer"], PAYLOADS["block_unlocked_nononce_on"]
-        self.assertEqual(self._asked(TZ1, transfer), [(str(TZ1), transfer)])
-        for key, payload in (
+        noop, block = PAYLOADS["noop"], PAYLOADS["block_unlocked_nononce_on"]
+        self.assertEqual(self._asked(TZ1, noop), [(str(TZ1), noop)])
+        for key, data in (
             (TZ1, block),
-            (TZ2, transfer),
-            (TZ3, transfer),
-            (AUTH, transfer),
-            (TZ1, b"\x04" + transfer[1:]),
+            (TZ2, noop),
+            (TZ3, noop),
+            (AUTH, noop),
+            (TZ1, b"\x04" + noop[1:]),
+            (TZ1, noop[:-1]),
+            (TZ1, noop + b"\x00"),
+            (TZ1, PAYLOADS["transfer"]),  # of another account
+            (TZ1, payload(drain_delegate(str(TZ1), str(TZ1), OTHER))),
             (TZ3, block[:-1]),
             (TZ3, block[:4] + b"\x00" + block[5:]),
             (TZ3, PAYLOADS["bls_att"]),
         ):
-            self.assertEqual(self._asked(key, payload), [], payload)
+            self.assertEqual(self._asked(key, data), [], data)
 
     def _asked(self, key: PublicKeyHash, payload: bytes) -> list[Ask]:
         asked = asked_over_http(octezclient.post("h", f"/keys/{key}", payload))

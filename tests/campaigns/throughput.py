@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.campaigns.rig import Rig, run
 from tests.support.harness import Client, reactor
-from tests.support.vectors import TZ3, transfer
+from tests.support.vectors import TZ3, noop
 from tezio_signer.simulator.firmware import Firmware
 from tezio_signer.simulator.service import Simulator
 
@@ -29,7 +29,7 @@ async def rate(boards: int, rounds: int) -> float:
 
     async def sign(client: Client) -> None:
         for number in payloads:
-            payload = transfer(number)
+            payload = noop(number)
             answer = await client.sign(TZ3, payload)
             assert answer.status == 200, answer.body
             done.append(reactor.seconds())

@@ -1,7 +1,8 @@
 """Payloads, frames and HTTP requests read anew: who asked for what, and must have an answer.
 
-Nothing here is the package's or Twisted's: what the signer takes for a request, and what it
-sends to a device, is held to this reading. It takes what is unusual but means one thing only.
+What the signer takes for a request, and what it sends to a device, is held to this reading.
+Nothing in it is the package's or Twisted's, but for what is in generic operations. It takes what
+is unusual but means one thing only.
 """
 
 import re
@@ -13,6 +14,7 @@ from attrs import frozen
 from tests.support.octezclient import HSM_AUTH_KEY, authenticated_bytes, to_base58check, verifies
 from tests.support.octezsocketclient import tagged_hash
 from tests.support.vectors import TZ1, TZ2, TZ3
+from tezio_signer.tezos import operations
 
 Fields = tuple[object, ...]
 Ask = tuple[str, bytes]
@@ -44,6 +46,9 @@ _BLOCK = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _GENERIC = re.compile(rb"\x03(?P<branch>.{32})(?P<contents>.+)", re.DOTALL)
+_NAMED = operations.CONSENSUS_KINDS | {
+    *("drain_delegate", "update_consensus_key", "update_companion_key")
+}
 _NAMES = {b"\x12": "preattestation", b"\x13": "attestation"}
 _KINDS = {b"\x12": (b"\x14", b"\x28"), b"\x13": (b"\x15", b"\x17", b"\x29")}
 
@@ -98,18 +103,32 @@ def _block(match: re.Match[bytes]) -> Fields | None:
 def may_be_signed(pkh: str, payload: bytes) -> bool:
     """Whether the policy of the targets lets this key sign this payload.
 
-    The tz1 key signs generic operations; the tz2 key too, for who authenticates; the tz3 key
-    bakes on the main chain.
+    The tz1 key signs generic operations of its own account; the tz2 key too, for who
+    authenticates; the tz3 key bakes on the main chain.
     """
     fields = fields_of(payload)
     if fields is None or len(payload) > LONGEST_PAYLOAD:
         return False
     if pkh in (str(TZ1), str(TZ2)):
-        return payload[0] == 0x03
+        return payload[0] == 0x03 and _is_of(pkh, payload)
     if pkh == str(TZ3):
         bls = len(fields) == 8 and fields[4] is None
         return payload[0] in (0x11, 0x12, 0x13) and fields[1] == MAINNET and not bls
     return False
+
+
+def _is_of(pkh: str, payload: bytes) -> bool:
+    """Whether a group of operations is understood, of no other account, and of no kind that
+    has to be named. The decoder is held to an encoder elsewhere, and believed here.
+    """
+    try:
+        group = operations.decode(payload[1:])
+    except operations.Undecodable:
+        return False
+    return all(
+        content.fields.get("source", pkh) == pkh and content.kind not in _NAMED
+        for content in group.contents
+    )
 
 
 def _authentic(pkh: str, payload: bytes, signatures: list[str]) -> bool:

@@ -15,7 +15,7 @@ from tests.support.deciding import MAINNET
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.cli.explain import payload_of
-from tezio_signer.cli.explanation import shown
+from tezio_signer.cli.wrapping import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.etcd.store import EtcdStore
@@ -82,9 +82,9 @@ class TextTests(ExplainTestCase):
         lines = outcome.out.splitlines()
         self.assertLessEqual(max(map(len, lines)), 80)
         self.assertEqual(lines[0].split(), ["payload", "block,", "198", "bytes"])
-        self.assertIn("  chain             NetXdQprcVkpaWU", lines)
-        self.assertIn("  level             7", lines)
-        self.assertIn("  round             1", lines)
+        self.assertIn("  chain               NetXdQprcVkpaWU", lines)
+        self.assertIn("  level               7", lines)
+        self.assertIn("  round               1", lines)
         self.assertIn(f"for {TZ3}, asked from 127.0.0.1", lines)
         self.assertIn("    key             passes     is for a key of the configuration", lines)
         said = " ".join(outcome.out.split())
@@ -294,7 +294,7 @@ class StoreTests(ExplainTestCase):
         async def away(_: EtcdStore) -> None:
             raise StoreAwayError("etcd at http://localhost:1: did not answer in time")
 
-        self.patch(EtcdStore, "read", away)
+        self.patch(EtcdStore, "load", away)
         self.configure(watermarks={"store": "etcd:http://localhost:1"})
         refused = self.decision(block(7, 0))
         self.assertEqual((refused["rule"], refused["status"]), ("watermark", 502))

@@ -30,7 +30,7 @@ from tests.support.filewatch import FileWatch
 from tests.support.harness import Client, reactor
 from tests.support.octezsocketclient import OctezSocketClient
 from tests.support.processcase import ProcessTestCase
-from tests.support.vectors import TZ1, TZ3, block
+from tests.support.vectors import TZ1, TZ3, block, noop
 from tezio_signer import __version__
 
 STOP_SECONDS = 7.0
@@ -106,7 +106,7 @@ class LogProcessTests(ProcessTestCase):
             # Each is a line, and together more than a pipe holds.
             answer = await client.request("GET", f"/keys/{'x' * 400}{level}")
             self.assertEqual(answer.status, 400)
-        self.assertEqual((await client.sign(TZ1, b"\x03" + bytes(40))).status, 200)
+        self.assertEqual((await client.sign(TZ1, noop(1))).status, 200)
         self.assertLess(reactor.seconds() - began, 10)
         began = reactor.seconds()
         process.send("TERM")

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard, FakePorts
 from tests.support.hsmdevice import KEYS, is_signature
-from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
+from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, block, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.boards import Board
@@ -348,7 +348,7 @@ class CommandTests(DeviceTestCase):
         self.setUp()
         self.plug_in()
         late: list[Signature] = []
-        first, second = transfer(1), transfer(2)
+        first, second = noop(1), noop(2)
         abandoned = self.device.sign(Slot.TZ3, first, late.append)
         (frame,) = self.board.asked()
         answer = self.board.firmware.execute(bytes.fromhex(frame)[1:])

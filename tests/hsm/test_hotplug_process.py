@@ -92,7 +92,7 @@ class VanishingTests(ProcessTestCase):
             board.plug_in()
             lay_down()
             await self._says_times(daemon, r"HSM \S+ is ready", level - 8)
-            self.assertEqual((await client.sign(TZ3, PAYLOADS["transfer"])).status, 200)
+            self.assertEqual((await client.sign(TZ3, PAYLOADS["noop"])).status, 200)
             # It may have been found by looking; each answer lets the daemon go on by a turn.
             while self._watched(daemon) != 2:  # /dev and the directory of the link
                 await client.request("GET", "/")

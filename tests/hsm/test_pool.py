@@ -16,7 +16,7 @@ from tests.support.boardscase import TwoBoardsTestCase
 from tests.support.fakeboard import ANSWER, ASK_KEY, QUIET, FakeBoard
 from tests.support.harness import EVERY_MAGIC_BYTE, reactor
 from tests.support.hsmdevice import KEYS, is_signature
-from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, transfer
+from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ2, TZ3, block, noop
 from tezio_signer import serialhsm
 from tezio_signer.config.settings import DEFAULT_WAITING
 from tezio_signer.errors import Forbidden, Unavailable
@@ -60,11 +60,11 @@ class ChoosingTests(TwoBoardsTestCase):
     def test_once_more(self) -> None:
         """What may be signed twice is asked for once more when its answer is lost, not thrice."""
         self.start(1)
-        asked = self.sign(transfer(1))
+        asked = self.sign(noop(1))
         frame = self.stay_silent(self.first)
         self.assertEqual(self.first.serve()[-1], frame)
-        self.signed(asked, transfer(1))
-        asked = self.sign(transfer(2))
+        self.signed(asked, noop(1))
+        asked = self.sign(noop(2))
         self.stay_silent(self.first)
         for _ in Slot:
             self.first.answer(self.first.asked()[0])
@@ -84,23 +84,23 @@ class ChoosingTests(TwoBoardsTestCase):
         """A signature that does not verify is a critical matter, and another board is asked."""
         self.start(2)
         self.first.firmware.keys[Slot.TZ3] = self.first.firmware.keys[Slot.AUTH]
-        asked = self.sign(transfer(1))
+        asked = self.sign(noop(1))
         with capturedLogs() as events:
             self.first.answer(self.first.asked()[0])
         self.assertIn(LogLevel.critical, [event["log_level"] for event in events])
         self.second.serve()
-        self.signed(asked, transfer(1))
+        self.signed(asked, noop(1))
 
     def test_refusing_board(self) -> None:
         """Another board is asked for what one refuses; when all refuse, that is the answer."""
         self.start(2)
         self.first.firmware = Firmware(enabled=dict.fromkeys(Slot, ()))
-        asked = self.sign(transfer(1))
+        asked = self.sign(noop(1))
         self.first.serve()
         self.second.serve()
-        self.signed(asked, transfer(1))
+        self.signed(asked, noop(1))
         self.second.firmware = self.first.firmware
-        asked = self.sign(transfer(2))
+        asked = self.sign(noop(2))
         self.first.serve()
         self.second.serve()
         self.assertEqual(self.failureResultOf(asked, StatusReply).value.byte, 0xB8)
@@ -108,14 +108,14 @@ class ChoosingTests(TwoBoardsTestCase):
     def test_least_busy(self) -> None:
         """Requests are shared out; as many wait as the boards together can take."""
         self.start(2)
-        results = [self.sign(transfer(number)) for number in range(2 * DEFAULT_WAITING + 2)]
-        self.failureResultOf(self.sign(transfer(2 * DEFAULT_WAITING + 2)), Unavailable)
+        results = [self.sign(noop(number)) for number in range(2 * DEFAULT_WAITING + 2)]
+        self.failureResultOf(self.sign(noop(2 * DEFAULT_WAITING + 2)), Unavailable)
         for _ in range(DEFAULT_WAITING + 1):
             for board in (self.first, self.second):
                 (frame,) = board.asked()
                 board.answer(frame)
         for number, result in enumerate(results):
-            self.signed(result, transfer(number))
+            self.signed(result, noop(number))
 
 
 class PoolTestCase(TestCase):
@@ -320,7 +320,7 @@ class PoolTests(PoolTestCase):
         used: list[str] = []
         self.hsm.observer = lambda _: used.append("first")
         other.observer = lambda _: used.append("second")
-        await gatherResults([self.pool.sign(TZ3, transfer(n)).result for n in range(4)])
+        await gatherResults([self.pool.sign(TZ3, noop(n)).result for n in range(4)])
         self.assertEqual(set(used), {"first", "second"})
         await self.pull()
         used.clear()
@@ -439,15 +439,15 @@ class NonceTests(PoolTestCase):
         self.hsm.firmware.failing.add("nonce")
         self.start()
         await self.pool.public_key(TZ3)
-        await self.signed(transfer(1))
-        await self.signed(transfer(1))
+        await self.signed(noop(1))
+        await self.signed(noop(1))
         with capturedLogs() as events:
-            asked = self.pool.sign(TZ3, transfer(2))
+            asked = self.pool.sign(TZ3, noop(2))
             error = await self.assertFailure(asked.result, Forbidden)
         self.assertIn("exposes the secret key", str(error))
         (critical,) = [e for e in events if e["log_level"] is LogLevel.critical]
         self.assertIn(str(TZ3), formatEvent(critical))
         self.hsm.observer = lambda data: self.fail(data.hex())
-        await self.assertFailure(self.pool.sign(TZ3, transfer(1)).result, Forbidden)
+        await self.assertFailure(self.pool.sign(TZ3, noop(1)).result, Forbidden)
         self.hsm.observer = bytes
-        await self.pool.sign(TZ1, transfer(2)).result
+        await self.pool.sign(TZ1, noop(2)).result

@@ -7,7 +7,7 @@ from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET
 from tests.support.missingcurve import without_curve
 from tests.support.usbports import MKR, NANO
-from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, transfer
+from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import boards
 from tezio_signer.hsm.boards import BoardSelector
@@ -50,7 +50,7 @@ class ConfiguredTestCase(BoardsTestCase):
 
     def refusal(self, key: PublicKeyHash) -> str:
         """Why a signature of a key is refused."""
-        asked = self.pool.sign(key, transfer(1)).result
+        asked = self.pool.sign(key, noop(1)).result
         self.clock.pump([0.5] * 5)
         return str(self.failureResultOf(asked, Unavailable).value)
 
@@ -105,7 +105,7 @@ class ClonesTests(ConfiguredTestCase):
         first, second = self.plug_in("port1", "A1"), self.plug_in("port2", "A1")
         self.begin(BoardSelector(serial_number="A1"))
         self.assertEqual(self.names(), {"A1": "port1", "A1 at port2": "port2"})
-        asked = [self.pool.sign(TZ3, transfer(number)).result for number in range(2)]
+        asked = [self.pool.sign(TZ3, noop(number)).result for number in range(2)]
         self.assertEqual([len(fake.serve()) for fake in (first, second)], [1, 1])
         for result in asked:
             self.successResultOf(result)
@@ -178,7 +178,7 @@ class SilentBoardTests(ConfiguredTestCase):
         fake = self.plug_in("port1", "A1")
         self.begin()
         with capturedLogs() as events:
-            asked = self.pool.sign(TZ3, transfer(1)).result
+            asked = self.pool.sign(TZ3, noop(1)).result
             fake.asked()
             self.clock.advance(ANSWER)
             self.clock.advance(QUIET)
@@ -195,7 +195,7 @@ class SilentBoardTests(ConfiguredTestCase):
         self.begin()
         with capturedLogs() as events:
             fake.protocol.dataReceived(b"15\r\n")
-            asked = self.pool.sign(TZ3, transfer(1)).result
+            asked = self.pool.sign(TZ3, noop(1)).result
             self.clock.advance(QUIET)
             fake.serve()
         self.successResultOf(asked)
@@ -216,7 +216,7 @@ class MissingCurveTests(ConfiguredTestCase):
         self.assertEqual(len(warnings), 1)
         self.assertIn("HSM A1 at port1, slot 2: the OpenSSL of this machine has no", warnings[0])
         for key in (TZ1, TZ3):
-            asked = self.pool.sign(key, transfer(1)).result
+            asked = self.pool.sign(key, noop(1)).result
             fake.serve()
             self.successResultOf(asked)
         self.assertIn("slot 2: the OpenSSL of this machine has no SECP256K1", self.refusal(TZ2))

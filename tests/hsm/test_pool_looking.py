@@ -8,7 +8,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import FakeBoard
-from tests.support.vectors import OCTEZ, TZ1, TZ3, transfer
+from tests.support.vectors import OCTEZ, TZ1, TZ3, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -82,7 +82,7 @@ class LookingTests(BoardsTestCase):
     def test_stopped_while_one_waits(self) -> None:
         """Who waits for a board when it stops is refused at once."""
         self.run_pool([])
-        waiting = self.sign(transfer(1)).result
+        waiting = self.sign(noop(1)).result
         key = Deferred.fromCoroutine(self.pool.public_key(TZ3))
         self.assertNoResult(waiting)
         self.pool.stopService()
@@ -98,11 +98,11 @@ class NamelessTests(BoardsTestCase):
         """They are two, and both sign."""
         boards = [self.plug_in(name, None) for name in ("one", "two")]
         self.run_pool(boards)
-        requests = [self.sign(transfer(number)).result for number in range(2)]
+        requests = [self.sign(noop(number)).result for number in range(2)]
         for board in boards:
             self.assertEqual(len(board.serve()), 1)
         for number, request in enumerate(requests):
-            self.signed(request, transfer(number))
+            self.signed(request, noop(number))
 
     def test_another_port(self) -> None:
         """A board with a serial number is the same one at another port."""
@@ -112,9 +112,9 @@ class NamelessTests(BoardsTestCase):
         self.looked(1)
         board.serve()
         self.assertEqual(len(self.pool.devices), 1)
-        signing = self.sign(transfer(1)).result
+        signing = self.sign(noop(1)).result
         board.serve()
-        self.signed(signing, transfer(1))
+        self.signed(signing, noop(1))
 
     def test_clone_that_moves(self) -> None:
         """Of two boards that say one serial number, the one that moved is known again."""

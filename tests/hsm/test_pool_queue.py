@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
-from tests.support.vectors import TZ1, block, consensus, transfer
+from tests.support.vectors import TZ1, block, consensus, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.exchange import NotSent
@@ -30,19 +30,19 @@ class OrderTests(BoardsTestCase):
     def test_one_at_a_time(self) -> None:
         """There is one command in flight; others wait for its reply, in order."""
         (board,) = self.start("one")
-        asked = [self.sign(transfer(number)) for number in range(3)]
+        asked = [self.sign(noop(number)) for number in range(3)]
         for number, signing in enumerate(asked):
-            self.assertEqual(board.asked(), frames(transfer(number)))
+            self.assertEqual(board.asked(), frames(noop(number)))
             self.clock.advance(1)
             self.assertEqual(board.asked(), [])
             self.assertNoResult(signing.result)
-            board.answer(*frames(transfer(number)))
-            self.signed(signing.result, transfer(number))
+            board.answer(*frames(noop(number)))
+            self.signed(signing.result, noop(number))
 
     def test_urgent_first(self) -> None:
         """Of those that wait, blocks go first, then attestations, then all others."""
         (board,) = self.start("one")
-        messages = [transfer(0), transfer(1), consensus("att", 9, 0), block(9, 0), transfer(2)]
+        messages = [noop(0), noop(1), consensus("att", 9, 0), block(9, 0), noop(2)]
         asked = [self.sign(m, Priority(p)) for m, p in zip(messages, (2, 2, 1, 0, 2), strict=True)]
         order = [messages[at] for at in (0, 3, 2, 1, 4)]
         self.assertEqual(board.serve(), frames(*order))
@@ -52,65 +52,65 @@ class OrderTests(BoardsTestCase):
     def test_next_before_the_result(self) -> None:
         """The next command is written before anybody is told what the last one brought."""
         (board,) = self.start("one")
-        first, second = self.sign(transfer(1)), self.sign(transfer(2))
+        first, second = self.sign(noop(1)), self.sign(noop(2))
         written: list[list[str]] = []
         first.result.addCallback(lambda _: written.append(board.asked()))
         (frame,) = board.asked()
         board.answer(frame)
-        self.assertEqual(written, [frames(transfer(2))])
+        self.assertEqual(written, [frames(noop(2))])
         board.answer(*written[0])
-        self.signed(second.result, transfer(2))
+        self.signed(second.result, noop(2))
 
     def test_next_when_one_is_lost(self) -> None:
         """After a lost answer the urgent goes before what is asked for again."""
         (board,) = self.start("one")
-        lost, urgent = self.sign(transfer(1)), self.sign(block(9, 0), Priority.BLOCK)
-        self.assertEqual(board.asked(), frames(transfer(1)))
+        lost, urgent = self.sign(noop(1)), self.sign(block(9, 0), Priority.BLOCK)
+        self.assertEqual(board.asked(), frames(noop(1)))
         self.clock.advance(ANSWER)
         self.clock.advance(QUIET)
-        self.assertEqual(board.serve()[len(Slot) :], frames(block(9, 0), transfer(1)))
-        self.signed(lost.result, transfer(1))
+        self.assertEqual(board.serve()[len(Slot) :], frames(block(9, 0), noop(1)))
+        self.signed(lost.result, noop(1))
         self.signed(urgent.result, block(9, 0))
 
     def test_freed_board(self) -> None:
         """What waits goes to whichever board is free first, and past what that has not."""
         first, second = self.start("one", "two")
-        asked = [self.sign(transfer(number)) for number in range(3)]
+        asked = [self.sign(noop(number)) for number in range(3)]
         (kept,) = first.asked()
-        self.assertEqual(second.serve(), frames(transfer(1), transfer(2)))
-        self.signed(asked[2].result, transfer(2))
+        self.assertEqual(second.serve(), frames(noop(1), noop(2)))
+        self.signed(asked[2].result, noop(2))
         self.assertNoResult(asked[0].result)
         first.answer(kept)
-        self.signed(asked[0].result, transfer(0))
+        self.signed(asked[0].result, noop(0))
 
     def test_unasked_bytes(self) -> None:
         """A board that says something unasked gets nothing until it is in step; another does."""
         first, second = self.start("one", "two")
         first.protocol.dataReceived(b"15\r\n")
-        signing = self.sign(transfer(1))
+        signing = self.sign(noop(1))
         self.assertEqual(first.asked(), [])
-        self.assertEqual(second.serve(), frames(transfer(1)))
-        self.signed(signing.result, transfer(1))
+        self.assertEqual(second.serve(), frames(noop(1)))
+        self.signed(signing.result, noop(1))
 
     def test_unasked_bytes_of_the_only_one(self) -> None:
         """It is asked when it has said its keys."""
         (board,) = self.start("one")
         board.protocol.dataReceived(b"15\r\n")
-        signing = self.sign(transfer(1))
+        signing = self.sign(noop(1))
         self.assertEqual(board.asked(), [])
         self.clock.advance(QUIET)
-        self.assertEqual(board.serve()[len(Slot) :], frames(transfer(1)))
-        self.signed(signing.result, transfer(1))
+        self.assertEqual(board.serve()[len(Slot) :], frames(noop(1)))
+        self.signed(signing.result, noop(1))
 
     def test_found_lost(self) -> None:
         """A board that turns out to be lost, while boards are looked through, asks nobody twice."""
         first, second, third = self.start("1", "2", "3")
         third.protocol.dataReceived(b"15\r\n")
         third.port.unsent = True  # it is left at once when it is to come into step
-        signing = self.sign(transfer(1))
-        self.assertEqual(first.serve(), frames(transfer(1)))
+        signing = self.sign(noop(1))
+        self.assertEqual(first.serve(), frames(noop(1)))
         self.assertEqual((second.asked(), third.asked()), ([], []))
-        self.signed(signing.result, transfer(1))
+        self.signed(signing.result, noop(1))
 
 
 class FaultTests(BoardsTestCase):
@@ -122,7 +122,7 @@ class FaultTests(BoardsTestCase):
         (device,) = self.pool.devices.values()
         asking: Deferred[Signature] = Deferred()
         self.patch(device, "sign", lambda *_: asking)
-        signing = self.sign(transfer(1))
+        signing = self.sign(noop(1))
         if ended:
             signing.end(Signature(Curve.P256, bytes(64)))
         asking.errback(ZeroDivisionError())
@@ -144,14 +144,14 @@ class WithdrawnTests(BoardsTestCase):
     def test_withdrawn(self) -> None:
         """One that waits is dropped; one whose command is in flight cannot be taken back."""
         (board,) = self.start("one")
-        first, second, third = (self.sign(transfer(number)) for number in range(3))
+        first, second, third = (self.sign(noop(number)) for number in range(3))
         self.assertTrue(second.withdraw())
         self.failureResultOf(second.result, NotSent)
         self.assertFalse(first.withdraw())
         self.assertFalse(second.withdraw())
-        self.assertEqual(board.serve(), frames(transfer(0), transfer(2)))
-        self.signed(first.result, transfer(0))
-        self.signed(third.result, transfer(2))
+        self.assertEqual(board.serve(), frames(noop(0), noop(2)))
+        self.signed(first.result, noop(0))
+        self.signed(third.result, noop(2))
 
 
 class LimitTests(BoardsTestCase):
@@ -159,7 +159,7 @@ class LimitTests(BoardsTestCase):
 
     def requests(self, count: int) -> list[Signing]:
         """Ask for so many transfers."""
-        return [self.sign(transfer(number)) for number in range(count)]
+        return [self.sign(noop(number)) for number in range(count)]
 
     def refused(self, signing: Signing) -> str:
         """Why it was refused at once."""
@@ -169,14 +169,14 @@ class LimitTests(BoardsTestCase):
         """Let a board sign all transfers."""
         board.serve()
         for number, signing in enumerate(asked):
-            self.signed(signing.result, transfer(number))
+            self.signed(signing.result, noop(number))
 
     def test_too_many(self) -> None:
         """Only so many of a kind wait; one more is refused at once, a block is not."""
         (board,) = self.start("one")
         asked = self.requests(MOST + 1)
         self.assertEqual(
-            self.refused(self.sign(transfer(MOST + 1))),
+            self.refused(self.sign(noop(MOST + 1))),
             "64 requests wait for the HSM one at one already",
         )
         urgent = self.sign(block(9, 0), Priority.BLOCK)
@@ -189,7 +189,7 @@ class LimitTests(BoardsTestCase):
         where = next(iter(self.plugged))
         self.pull(board)
         asked = self.requests(MOST)
-        self.assertIn("64 requests wait for the HSM one", self.refused(self.sign(transfer(MOST))))
+        self.assertIn("64 requests wait for the HSM one", self.refused(self.sign(noop(MOST))))
         self.plugged[where] = board
         self.tell()
         self.looked(0.25)
@@ -211,7 +211,7 @@ class LimitTests(BoardsTestCase):
         second.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
         self.run_pool([first, second])
         asked = self.requests(MOST + 1)
-        others = [self.pool.sign(TZ1, transfer(number)) for number in range(2)]
+        others = [self.pool.sign(TZ1, noop(number)) for number in range(2)]
         second.serve()
         for signing in others:
             self.successResultOf(signing.result)
@@ -223,7 +223,7 @@ class LimitTests(BoardsTestCase):
         second.firmware = Firmware(disabled=[(Slot.TZ1, Opcode.GET_PK)])
         self.run_pool([first, second])
         asked = self.requests(MOST + 2)
-        only_one = self.pool.sign(TZ1, transfer(0))
+        only_one = self.pool.sign(TZ1, noop(0))
         self.assertTrue(only_one.waits)
         while any(signing.waits for signing in [*asked, only_one]):
             first.serve()

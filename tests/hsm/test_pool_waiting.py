@@ -6,7 +6,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.hsmdevice import is_signature
-from tests.support.vectors import TZ1, TZ3, block, transfer
+from tests.support.vectors import TZ1, TZ3, block, noop
 from tezio_signer.errors import Forbidden, Unavailable
 from tezio_signer.hsm.boards import Board
 from tezio_signer.hsm.exchange import NoAnswer
@@ -35,30 +35,30 @@ class WaitingTests(BoardsTestCase):
     def test_queued_when_it_is_pulled(self) -> None:
         """One that was not sent waits for its board from when that was pulled out."""
         (board,) = self.start("one")
-        busy, queued = self.sign(transfer(1)).result, self.sign(transfer(2)).result
+        busy, queued = self.sign(noop(1)).result, self.sign(noop(2)).result
         busy.addErrback(lambda _: None)
         self.clock.advance(PATIENCE + 0.5)
         self.pull_for_a_while(board, queued)
-        self.signed(queued, transfer(2))
+        self.signed(queued, noop(2))
 
     def test_sent_when_it_is_pulled(self) -> None:
         """So does one that may be sent twice; a transfer has no watermark."""
         (board,) = self.start("one")
-        sent = self.sign(transfer(1)).result
+        sent = self.sign(noop(1)).result
         self.clock.advance(PATIENCE + 0.5)
         self.pull_for_a_while(board, sent)
-        self.signed(sent, transfer(1))
+        self.signed(sent, noop(1))
 
     def test_same_payload_twice(self) -> None:
         """Two requests for one payload are each answered."""
         (board,) = self.start("one")
-        requests = [self.sign(transfer(1)).result for _ in range(2)]
+        requests = [self.sign(noop(1)).result for _ in range(2)]
         board.serve()
         for request in requests:
-            self.signed(request, transfer(1))
-        again = self.sign(transfer(1)).result
+            self.signed(request, noop(1))
+        again = self.sign(noop(1)).result
         board.serve()
-        self.signed(again, transfer(1))
+        self.signed(again, noop(1))
 
     def test_changed(self) -> None:
         """Who waits for a change is told whether there was one in time."""
@@ -73,7 +73,7 @@ class WaitingTests(BoardsTestCase):
     def test_patience(self) -> None:
         """Nobody waits longer than that."""
         self.run_pool([])
-        request = self.sign(transfer(1)).result
+        request = self.sign(noop(1)).result
         self.clock.advance(PATIENCE - 0.01)
         self.assertNoResult(request)
         self.clock.advance(0.01)
@@ -88,7 +88,7 @@ class WaitingTests(BoardsTestCase):
         self.plugged[Board("elsewhere", "one")] = board
         self.tell()
         self.looked(0.25)
-        request = self.sign(transfer(1)).result
+        request = self.sign(noop(1)).result
         self.clock.advance(PATIENCE)
         self.assertEqual(
             str(self.failureResultOf(request, Unavailable).value),
@@ -99,7 +99,7 @@ class WaitingTests(BoardsTestCase):
     def test_other_board_comes_first(self) -> None:
         """Patience lasts to its end, though a board comes meanwhile that does not hold the key."""
         self.run_pool([])
-        request = self.sign(transfer(1)).result
+        request = self.sign(noop(1)).result
         self.clock.advance(PATIENCE - 0.75)
         other = self.plug_in("other")
         other.firmware = Firmware(disabled=[(Slot.TZ3, Opcode.GET_PK)])
@@ -111,7 +111,7 @@ class WaitingTests(BoardsTestCase):
         self.tell()
         self.looked(0.25)
         board.serve()
-        self.signed(request, transfer(1))
+        self.signed(request, noop(1))
 
     def test_public_key(self) -> None:
         """So is a public key waited for, while other boards come and go."""
@@ -134,36 +134,36 @@ class WaitingTests(BoardsTestCase):
         """One that nobody wants any more is not sent when its board is back."""
         (board,) = self.start("one")
         self.pull(board)
-        signing = self.sign(transfer(1))
+        signing = self.sign(noop(1))
         self.assertTrue(signing.withdraw())
         self.plugged[Board("one", "one")] = board
         self.clock.advance(0.5)
-        self.assertEqual([frame for frame in board.serve() if transfer(1).hex() in frame], [])
+        self.assertEqual([frame for frame in board.serve() if noop(1).hex() in frame], [])
         self.failureResultOf(signing.result, Unavailable)
 
     def test_withdrawn_from_the_queue(self) -> None:
         """One that has reached no board is dropped, and fails at once."""
         (board,) = self.start("one")
-        busy, queued = self.sign(transfer(1)), self.sign(transfer(2))
+        busy, queued = self.sign(noop(1)), self.sign(noop(2))
         self.assertFalse(busy.withdraw())
         self.assertTrue(queued.withdraw())
         self.failureResultOf(queued.result, Unavailable)
         self.assertEqual(len(board.serve()), 1)
-        self.signed(busy.result, transfer(1))
+        self.signed(busy.result, noop(1))
 
     def test_withdrawn_after_it_was_sent(self) -> None:
         """One that a board may have signed is taken out of the queue of another, but told apart."""
         first, second = self.start("one", "two")
         signing = self.sign(block(9, 0), Priority.BLOCK)
         self.clock.advance(1.5)
-        busy = self.sign(transfer(1)).result
+        busy = self.sign(noop(1)).result
         first.asked()
         self.clock.advance(ANSWER - 1.5)  # and now it waits behind the other
         self.assertNoResult(signing.result)
         self.assertFalse(signing.withdraw())
         (frame,) = second.serve()
-        self.assertIn(transfer(1).hex(), frame)
-        self.signed(busy, transfer(1))
+        self.assertIn(noop(1).hex(), frame)
+        self.signed(busy, noop(1))
         self.failureResultOf(signing.result, Unavailable)
 
 
@@ -191,7 +191,7 @@ class UnclearTests(BoardsTestCase):
         """A board that said no is not asked again for the same request."""
         (board,) = self.start("one")
         board.firmware = Firmware(enabled=dict.fromkeys(Slot, ()))
-        asked = self.sign(transfer(1)).result
+        asked = self.sign(noop(1)).result
         self.assertEqual(len(board.serve()), 1)
         self.failureResultOf(asked, StatusReply)
 
@@ -216,9 +216,9 @@ class NonceTests(BoardsTestCase):
         self.assertIn(f"two messages of {TZ3} with one nonce", formatEvent(critical))
         self.clock.advance(QUIET)
         board.serve()
-        for refused in (second, self.sign(transfer(1)).result):
+        for refused in (second, self.sign(noop(1)).result):
             self.assertIn("repeated a nonce", str(self.failureResultOf(refused, Forbidden).value))
-        other = self.pool.sign(TZ1, transfer(1)).result
+        other = self.pool.sign(TZ1, noop(1)).result
         board.serve()
         self.successResultOf(other)
 
@@ -265,10 +265,10 @@ class NonceTests(BoardsTestCase):
 
         board.firmware.keys[Slot.TZ3] = Counting(Curve.P256, secret)
         for number in range(4097):
-            asked = self.sign(transfer(number)).result
+            asked = self.sign(noop(number)).result
             board.serve()
             self.successResultOf(asked)
         made = iter([2, 1])
-        asked = self.sign(transfer(5000)).result
+        asked = self.sign(noop(5000)).result
         board.serve()
         self.failureResultOf(asked, Forbidden)

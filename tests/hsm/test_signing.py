@@ -4,7 +4,7 @@ from tests.support.boardscase import TwoBoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
 from tests.support.harness import EVERY_MAGIC_BYTE
 from tests.support.hsmdevice import is_signature
-from tests.support.vectors import TZ3, block, transfer
+from tests.support.vectors import TZ3, block, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.exchange import NoAnswer, NotSent, WrongAnswer
@@ -91,7 +91,7 @@ class LostFrameTests(SigningTestCase):
 
     def test_damaged_frame(self) -> None:
         """A frame that came to harm on the way was not carried out, and is asked once more."""
-        for message in (BLOCK, transfer(1)):
+        for message in (BLOCK, noop(1)):
             self.setUp()
             self.start(1)
             asked = self.sign(message)
@@ -195,14 +195,14 @@ class LateTests(SigningTestCase):
         """A command that is queued at another board is taken back, and never written."""
         self.start(2)
         asked = self.sign()
-        busy = self.sign(transfer(1))  # at the second board, for as long as this test lasts
+        busy = self.sign(noop(1))  # at the second board, for as long as this test lasts
         (kept,) = self.second.asked()
         answer = self.lose_answer_of_first_only(asked)
         self.assertIs(asked.state, State.UNCLEAR)
         self.first.protocol.dataReceived(answer)
         self.signed(asked)
         self.second.answer(kept)
-        self.signed(busy, transfer(1))
+        self.signed(busy, noop(1))
         self.assertEqual(self.second.asked(), [])
 
     def lose_answer_of_first_only(self, asked: Signing) -> bytes:
@@ -315,14 +315,14 @@ class WithdrawnTests(SigningTestCase):
         """What one board was sent, and waits at another, is taken back for good."""
         self.start(2)
         asked = self.sign()
-        busy = self.sign(transfer(1))
+        busy = self.sign(noop(1))
         (kept,) = self.second.asked()
         self.first.asked()
         self.first.protocol.dataReceived(b"15\r\n")  # no answer; it goes to the other's queue
         self.assertFalse(asked.withdraw())
         self.failureResultOf(asked.result, NoAnswer)
         self.second.answer(kept)
-        self.signed(busy, transfer(1))
+        self.signed(busy, noop(1))
         self.assertEqual(self.second.asked(), [])
         self.assertEqual(self.come_into_step(self.first), [])
         self.assertFalse(asked.withdraw())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
+from tests.support.genericpayloads import transfer_from
 from tests.support.programs import installed, run, start_simulated_signer
 from tests.support.vectors import PAYLOADS, TZ1, TZ2, TZ3
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -22,18 +23,15 @@ class PyTezosTests(TestCase):
 
     async def test_signatures_verify(self) -> None:
         """PyTezos accepts our signatures with every curve, and none for a changed payload."""
-        cases: list[tuple[PublicKeyHash, str]] = [
-            (TZ1, "transfer"),
-            (TZ2, "transfer"),
-            (TZ3, "transfer"),
-            (TZ3, "block_unlocked_nononce_on"),
-            (TZ3, "preatt"),
-            (TZ3, "att"),
+        cases: list[tuple[PublicKeyHash, bytes]] = [
+            *((key, transfer_from(key)) for key in (TZ1, TZ2, TZ3)),
+            (TZ3, PAYLOADS["block_unlocked_nononce_on"]),
+            (TZ3, PAYLOADS["preatt"]),
+            (TZ3, PAYLOADS["att"]),
         ]
         signer = await start_simulated_signer(self)
         asked, expected = [], []
-        for key, name in cases:
-            payload = PAYLOADS[name]
+        for key, payload in cases:
             public_key = json.loads((await signer.request("GET", f"/keys/{key}")).body)
             signature = json.loads((await signer.sign(key, payload)).body)
             changed = payload[:-1] + bytes([payload[-1] ^ 1])

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from tests.support.genericpayloads import delegation_from, transfer_from
 from tests.support.programs import command, installed, run, start_simulated_signer
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3, consensus
 from tezio_signer.tezos.keys import PublicKeyHash
@@ -41,22 +42,21 @@ class TaquitoTests(TestCase):
 
     async def test_signatures_verify(self) -> None:
         """Taquito reads our keys, and both versions of its cryptography accept our signatures."""
-        cases: list[tuple[PublicKeyHash, str, int, str]] = [
-            (TZ1, "transfer", _MAGIC_BYTE, "edsig"),
-            (TZ2, "reveal_then_delegate", _MAGIC_BYTE, "spsig1"),
-            (TZ3, "transfer_call", _MAGIC_BYTE, "p2sig"),
-            (TZ3, "block_unlocked_nononce_on", _MAGIC_BYTE_AND_CHAIN, "p2sig"),
-            (TZ3, "preatt", _MAGIC_BYTE_AND_CHAIN, "p2sig"),
-            (TZ3, "att_dal_5", _MAGIC_BYTE_AND_CHAIN, "p2sig"),
+        with_chain = ("block_unlocked_nononce_on", "preatt", "att_dal_5")
+        cases: list[tuple[PublicKeyHash, bytes, int, str]] = [
+            (TZ1, transfer_from(TZ1), _MAGIC_BYTE, "edsig"),
+            (TZ2, delegation_from(TZ2), _MAGIC_BYTE, "spsig1"),
+            (TZ3, transfer_from(TZ3, 0, call="do"), _MAGIC_BYTE, "p2sig"),
+            *((TZ3, PAYLOADS[name], _MAGIC_BYTE_AND_CHAIN, "p2sig") for name in with_chain),
         ]
         results = await self.ask(
-            *(_request(key, PAYLOADS[name], length) for key, name, length, _ in cases)
+            *(_request(key, payload, length) for key, payload, length, _ in cases)
         )
-        for (key, name, _, prefix), result in zip(cases, results, strict=True):
+        for (key, payload, _, prefix), result in zip(cases, results, strict=True):
             self.assertEqual(result["key"].get("hash"), str(key), result)
             signature = result["signed"].pop("signature", None)
             self.assertEqual(
-                result["signed"], {"verifies": True, "verifiesChanged": False}, (key, name)
+                result["signed"], {"verifies": True, "verifiesChanged": False}, (key, payload.hex())
             )
             self.assertTrue(signature.startswith(prefix), signature)
 
@@ -68,8 +68,8 @@ class TaquitoTests(TestCase):
                 "OperationNotAuthorizedError",
                 403,
             ),
-            (_request(AUTH, PAYLOADS["transfer"], _MAGIC_BYTE), "PublicKeyNotFoundError", 404),
-            (_request(TZ2, PAYLOADS["transfer"][:32], _MAGIC_BYTE), "BadSigningDataError", 400),
+            (_request(AUTH, PAYLOADS["noop"], _MAGIC_BYTE), "PublicKeyNotFoundError", 404),
+            (_request(TZ2, PAYLOADS["noop"][:32], _MAGIC_BYTE), "BadSigningDataError", 400),
         ]
         results = await self.ask(*(request for request, _, _ in cases))
         self.assertEqual(

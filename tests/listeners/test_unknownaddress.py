@@ -10,12 +10,13 @@ from attrs import frozen
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from tests.support import octezsocketclient as octezsocket
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import Harness, settings_with
 from tests.support.listenercase import NOOP, ListenersTestCase
 from tests.support.octezclient import HSM_AUTH_KEY, HSM_KEYS, SecretKey, message_in, to_base58check
 from tests.support.octezsocketclient import OctezSocketError
 from tests.support.stores import FailingStore
-from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, transfer
+from tests.support.vectors import AUTH, OCTEZ, PAYLOADS, TZ3, block, consensus, noop
 from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.hsm.framing import Slot
 from tezio_signer.simulator.firmware import Firmware
@@ -121,7 +122,7 @@ async def _keep_busy(harness: FailingHarness) -> None:
 
     harness.simulator._line.received = lost  # type: ignore[method-assign]
     for number in range(2):
-        harness.hsms.sign(TZ3, transfer(number)).result.addErrback(lambda _: None)
+        harness.hsms.sign(TZ3, noop(number)).result.addErrback(lambda _: None)
 
 
 async def _stop(harness: FailingHarness) -> None:
@@ -210,7 +211,7 @@ CASES = {
     "authentication_of_another_payload": Case(
         401,
         INVALID,
-        Sign(NOOP, authentication=signed_by(HSM_AUTH_KEY, PAYLOADS["transfer"])),
+        Sign(NOOP, authentication=signed_by(HSM_AUTH_KEY, noop(1))),
         authenticated,
     ),
     "chain": Case(
@@ -264,12 +265,12 @@ CASES = {
         "it signs nothing at level 0 round 0",
         Sign(block(0, 0)),
     ),
-    "too_large": Case(413, TOO_LARGE.format(1016), Sign(NOOP + bytes(1016 - len(NOOP)))),
-    "far_too_large": Case(413, TOO_LARGE.format(65_000), Sign(NOOP + bytes(65_000 - len(NOOP)))),
+    "too_large": Case(413, TOO_LARGE.format(1016), Sign(noop_payload(1016))),
+    "far_too_large": Case(413, TOO_LARGE.format(65_000), Sign(noop_payload(65_000))),
     "too_many": Case(
         429,
         f"more than 1 generic operations a minute for {TZ3} from 127.0.0.1; try again later",
-        Sign(PAYLOADS["transfer"]),
+        Sign(noop(1)),
         lambda: settings_with(limits=Limits(signatures_per_minute=1)),
         before=(NOOP,),
     ),

@@ -1,6 +1,7 @@
 """The rules on chain, kind and size."""
 
 from tests.support.deciding import MAINNET, DecidingTestCase, request_for
+from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
 from tests.support.vectors import PAYLOADS, TZ3, block, consensus
 from tezio_signer.errors import Forbidden, TooLarge
@@ -38,6 +39,6 @@ class OperationTests(DecidingTestCase):
 
     def test_size(self) -> None:
         """A payload fits the device, or is refused with both lengths."""
-        self.decide(settings_with(), request_for(NOOP + bytes(975)))
+        self.decide(settings_with(), request_for(noop_payload(1015)))
         says = "the payload has 1016 bytes; a Tezio HSM signs 1015 at most"
-        self.refused(TooLarge, says, settings_with(), request_for(NOOP + bytes(976)))
+        self.refused(TooLarge, says, settings_with(), request_for(noop_payload(1016)))

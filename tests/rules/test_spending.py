@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.deciding import request_for
 from tests.support.stores import watermarks_on
-from tests.support.vectors import TZ1, TZ3, block, transfer
+from tests.support.vectors import TZ1, TZ3, block, noop
 from tezio_signer.errors import TooMany
 from tezio_signer.noop import do_nothing
 from tezio_signer.rates import Rate
@@ -31,31 +31,31 @@ class RateTests(SynchronousTestCase):
     def test_too_many(self) -> None:
         """The third is refused until time has passed; other keys and clients have their own."""
         for number in range(2):
-            self.take(transfer(number))
-        refused = self.assertRaises(TooMany, self.take, transfer(2))
+            self.take(noop(number))
+        refused = self.assertRaises(TooMany, self.take, noop(2))
         self.assertEqual(
             str(refused),
             f"more than 2 generic operations a minute for {TZ3} from 10.0.0.1; try again later",
         )
-        self.take(transfer(2), "10.0.0.2")
-        self.rule(request_for(transfer(2), TZ1, "10.0.0.1"))
+        self.take(noop(2), "10.0.0.2")
+        self.rule(request_for(noop(2), TZ1, "10.0.0.1"))
         self.clock.advance(30)
-        self.take(transfer(2))
+        self.take(noop(2))
 
     def test_baking(self) -> None:
         """Blocks are not counted, nor given back."""
         for level in range(5):
             self.assertIs(self.take(block(level + 1, 0)).undo, do_nothing)
         for number in range(2):
-            self.take(transfer(number))
+            self.take(noop(number))
 
     def test_undo(self) -> None:
         """What could not be served does not count."""
         for number in range(5):
-            self.take(transfer(number)).undo()
+            self.take(noop(number)).undo()
         for number in range(2):
-            self.take(transfer(number))
-        self.assertRaises(TooMany, self.take, transfer(2))
+            self.take(noop(number))
+        self.assertRaises(TooMany, self.take, noop(2))
 
 
 class DayTests(SynchronousTestCase):
@@ -82,33 +82,33 @@ class DayTests(SynchronousTestCase):
 
     def test_amount(self) -> None:
         """What would be too much in all is refused; the same payload again is not."""
-        self.ask(transfer(1))
-        self.ask(transfer(2))
-        self.ask(transfer(2))
-        self.refused(transfer(3))
+        self.ask(noop(1))
+        self.ask(noop(2))
+        self.ask(noop(2))
+        self.refused(noop(3))
 
     def test_operations(self) -> None:
         """Operations are counted too."""
         self.limits = Limits(operations=2)
-        self.ask(transfer(1))
+        self.ask(noop(1))
         self.spends = (0, 2)
-        self.refused(transfer(2))
+        self.refused(noop(2))
         self.spends = (0, 1)
-        self.ask(transfer(2))
-        self.refused(transfer(3))
+        self.ask(noop(2))
+        self.refused(noop(3))
 
     def test_unsigned(self) -> None:
         """What was certainly not signed does not count; what could not be served does."""
         for number in range(5):
-            self.ask(transfer(number)).unsigned()
-        self.ask(transfer(1)).undo()
-        self.ask(transfer(2)).undo()
-        self.refused(transfer(3))
+            self.ask(noop(number)).unsigned()
+        self.ask(noop(1)).undo()
+        self.ask(noop(2)).undo()
+        self.refused(noop(3))
 
     def test_refused_by_another_rule(self) -> None:
         """What a later rule refuses does not count."""
         for number in range(5):
-            Grant.of([self.ask(transfer(number))]).take_back()
+            Grant.of([self.ask(noop(number))]).take_back()
         self.assertEqual(self.watermarks.ledger.standing(TZ3), Standing())
 
     def test_baking(self) -> None:
@@ -120,4 +120,4 @@ class DayTests(SynchronousTestCase):
         """A key without such limits is not counted."""
         self.limits = Limits()
         for number in range(5):
-            self.assertIs(self.ask(transfer(number)).unsigned, do_nothing)
+            self.assertIs(self.ask(noop(number)).unsigned, do_nothing)

@@ -51,8 +51,9 @@ class TableTests(DecidingTestCase):
         self.assertGreaterEqual(len(rows), 80)
         refusing = {row.answer.partition(" ")[2] for row in rows} - {""}
         (example, *_) = self.table.examples
-        asked = {rule.name for rule in self.policy(example.settings).checks}
-        self.assertEqual(asked - refusing, {"key", "authentication", "chain", "size"})
+        policy = self.policy(example.settings)
+        asked = {rule.name for rule in (*policy.checks, *policy.reservations)}
+        self.assertEqual(asked - refusing, {"key", "authentication", "chain", "size", "watermark"})
 
     def test_page(self) -> None:
         """The page is made anew when the table changes: `make page`."""

@@ -156,3 +156,16 @@ def failing_noop(text: bytes) -> bytes:
 def noop_payload(length: int) -> bytes:
     """A payload of so many bytes that is decoded: 38 or more."""
     return payload(failing_noop(b"\x07" * (length - 38)))
+
+
+def transfer_from(key: object, amount: int = 1_000_000, *, call: str | None = None) -> bytes:
+    """A payload that sends so many mutez from the account of a key, which alone may sign it."""
+    return payload(transaction_of(str(key), amount, CONTRACT if call else OTHER, call=call))
+
+
+def delegation_from(key: object) -> bytes:
+    """A payload of two operations: the account of a key is revealed, and delegated."""
+    return payload(
+        manager(0x6B, source=str(key)) + b"\x00" + bytes(32) + b"\x00",
+        manager(0x6E, source=str(key), counter=3) + optional(key_hash(OTHER)),
+    )

@@ -55,7 +55,7 @@ reactor = cast(Reactor, installed)
 FAULT = "internal error of the signer, see its log"
 SIGNING_SECONDS = 1.0
 PATIENCE_OF_TESTS = 5.0
-EVERY_MAGIC_BYTE = dict.fromkeys(Slot, (0x03, 0x11, 0x12, 0x13))
+EVERY_MAGIC_BYTE = dict.fromkeys(Slot, (0x03, 0x05, 0x11, 0x12, 0x13))
 """A policy of the device that lets all keys sign everything."""
 
 

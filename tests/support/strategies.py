@@ -10,6 +10,7 @@ from typing import TypeVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import genericpayloads as made
 from tests.support.vectors import (
     AUTH,
     AUTHENTICATION,
@@ -90,15 +91,41 @@ def consensus_operations(draw: st.DrawFn) -> bytes:
     )
 
 
-def generic_operations(max_contents: int = 200) -> st.SearchStrategy[bytes]:
-    """Operations with contents of a manager kind that is otherwise arbitrary."""
-    contents = st.binary(min_size=1, max_size=max_contents)
-    return st.tuples(_HASHES, contents).map(lambda parts: b"\x03" + parts[0] + b"\x6c" + parts[1])
+_MUTEZ = st.integers(0, 2**63 - 1)
+_TRANSACTIONS = st.builds(
+    lambda amount, destination, fee, counter: made.transaction(
+        amount, destination, fee=fee, counter=counter
+    ),
+    *(_MUTEZ, st.sampled_from([made.OTHER, made.CONTRACT, made.SOURCE]), _MUTEZ, _MUTEZ),
+)
+
+
+def generic_operations() -> st.SearchStrategy[bytes]:
+    """Batches of transactions of the tz1 key, votes of it, and texts of nobody."""
+    batches = st.lists(_TRANSACTIONS, min_size=1, max_size=4).map(b"".join)
+    votes = st.integers(0, 2).map(made.ballot)
+    texts = st.binary(max_size=200).map(made.failing_noop)
+    return st.builds(
+        lambda contents, branch: made.payload(contents, branch=branch),
+        *(batches | votes | texts, _HASHES),
+    )
+
+
+def michelson_data() -> st.SearchStrategy[bytes]:
+    """Packed data: integers, bytes and pairs of these."""
+    leaves = st.one_of(
+        st.integers().map(lambda number: b"\x00" + made.integer(number)),
+        st.binary(max_size=50).map(lambda data: b"\x0a" + made.sized(data)),
+    )
+    pairs = st.recursive(
+        leaves, lambda two: st.tuples(two, two).map(lambda both: b"\x07\x07" + b"".join(both))
+    )
+    return pairs.map(lambda data: b"\x05" + data)
 
 
 def payloads() -> st.SearchStrategy[bytes]:
     """Well-formed payloads."""
-    return st.one_of(blocks(), consensus_operations(), generic_operations())
+    return st.one_of(blocks(), consensus_operations(), generic_operations(), michelson_data())
 
 
 @st.composite
@@ -126,16 +153,16 @@ def _around_the_longest() -> st.SearchStrategy[bytes]:
     attestation = PAYLOADS["att_dal_5"][:-1]
     lengths = st.integers(900, 1100)
     return st.one_of(
-        lengths.map(lambda length: b"\x03" + bytes(32) + b"\x6c" + bytes(length)),
+        lengths.map(made.noop_payload),
         lengths.map(lambda length: attestation + b"\x80" * length + b"\x01"),
     )
 
 
 def _with_frames_inside() -> st.SearchStrategy[bytes]:
-    """Operations whose contents are whole commands for the device."""
+    """Operations whose text is a whole command for the device."""
     frames = [bytes.fromhex(e["request_hex"]) for e in EXCHANGES if len(e["request_hex"]) < 1800]
     return st.tuples(_HASHES, st.sampled_from(frames)).map(
-        lambda parts: b"\x03" + parts[0] + parts[1]
+        lambda parts: made.payload(made.failing_noop(parts[1]), branch=parts[0])
     )
 
 

@@ -56,7 +56,10 @@ def consensus(name: str, level: int, round_: int, payload_byte: int = 0x40) -> b
     return bytes(recorded)
 
 
-def transfer(number: int) -> bytes:
-    """The recorded transfer on another branch; another one for each number below 2**64."""
-    recorded = PAYLOADS["transfer"]
+def noop(number: int) -> bytes:
+    """The recorded failing_noop on another branch; another one for each number below 2**64.
+
+    It names no account, so that every key may sign it.
+    """
+    recorded = PAYLOADS["noop"]
     return recorded[:1] + number.to_bytes(32, "big") + recorded[33:]

@@ -8,39 +8,44 @@ requests came in the last minute) it cannot tell; it says so, and takes it for g
 import argparse
 import json
 import sys
-from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tezio_signer.cli.common import CommandError, config_option, json_option
 from tezio_signer.cli.explanation import Explanation, explanation_json, explanation_lines
 from tezio_signer.cli.payloadtext import payload_json, payload_lines
+from tezio_signer.cli.reacting import run_reactor
 from tezio_signer.config.hints import spelled_out
 from tezio_signer.config.locate import load_settings, named_config
 from tezio_signer.config.settings import EtcdAddress, Settings
 from tezio_signer.errors import Refused
 from tezio_signer.policy import policy_of
+from tezio_signer.reactors import Reactor
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.verdict import NotKnownHere, Verdict
+from tezio_signer.tezos import jsontext
+from tezio_signer.tezos import payload as payloads
+from tezio_signer.tezos.jsontext import Json
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
+from tezio_signer.tezos.operations import OperationGroup
+from tezio_signer.tezos.payload import Generic
 from tezio_signer.watermarks.claims import Watermarks
-from tezio_signer.watermarks.copied import CopiedStore
+from tezio_signer.watermarks.entry import Entries
+from tezio_signer.watermarks.opening import in_memory, snapshot
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite.reading import read
-from tezio_signer.watermarks.store import StoreAwayError, StoreError
-
-if TYPE_CHECKING:  # which takes longer to import than all else
-    from tezio_signer.watermarks.etcd.store import EtcdStore
+from tezio_signer.watermarks.sqlite.reading import Content, read_all
+from tezio_signer.watermarks.store import Kept, Spent, StoreAwayError, StoreError, WatermarkStore
 
 _MOST_READ = 1024 * 1024
 """Bytes of the standard input, which is the most that a daemon reads of a request too."""
 _RATE = "only the running daemon knows how many there were"
 _NOT_AUTHENTICATED = "no authentication signature was given (--authentication)"
 
-Marks = Mapping[MarkId, Mark] | StoreError
+Stored = Content | StoreAwayError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the payload, magic byte first, as in a request; - reads it from standard input",
     )
     parser.add_argument(
-        "--key", metavar="tz…", type=_key, help="for this key [default: for each of them]"
+        "--key",
+        metavar="tz…",
+        type=_key,
+        help="for this key [default: the source of the operation, else each]",
     )
     parser.add_argument(
         "--peer",
@@ -78,30 +86,46 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         options.usage_error(str(error))
     settings = load_settings(options.config)
-    keys = [options.key] if options.key is not None else list(settings.signing_keys)
+    keys = [options.key] if options.key is not None else keys_for(settings, data)
     if not keys:
         raise CommandError("the configuration has no signing key (policy.signing_keys)")
     try:
-        marks = marks_of(settings)
+        stored = content_of(settings)
     except StoreError as error:
         sentence = spelled_out(str(error), named_config(options.config), settings.store)
         raise CommandError(f"the signer does not start: {sentence}") from error
     explanations = [
-        explain(settings, marks, key, data, options.peer, options.authentication) for key in keys
+        explain(settings, stored, key, data, options.peer, options.authentication) for key in keys
     ]
     if options.json:
-        said = {
+        said: dict[str, Json] = {
             "payload": payload_json(data),
             "store": str(settings.store),
             "keys": [explanation_json(each) for each in explanations],
         }
-        print(json.dumps(said, indent=2))
+        print(_json_text(said))
     else:
         print("\n".join(payload_lines(data)))
         for explanation in explanations:
             print("\n".join(["", *explanation_lines(explanation)]))
     if not any(explanation.would_be_signed for explanation in explanations):
         sys.exit(1)
+
+
+def keys_for(settings: Settings, data: bytes) -> list[PublicKeyHash]:
+    """The keys to explain a payload for, if nobody says: who has to sign it, else all."""
+    all_keys = list(settings.signing_keys)
+    try:
+        payload = payloads.decode(data)
+    except ValueError:
+        return all_keys
+    if not isinstance(payload, Generic) or not isinstance(payload.group, OperationGroup):
+        return all_keys
+    names = ("source", "consensus_key")  # the latter of drain_delegate
+    signers = {content.fields.get(name) for content in payload.group.contents for name in names} - {
+        None
+    }
+    return [key for key in all_keys if str(key) in signers] or all_keys
 
 
 def payload_of(text: str) -> bytes:
@@ -128,6 +152,13 @@ def payload_of(text: str) -> bytes:
         ) from None
 
 
+def _json_text(said: dict[str, Json]) -> str:
+    try:
+        return json.dumps(said, indent=2)
+    except RecursionError:  # Michelson may be nested that deep
+        return jsontext.dumps(said)
+
+
 def _input(text: str) -> str:
     if text != "-":
         return text
@@ -138,42 +169,65 @@ def _input(text: str) -> str:
     return read_all if isinstance(read_all, str) else read_all.decode("utf-8", "replace")
 
 
-def marks_of(settings: Settings) -> Marks:
-    """A copy of the marks in the store; the error where it does not answer for the time being.
+def content_of(settings: Settings) -> Stored:
+    """A copy of what is in the store; the error where it does not answer for the time being.
 
     :raises StoreError: with what the daemon does not start with.
     """
     address = settings.store
     assert address is not None  # it is so with --simulate only
     if not isinstance(address, EtcdAddress):
-        return read(address)
-    from tezio_signer.cli.reacting import run_reactor
-    from tezio_signer.watermarks.opening import etcd_store
+        return read_all(address)
+    answers: list[Stored] = []
 
-    answers: list[Marks] = []
-
-    async def ask(store: "EtcdStore") -> None:
+    async def ask(reactor: Reactor) -> None:
         try:
-            answers.append(await store.read())
+            answers.append(await snapshot(address, reactor))
         except StoreAwayError as error:
             answers.append(error)
-        finally:
-            await store.close()
 
-    run_reactor(lambda reactor: Deferred.fromCoroutine(ask(etcd_store(address, reactor))))
+    run_reactor(lambda reactor: Deferred.fromCoroutine(ask(reactor)))
     return answers[0]
+
+
+class _AwayStore:
+    """A store that does not answer, as its copy is not there."""
+
+    shared = False
+
+    def __init__(self, error: StoreAwayError) -> None:
+        self._error = error
+
+    def load(self) -> Deferred[dict[MarkId, Mark]]:
+        return fail(self._error)
+
+    def keep(self, mark_id: MarkId, mark: Mark) -> Deferred[Kept]:
+        return fail(self._error)
+
+    def spent(self, key: PublicKeyHash) -> Deferred[Entries]:
+        return fail(self._error)
+
+    def spend(self, spent: Spent) -> Deferred[Entries | None]:
+        return fail(self._error)
+
+    def close(self) -> Deferred[None]:
+        return succeed(None)
+
+
+def _copied(stored: Stored) -> WatermarkStore:
+    return _AwayStore(stored) if isinstance(stored, StoreAwayError) else in_memory(stored)
 
 
 def explain(
     settings: Settings,
-    marks: Marks,
+    stored: Stored,
     key: PublicKeyHash,
     data: bytes,
     peer: Peer,
     authentication: Signature | None = None,
 ) -> Explanation:
-    """Ask all rules about one request, on a copy of the marks of its own."""
-    watermarks = Watermarks(lambda: CopiedStore(marks), settings.floors, Clock())
+    """Ask all rules about one request, on a copy of the store of its own."""
+    watermarks = Watermarks(lambda: _copied(stored), settings.floors, Clock())
     watermarks.startService()
     try:
         policy = policy_of(settings, _unknown_key, watermarks, Clock())
