@@ -66,6 +66,10 @@ def _of_key(entries: str, more: str = "") -> str:
     return f"policy: {{signing_keys: {{{TZ3}: {{{entries}}}}}}}\nlisten: {listen}\n{more}\n"
 
 
+def _ruled(operations: str) -> str:
+    return f"allowed_ops: [generic], auth_req: False, operations: {operations}"
+
+
 def _endpoints() -> Iterator[Case]:
     """One endpoint each, of both protocols in turn."""
     for number, (text, starts) in enumerate(
@@ -320,6 +324,10 @@ def _settings() -> Iterator[Case]:
         ("a jump of 0", _of_key("allowed_ops: [block], auth_req: False, max_level_jump: 0"), False),
         ("no such operation", _of_key("allowed_ops: [blok], auth_req: False"), False),
         ("a chain that is none", _of_key("allowed_ops: [block], chains: [Netz]"), False),
+        ("rules on operations", _of_key(_ruled("{kinds: [ballot], ballots: [yay]}")), True),
+        ("no rules on operations", _of_key(_ruled("{}")), True),
+        ("a kind that is none", _of_key(_ruled("{kinds: [balot]}")), False),
+        ("an amount without a unit", _of_key(_ruled("{max_amount: 100}")), False),
         ("limits", _with("limits: {connections: 99}"), True),
         ("a limit of 0", _with("limits: {connections: 0}"), False),
         ("a limit unknown", _with("limits: {conections: 99}"), False),

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve
 
 from tests.support.deciding import DecidingTestCase, request_for
-from tests.support.forging import payload_of
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3, block
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.support.deciding import DecidingTestCase, request_for
-from tests.support.forging import payload_of
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import TZ1, TZ3, block
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse

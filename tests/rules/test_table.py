@@ -52,7 +52,7 @@ class TableTests(DecidingTestCase):
         refusing = {row.answer.partition(" ")[2] for row in rows} - {""}
         (example, *_) = self.table.examples
         policy = self.policy(example.settings)
-        asked = {rule.name for rule in (*policy.checks, *policy.reservations)}
+        asked = {rule.name for rule in policy.checks} | {rule.name for rule in policy.reservations}
         self.assertEqual(asked - refusing, {"key", "authentication", "chain", "size", "watermark"})
 
     def test_page(self) -> None:

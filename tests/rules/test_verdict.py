@@ -27,6 +27,13 @@ def refuses(_: object) -> NoReturn:
     raise Forbidden("no")
 
 
+_POLICY = (
+    *("operation", "kinds", "destinations", "delegates", "proposals", "ballots", "max_amount"),
+    *("max_fee", "hours", "per_day"),
+)
+"""Rules that `signing_policy_check` switches off."""
+
+
 class ExplainTests(SynchronousTestCase):
     """How rules are asked, whatever they are."""
 
@@ -185,6 +192,9 @@ class WordsTests(DecidingTestCase):
     def test_generic(self) -> None:
         """Rules about levels say that they do not concern it."""
         demands = self.demands(settings_with(limits=Limits(signatures_per_minute=3)))
+        named = demands.pop("named_kinds")
+        self.assertTrue(named.startswith("is no attestation, "), named)
+        self.assertTrue(named.endswith(" update_consensus_key, since kinds does not name it"))
         self.assertEqual(
             demands,
             {
@@ -196,8 +206,19 @@ class WordsTests(DecidingTestCase):
                 "chain": "is for no chain in particular",
                 "operation": "is any of legacy_block, legacy_endorsement, generic, "
                 "authentication, michelson, block, preattestation, attestation",
+                "decoded": "is understood to its last byte",
+                "source": f"is of the account {TZ3}",
+                "kinds": "is of any kind",
+                "destinations": "is for any destination",
+                "delegates": "delegates to anybody",
+                "proposals": "is about any protocol",
+                "ballots": "votes as it likes",
+                "max_amount": "sends any amount",
+                "max_fee": "pays any fee",
+                "hours": "comes at any time",
                 "size": "has 1015 bytes at most",
                 "rate": "is among 3 generic operations a minute from one address at most",
+                "per_day": "is not counted: there is no limit for a day",
                 "watermark": "has no level, and so no watermark",
             },
         )
@@ -221,7 +242,7 @@ class WordsTests(DecidingTestCase):
             {
                 "address": "security.remote_ip_check is off",
                 "authentication": "security.auth_check is off",
-                "operation": "security.signing_policy_check is off",
+                **dict.fromkeys(_POLICY, "security.signing_policy_check is off"),
                 "watermark": "security.high_water_mark_check is off",
             },
         )

@@ -8,8 +8,8 @@ The signer and its clients:
 - `processcase`, `tlscase`, `listenercase`: cases with a daemon, HTTPS, all listeners.
 - `fakeconnection`: a connection that is only what its slot asks of it.
 - `deciding`: requests as rules get them, and a policy.
-- `policytable`: the table of what is signed under which rules, and its page; `forging`: operations
-  as bytes, from what Octez' JSON says of them.
+- `policytable`: the table of what is signed under which rules, and its page; `operationpayloads`:
+  operations as bytes, by the names that Octez' JSON has, with the rest left out.
 
 The HSM:
 

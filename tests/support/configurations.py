@@ -185,6 +185,27 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         ("2147483647", "2147483648"),
     ),
     ("high_water_marks: {level: {block: '5'}}", 6, "high_water_marks.level.block", ("a number",)),
+    # what operations may contain
+    (f"{KEY}operations: []", 6, f"{KEY_PATH}.operations", ("a mapping",)),
+    (f"{KEY}operation: {{}}", 6, f"{KEY_PATH}.operation", ("did you mean operations?",)),
+    (
+        f"{KEY}operations:\n{KEY}    kinds: [reveal]\n{KEY}    destination: [{TZ1}]",
+        8,
+        f"{KEY_PATH}.operations.destination",
+        ("did you mean destinations?", "max_fee"),
+    ),
+    (
+        f"{KEY}operations: {{max_amount: 100}}",
+        6,
+        f"{KEY_PATH}.operations.max_amount",
+        ('"100 tez"',),
+    ),
+    (
+        f"{KEY}operations: {{kinds: [reveal, drain]}}",
+        6,
+        f"{KEY_PATH}.operations.kinds[1]",
+        ("drain is no kind of operation", "did you mean drain_delegate?"),
+    ),
     # devices, endpoints, store
     ("hsms: {port: x}", 6, "hsms", ("list",)),
     ("hsms: []", 6, "hsms", ("leave hsms out", "every board")),
