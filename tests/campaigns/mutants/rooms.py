@@ -88,6 +88,21 @@ ROOMS = {
             "listeners.test_unknownaddress",
         ),
     ),
+    "reloading": Room(
+        (
+            "tezio_signer.reloading",
+            "tezio_signer.configuration",
+            "tezio_signer.config.changes",
+            "tezio_signer.startup.source",
+        ),
+        (
+            "test_reloading",
+            "config.test_changes",
+            "startup.test_source",
+            "test_signer_races",
+            "listeners.test_admission",
+        ),
+    ),
     "policy": Room(
         (
             "tezio_signer.policy",
@@ -97,10 +112,6 @@ ROOMS = {
             "tezio_signer.rules.verdict",
             "tezio_signer.rules.access",
             "tezio_signer.rules.operations",
-            "tezio_signer.rules.contents",
-            "tezio_signer.rules.generic",
-            "tezio_signer.rules.perday",
-            "tezio_signer.config.operations",
             "tezio_signer.rules.spending",
             "tezio_signer.rules.watermark",
         ),
@@ -111,14 +122,24 @@ ROOMS = {
             "rules.test_verdict",
             "rules.test_access",
             "rules.test_operations",
-            "rules.test_generic",
-            "rules.test_contents",
-            "rules.test_table",
-            "rules.test_perday",
-            "config.test_operations",
             "rules.test_spending",
             "rules.test_watermark",
             "listeners.test_admission",
+        ),
+    ),
+    "contents": Room(
+        (
+            "tezio_signer.config.operations",
+            "tezio_signer.rules.contents",
+            "tezio_signer.rules.generic",
+            "tezio_signer.rules.perday",
+        ),
+        (
+            "rules.test_table",
+            "config.test_operations",
+            "rules.test_generic",
+            "rules.test_perday",
+            "rules.test_contents",
         ),
     ),
     "decision": Room(
@@ -130,6 +151,12 @@ ROOMS = {
             "listeners.test_proxyprotocol",
         ),
     ),
+    "audit": Room(
+        ("tezio_signer.audit.chain", "tezio_signer.audit.verifying"),
+        ("audit.test_chain", "audit.test_verifying"),
+    ),
+    "auditfiles": Room(("tezio_signer.audit.files",), ("audit.test_files",)),
+    "auditlog": Room(("tezio_signer.audit.service",), ("audit.test_service",)),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
