@@ -20,10 +20,10 @@ from tezio_signer.cli.explain import payload_of
 from tezio_signer.cli.wrapping import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.entry import NOTHING_SPENT, Spending
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.ledger import Ledger
-from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.reading import Content
