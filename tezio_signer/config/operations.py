@@ -58,7 +58,7 @@ class Destination:
 class Hours:
     """The hours of a day, by the clock on the wall of some place.
 
-    If the end is before the start, they go on over midnight.
+    If the end is not behind the start, they go on over midnight.
 
     :ivar end: the first moment that does not belong to them.
     """
