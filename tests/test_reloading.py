@@ -39,7 +39,10 @@ class ReloadingTests(SynchronousTestCase):
         self.reloading.startService()
 
     def made(self, path: Path | None) -> Reloading:
-        return Reloading(self.clock, path, self.first, self.read, self.used.append)
+        return Reloading(self.clock, path, self.running, self.read, self.used.append)
+
+    def running(self) -> Settings:
+        return self.used[-1] if self.used else self.first
 
     def read(self, running: Settings) -> Deferred[Loaded]:
         reading: Deferred[Loaded] = Deferred()

@@ -107,6 +107,7 @@ class _Overruled:
     def __init__(self, watermarks: Watermarks, stored: Signature) -> None:
         self._watermarks = watermarks
         self._stored = stored
+        self.ledger = watermarks.ledger
 
     def claim(self, *arguments: Any) -> Claim:
         claim = self._watermarks.claim(*arguments)

@@ -84,7 +84,7 @@ class Reloading(Service):
     """What a running daemon does on SIGHUP; see the top of this module.
 
     :param path: the configuration file, for the log; None if there is none to read.
-    :param settings: what the daemon goes by when it starts.
+    :param running: what the daemon goes by now.
     :param read: reads and checks the configuration without blocking; given what the daemon goes
         by. Its Deferred fails with StartupError.
     :param replace: has the daemon go by other settings, all of it or nothing.
@@ -94,12 +94,12 @@ class Reloading(Service):
         self,
         clock: IReactorTime,
         path: Path | None,
-        settings: Settings,
+        running: Callable[[], Settings],
         read: Callable[[Settings], Deferred[Loaded]],
         replace: Callable[[Settings], object],
     ) -> None:
         self._path = path
-        self._settings = settings
+        self._running = running
         self._read = read
         self._replace = replace
         self._hooks: list[Callable[[], object]] = []
@@ -138,7 +138,7 @@ class Reloading(Service):
     def _begin(self) -> None:
         self._reading, self._again = True, False
         self._slow.set(SLOW_SECONDS, self._say_slow)
-        reading = self._read(self._settings)
+        reading = self._read(self._running())
         reading.addCallback(self._use).addErrback(self._keep).addBoth(self._ended)
 
     def _say_slow(self) -> None:
@@ -152,7 +152,6 @@ class Reloading(Service):
         if not self.running:
             return
         self._replace(loaded.settings)
-        self._settings = loaded.settings
         if loaded.changes.now:
             sentence = "SIGHUP: the signer goes by {path} as it is now; changed: {changes}"
         elif loaded.changes.by_restart:

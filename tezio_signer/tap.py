@@ -156,8 +156,12 @@ def makeService(options: Options) -> Daemon:
     def read(running: Settings) -> Deferred[Loaded]:
         return in_thread(reactor, partial(source.load_again, running))
 
-    reloading = Reloading(reactor, source.path, settings, read, go_by)
+    reloading = Reloading(reactor, source.path, lambda: signer.settings, read, go_by)
+    for each in audit:
+        reloading.add(each.reopen)
     hang_ups.then = reloading.hang_up
+    for log_of_decisions in audit:
+        reloading.add(log_of_decisions.reopen)
     daemon = Daemon(
         reactor,
         signer,

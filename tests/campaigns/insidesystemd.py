@@ -197,6 +197,25 @@ def journald() -> None:
     assert names == {"tezio-signer"}, names
 
 
+def reloaded() -> None:
+    """`systemctl reload` has the same process go by another configuration, or stay as it was."""
+    before, text = show("MainPID"), CONFIG.read_text()
+    https = ("--cacert", CA, "https://127.0.0.1:6732")
+    CONFIG.write_text(text.replace("[block, generic]", "[generic]"))
+    do("systemctl reload tezio-signer")
+    until(lambda: f"changed: allowed_ops of {TZ3}" in journal("MESSAGE"), "another configuration")
+    assert sign(block(13), *https)[0] == 403
+    CONFIG.write_text(text + "verbos: True\n")
+    do("systemctl reload tezio-signer")
+    until(lambda: "verbos: unknown key" in journal("MESSAGE"), "an error in the journal")
+    assert sign(block(13), *https)[0] == 403
+    CONFIG.write_text(text)
+    do("systemctl reload tezio-signer")
+    until(lambda: sign(block(13), *https)[0] == 200, "the first configuration again")
+    assert show("MainPID") == before
+    assert show("NRestarts") == "0", show("NRestarts")
+
+
 def killed() -> None:
     """After `kill -9` it is there again, with its marks."""
     before = show("MainPID")
@@ -221,7 +240,7 @@ def etcd() -> None:
 def main() -> None:
     """Run all, and write down what was wrong."""
     report: dict[str, str] = {}
-    for step in (prepare, listeners, journald, killed, etcd):
+    for step in (prepare, listeners, journald, reloaded, killed, etcd):
         try:
             step()
             report[step.__name__] = "well"

@@ -41,6 +41,8 @@ LATENCY = 0.01
 """Seconds that the HSM takes; long enough that requests are under way at each reload."""
 CALM = 12
 """Requests that are answered under a configuration before the next one comes."""
+PATIENCE = 30.0
+"""Seconds after which a reload is taken for one that hangs."""
 _HEADER = "x-tezio-token"
 _CHAIN_PREFIX = bytes.fromhex("575200")
 _PUBLIC_KEYS = {key.pkh: key.public_key for key in HSM_KEYS}
@@ -249,18 +251,23 @@ class Run:
             self._look_at(daemon)
             if is_wrong:
                 self._write(self._wrong_text())
-                daemon.send("HUP")
-                await daemon.says("SIGHUP: the configuration stays as it was, since .*\n")
+                await self._hang_up(daemon, "the configuration stays as it was, since ")
                 self.report.wrong += 1
             else:
                 other = B if self._side is A else A
                 self._become(self._side, other)
                 self._write(other.text(self._hsm))
-                daemon.send("HUP")
-                await daemon.says("SIGHUP: the signer goes by .* as it is now; changed: .*\n")
+                await self._hang_up(daemon, "the signer goes by ")
                 self._side = other
                 self._become(other)
             self.report.reloads += 1
+
+    async def _hang_up(self, daemon: Process, says: str) -> None:
+        """Have the daemon read its configuration, and wait for what it says of it."""
+        daemon.send("HUP")
+        said = await daemon.says("SIGHUP: (.*)\n").addTimeout(PATIENCE, reactor)
+        if not said[1].startswith(says):
+            self.report.findings["log"].add(f"said {said[1]}, and not {says}")
 
     def _look_at(self, daemon: Process) -> None:
         """See that nothing is amiss in the log so far, and begin another one."""
@@ -286,8 +293,8 @@ class Run:
                 text.replace(".token", ".nothing").encode(),
                 text.replace("[generic]", "[transfer]").encode(),
                 text.replace("policy:", "\tpolicy:").encode(),
-                f"{text}listen: {{http: [tcp]}}\n".encode(),
-                f"{text}limits: {{connections: 100000}}\n".encode(),
+                f"{text}listen: {{htp: []}}\n".encode(),
+                f"{text}limits: {{connections: 0}}\n".encode(),
                 text.encode() + b"\xff",
             ]
         )

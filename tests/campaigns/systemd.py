@@ -2,8 +2,9 @@
 
 Boots a Debian 12 in a container (systemd-nspawn), made once with debootstrap and kept in
 `--root`, installs the wheel in it, and starts the signer by `deploy/systemd/`: `ssl:` and
-`tls:` listeners, Unix sockets in its runtime directory, the journal, `kill -9`, and etcd
-over HTTPS. Needs root, systemd-nspawn, debootstrap, and for the first time the network.
+`tls:` listeners, Unix sockets in its runtime directory, the journal, `systemctl reload`,
+`kill -9`, and etcd over HTTPS. Needs root, systemd-nspawn, debootstrap, and for the first time
+the network.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from tests.support.vectors import block
 
 ROOT = Path("/var/cache/tezio-signer-systemd/root")
 SHIPPED = Path(__file__).parents[2] / "deploy" / "systemd" / "tezio-signer.service"
-STORIES = ("prepare", "listeners", "journald", "killed", "etcd")
+STORIES = ("prepare", "listeners", "journald", "reloaded", "killed", "etcd")
 _INSIDE = Path(__file__).parent / "insidesystemd.py"
 _PACKAGES = (
     "systemd,systemd-sysv,dbus,python3,python3-venv,etcd-server,openssl,ca-certificates,curl"

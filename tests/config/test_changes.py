@@ -12,6 +12,7 @@ from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ3
 from tezio_signer.config.changes import changes, without_restart
 from tezio_signer.config.setting import settings_of
 from tezio_signer.config.settings import (
+    Audit,
     ClientCa,
     Limits,
     RequestToken,
@@ -57,9 +58,10 @@ OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ("limits.headers", "limits.signatures_per_minute"),
     ),
     "store": (Path("/other.sqlite"), ("watermarks",)),
+    "audit": (Audit(Path("/audit.jsonl")), ("audit",)),
 }
 """For each setting another value than that of SETTINGS, and how the change is told."""
-BY_RESTART = {"hsms", "http", "octez_socket", "client_ca", "store"}
+BY_RESTART = {"hsms", "http", "octez_socket", "client_ca", "store", "audit"}
 
 
 class ChangesTests(SynchronousTestCase):
@@ -68,7 +70,7 @@ class ChangesTests(SynchronousTestCase):
     def test_each(self) -> None:
         """It is told by its key, and is in force at once unless it is one that takes a restart."""
         known = {each.attribute for each in settings_of(Settings)}
-        self.assertEqual(known - OTHERS.keys() - {"audit", "log"}, set())
+        self.assertEqual(known - OTHERS.keys(), set())
         for attribute, (value, words) in OTHERS.items():
             written = evolve(SETTINGS, **{attribute: value})
             found = changes(SETTINGS, written)

@@ -95,6 +95,7 @@ class SupervisorTests(TestCase):
         program.write_text(signer_script())
         program.chmod(0o755)
         self.client = Client(self.free_port())
+        self.config = config
         config.write_text(_CONFIGURATION.format(root=root, key=TZ3, port=self.client.port))
         hsm = start_signer_command(self, "simulate", "--latency", "0", "--link", f"{root}/hsm")
         await hsm.says("simulated HSM at")
@@ -154,6 +155,22 @@ class SupervisorTests(TestCase):
         self.assertIn("info the signer has stopped\n", self.log.read_text())
         with self.assertRaises(error.ConnectionRefusedError):
             await self.client.request("GET", "/")
+
+    async def test_reloaded(self) -> None:
+        """`supervisorctl signal HUP` has the same process go by another configuration."""
+        process = await self.running()
+        text = self.config.read_text()
+        for line, says in (
+            ("verbose: 1", "verbose: True or False is expected"),
+            ("list_known_keys: True", "changed: list_known_keys"),
+        ):
+            self.config.write_text(f"{text}{line}\n")
+            said = await self.ask_supervisorctl("signal", "HUP", "tezio-signer")
+            self.assertEqual(said, "tezio-signer: signalled\n")
+            await self.written.until(lambda says=says: says in self.said_since())  # type: ignore[misc]
+        self.assertEqual((await self.client.request("GET", "/known_keys")).status, 200)
+        os.kill(process, 0)
+        self.assertNotIn("exited:", self.supervisord.said)
 
     async def test_store_that_comes_late(self) -> None:
         """However often it cannot start, the next start follows soon, until it can."""

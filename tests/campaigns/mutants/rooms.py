@@ -87,6 +87,21 @@ ROOMS = {
             "listeners.test_unknownaddress",
         ),
     ),
+    "reloading": Room(
+        (
+            "tezio_signer.reloading",
+            "tezio_signer.configuration",
+            "tezio_signer.config.changes",
+            "tezio_signer.startup.source",
+        ),
+        (
+            "test_reloading",
+            "config.test_changes",
+            "startup.test_source",
+            "test_signer_races",
+            "listeners.test_admission",
+        ),
+    ),
     "policy": Room(
         (
             "tezio_signer.policy",
@@ -133,6 +148,12 @@ ROOMS = {
             "listeners.test_proxyprotocol",
         ),
     ),
+    "audit": Room(
+        ("tezio_signer.audit.chain", "tezio_signer.audit.verifying"),
+        ("audit.test_chain", "audit.test_verifying"),
+    ),
+    "auditfiles": Room(("tezio_signer.audit.files",), ("audit.test_files",)),
+    "auditlog": Room(("tezio_signer.audit.service",), ("audit.test_service",)),
     "serialhsm": Room(
         ("tezio_signer.serialhsm",),
         ("test_serialhsm", "test_serialport", "hsm.test_device", "hsm.test_pool"),
