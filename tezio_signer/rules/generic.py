@@ -32,6 +32,7 @@ from tezio_signer.rules.contents import (
 from tezio_signer.rules.rule import Check, Demands, Rule
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.operations import (
+    CONSENSUS_KINDS,
     CONSENSUS_TAGS,
     DEFAULT_ENTRYPOINT,
     Content,
@@ -167,8 +168,11 @@ def named_kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -
 
 def named_kinds_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     """What `named_kinds` wants."""
-    others = sorted(NAMED_ONLY.difference(rules.kinds or ()))
-    return f"is no {either(others)}, since kinds does not name it"
+    missing = NAMED_ONLY.difference(rules.kinds or ())
+    others = sorted(missing - CONSENSUS_KINDS)
+    if missing & CONSENSUS_KINDS:
+        others.append("operation of consensus")
+    return f"is no {either(others)} that kinds does not name" if others else "may be of any kind"
 
 
 def kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
