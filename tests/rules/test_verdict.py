@@ -205,8 +205,8 @@ class WordsTests(DecidingTestCase):
                 "authentication, michelson, block, preattestation, attestation",
                 "decoded": "is understood to its last byte",
                 "source": f"is of the account {TZ3}",
-                "named_kinds": "is no drain_delegate, update_companion_key, update_consensus_key or "
-                "operation of consensus that kinds does not name",
+                "named_kinds": "is no drain_delegate, update_companion_key, update_consensus_key "
+                "or operation of consensus that kinds does not name",
                 "kinds": "is of any kind",
                 "destinations": "is for any destination",
                 "delegates": "delegates to anybody",

@@ -191,6 +191,10 @@ class OperationRules:
     ] = False
 
 
+NO_RULES = OperationRules()
+"""What holds for a key without the section."""
+
+
 def operation_rules(field: Field) -> OperationRules:
     """The section `operations` of a key; raises ConfigError."""
     rules = OperationRules(**read_section(OperationRules, field, _READERS))

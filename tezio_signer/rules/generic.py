@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tezio_signer.config.operations import (
     NAMED_ONLY,
+    NO_RULES,
     Destination,
     OperationRules,
 )
@@ -48,7 +49,6 @@ Now = Callable[[], float]
 """Seconds since 1970, UTC: by the clock on the wall, which may be set."""
 _Ask = Callable[[Contents, OperationRules, PublicKeyHash], Refused | None]
 _Wanted = Callable[[OperationRules, PublicKeyHash], str]
-_NO_RULES = OperationRules()
 _GENERIC = frozenset({Operation.GENERIC})
 OPERATIONS = frozenset({Operation.GENERIC, Operation.MICHELSON})
 """What is no baking."""
@@ -61,7 +61,7 @@ def contents_rules(settings: Settings, now: Now) -> list[Rule[Check]]:
 
     :param now: what time it is.
     """
-    rules = {key.key: key.operations or _NO_RULES for key in settings.signing_keys.values()}
+    rules = {key.key: key.operations or NO_RULES for key in settings.signing_keys.values()}
     off = None if settings.security.signing_policy_check else SWITCH
 
     def on_contents(name: str, ask: _Ask, wanted: _Wanted, off: str | None = off) -> Rule[Check]:
