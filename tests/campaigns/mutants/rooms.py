@@ -187,6 +187,17 @@ ROOMS = {
         ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
         ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_request"),
     ),
+    "operations": Room(
+        (
+            "tezio_signer.tezos.operations",
+            "tezio_signer.tezos.layout",
+            "tezio_signer.tezos.kinds",
+            "tezio_signer.tezos.entrypoints",
+            "tezio_signer.tezos.evidence",
+            "tezio_signer.tezos.groups",
+        ),
+        ("tezos.test_layout", "tezos.test_kinds", "tezos.test_groups", "tezos.test_operations"),
+    ),
     "keys": Room(
         ("tezio_signer.tezos.keys",),
         ("tezos.test_keys", "tezos.test_base58check", "rules.test_access"),
