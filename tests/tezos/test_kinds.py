@@ -122,6 +122,18 @@ class KindsTests(OperationsTestCase):
             fields = one(made.transaction(call=name, value=value)).fields
             self.assertEqual(fields["entrypoint"], name)
 
+    def test_values_that_octez_changes_or_refuses(self) -> None:
+        """Stakers in the wrong order, and no tickets."""
+        keys = made.key_hash(OTHER) + made.key_hash(SOURCE)
+        timeout = BRANCH + made.manager(0xCD) + b"\x11" * 20 + keys
+        self.refused(timeout, f"has its stakers not in their order, at byte {len(timeout) - 41}")
+        unit = sized(made.UNIT)
+        ticket = made.manager(0x9E) + unit + unit + made.contract(CONTRACT)
+        self.refused(
+            BRANCH + ticket + b"\x00" + made.contract(OTHER) + sized(b"a"),
+            f"has a ticket_amount of zero, at byte {len(BRANCH + ticket) + 1}",
+        )
+
     def test_other_manager_operations(self) -> None:
         """The manager operations that no other test has."""
         key, unit = made.key_hash(OTHER), sized(made.UNIT)
@@ -152,8 +164,8 @@ class KindsTests(OperationsTestCase):
              + (2**40).to_bytes(8, "big"), "smart_rollup_publish",
              {"rollup": ROLLUP, "commitment": {"compressed_state": STATE, "inbox_level": 256,
               "predecessor": COMMITMENT, "number_of_ticks": 2**40}}),
-            (0xCD, b"\x11" * 20 + key + made.key_hash(SOURCE), "smart_rollup_timeout",
-             {"rollup": ROLLUP, "stakers": {"alice": OTHER, "bob": SOURCE}}),
+            (0xCD, b"\x11" * 20 + made.key_hash(SOURCE) + key, "smart_rollup_timeout",
+             {"rollup": ROLLUP, "stakers": {"alice": SOURCE, "bob": OTHER}}),
             (0xCE, b"\x11" * 20 + b"\x22" * 32 + sized(b"proof"),
              "smart_rollup_execute_outbox_message",
              {"rollup": ROLLUP, "cemented_commitment": COMMITMENT, "output_proof": b"proof"}),
