@@ -14,6 +14,7 @@ from yaml import safe_dump, safe_load
 
 from tests.support.commandtest import CommandTestCase, Outcome
 from tests.support.deciding import MAINNET
+from tests.support.genericpayloads import OTHER, transfer_from
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.cli.explain import payload_of
@@ -118,6 +119,13 @@ class TextTests(ExplainTestCase):
         self.assertEqual(outcome.code, 0)
         self.assertEqual(outcome.out.count("decision: would be refused by the rule operation"), 2)
         self.assertEqual(outcome.out.count("decision: would be signed"), 1)
+
+    def test_source(self) -> None:
+        """The key is the source of an operation, unless it is said; of none of ours, each is."""
+        for source, asked in ((TZ3, 1), (TZ1, 1), (OTHER, 3)):
+            out = self.run_command("explain", transfer_from(source).hex()).out
+            self.assertEqual(out.count("decision: "), asked)
+            self.assertEqual(f"for {source}, asked from" in out, source is not OTHER)
 
     def test_what_a_terminal_would_obey(self) -> None:
         """What a client chose is shown, and not obeyed."""
