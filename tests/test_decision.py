@@ -4,12 +4,12 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import cast
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -47,6 +47,22 @@ from tezio_signer.tezos.payload import Operation
 NOOP = PAYLOADS["noop"]
 MAINNET = "NetXdQprcVkpaWU"
 ASKED = Decision("GET /nowhere", Peer(), Listener.HTTP)
+
+
+@define
+class Keeper(Recorder):
+    """One without which nothing is signed."""
+
+    keeping: Deferred[None] = field(factory=Deferred)
+    asked: list[Decision] = field(factory=list)
+
+    def check(self) -> None:
+        """Be ready."""
+
+    def keep(self, decision: Decision) -> Deferred[None]:
+        """Take note of what is to be kept."""
+        self.asked.append(decision)
+        return self.keeping
 
 
 class Broken:
@@ -237,6 +253,44 @@ class ObserverTests(TestCase):
         outcomes = [decision.outcome for decision in recorder.seen]
         self.assertEqual(outcomes, [Outcome.SIGNED, Outcome.REFUSED])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 4)
+
+    async def test_keeper(self) -> None:
+        """Where one is required, a signature leaves, and is told of, when it has its decision."""
+        harness = HeldHarness()
+        await harness.start(self)
+        keeper, recorder = Keeper(), Recorder()
+        harness.signer.decisions.add(recorder)
+        harness.signer.decisions.require(keeper)
+        request = harness.signer.submit(submission(block(7, 0)))
+        await harness.asked()
+        harness.answer()
+        while not keeper.asked:
+            await deferLater(reactor, 0.001)
+        self.assertNoResult(request)
+        self.assertEqual((recorder.seen, keeper.asked[0].outcome), ([], Outcome.SIGNED))
+        keeper.keeping.callback(None)
+        self.assertTrue(good(TZ3, block(7, 0), await request))
+        self.assertEqual((recorder.seen, keeper.seen), (keeper.asked, []))
+        refused = harness.signer.submit(submission(block(7, 0, 1)))
+        self.assertIsInstance(await failure_of(refused), Conflict)
+        self.assertEqual((len(keeper.asked), len(keeper.seen)), (1, 1))
+
+    async def test_keeper_that_fails(self) -> None:
+        """By whatever it fails, no signature leaves, and that is told of as what it is."""
+        for error, outcome, sentence in (
+            (Unavailable("full"), Outcome.REFUSED, "full"),
+            (ZeroDivisionError(), Outcome.FAULT, FAULT),
+        ):
+            harness = Harness(settings_with())
+            await harness.start(self)
+            keeper = Keeper()
+            harness.signer.decisions.require(keeper)
+            keeper.keeping.errback(error)
+            answer = await failure_of(harness.signer.submit(submission(block(7, 0))))
+            self.assertEqual(str(answer), sentence)
+            (told,) = keeper.seen
+            self.assertEqual((told.outcome, told.sentence), (outcome, sentence))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_one_that_always_fails(self) -> None:
         """It is told of, with its traceback, but does not fill the log."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from io import BytesIO
 from random import Random
+from time import monotonic
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,26 @@ class TornTests(MutationCase):
         log = b"".join(LINES[:9])
         for other in (LINES[9][:-1] + b"x", LINES[10][:300], LINES[8][:300], b"x", b'{"format":1 '):
             self.assert_found(verified(log + other), 10)
+
+    def test_torn_again(self) -> None:
+        """So it is if the line that was to close a torn one is torn itself, and not if it is not.
+
+        A crash leaves no line feed behind what it has left.
+        """
+        log, left = b"".join(LINES[:9]), LINES[9][:150]
+        closing, _ = seal(head_of(LINES[8]), b'{"kind":"start"}', Torn.of(left))
+        for size in (1, 40, 200):
+            report = verified(log + left + b"\n" + closing[:size])
+            self.assert_well(report)
+            self.assertIn(f"behind {len(left) + 1 + size} bytes", report.notes[0].sentence)
+        for other in (b"", b"\n", b"\n\n{", b"x", closing[:40] + b"\n"):
+            self.assert_found(verified(log + left + b"\n" + other), 10)
+
+    def test_much(self) -> None:
+        """Very many lines that are none of ours take no time for each other."""
+        began = monotonic()
+        self.assert_found(verified(LINES[0] + b"x\n" * 200_000), 2)
+        self.assertLess(monotonic() - began, 20)
 
     def test_closed(self) -> None:
         """What a line says was torn is noted; zeros, line feeds and other bytes too."""

@@ -31,7 +31,7 @@ from tests.campaigns.signing import CHAINS, Asked, ForgetfulFirmware, is_right, 
 from tests.support.daemonprocess import FREE_PORT, Process, serving, spawn_daemon
 from tests.support.harness import Answer, Client, reactor
 from tests.support.octezclient import to_base58check
-from tests.support.vectors import TZ1, TZ3, block, consensus, transfer
+from tests.support.vectors import TZ1, TZ3, block, consensus, noop
 from tezio_signer.audit.chain import link_of
 from tezio_signer.audit.files import older_files, opened
 from tezio_signer.audit.verifying import Report as ChainReport
@@ -200,7 +200,7 @@ class Lane:
         while not self._killed:
             self._number += 1
             mark_id = MarkId("", TZ1, Operation.GENERIC)
-            await self._ask(client, Asked(mark_id, self._number, 0, transfer(self._number)))
+            await self._ask(client, Asked(mark_id, self._number, 0, noop(self._number)))
 
     def _asked(self, operation: Operation, data: bytes) -> Asked:
         data = data[:1] + CHAINS[0] + data[5:]

@@ -144,19 +144,23 @@ limits            connections 512, connections_per_peer 128, request_seconds 10,
 
 {TZ1}
   signs           generic
-  may             {ANYTHING}; sends any amount to anybody
+  may             {ANYTHING};
+                  sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ2}
   signs           generic
-  may             {ANYTHING}; sends any amount to anybody
+  may             {ANYTHING};
+                  sends any amount to anybody
   authenticated   no
   HSM             held by board {BOARD}
 
 {TZ3}
   signs           attestation, block, generic, preattestation
-  may             {ANYTHING}; sends any amount to anybody; bakes on mainnet
+  may             {ANYTHING};
+                  sends any amount to anybody;
+                  bakes on mainnet
   chains          NetXdQprcVkpaWU
   floors          none
   max_level_jump  500000
@@ -202,10 +206,25 @@ listen: {{http: ["tcp:1", "tcp:2"], octez_socket: ["tcp:3", "unix:x"]}}
         ):
             self.assertIn(line, lines)
 
+    def test_rules_on_operations(self) -> None:
+        """What a key may do is said clause by clause, in the same words as JSON has."""
+        rules = f"kinds: [stake, ballot], ballots: [yay], destinations: [{TZ1}]"
+        self.write(minimal(key=f"{NO_RULES}, operations: {{{rules}}}"))
+        said = self.values()
+        clauses = ["votes yay", "stakes its own funds", "pays any fee"]
+        self.assertEqual(said["keys"][0]["may"], clauses)
+        text = self.run_command("check").out
+        column = "\n" + 18 * " "
+        self.assertIn(f"\n  may             {f';{column}'.join(clauses)}\n", text)
+        (fees, useless) = said["warnings"]
+        self.assertIn("limit them by max_fee", fees)
+        self.assertIn("destinations has no effect", useless)
+        self.assertIn(f"warning: {fees}\nwarning: {useless}\n", text)
+
     def test_switched_off(self) -> None:
         """What a switched-off protection means is said where it matters, and as a warning."""
         self.write(self.config.read_text().replace("check: True", "check: False"))
-        self.assertEqual(self.lines("signs"), ["everything"] * 3)
+        self.assertEqual(self.lines("signs  "), ["everything"] * 3)
         self.assertEqual(self.lines("asked from"), ["everywhere"])
         self.assertEqual(self.lines("max_level_jump"), [])
         switched = [w for w in self.values()["warnings"] if "is switched off" in w]

@@ -74,6 +74,13 @@ unknown: allow
         )
         self.assertFalse(rules_of("unknown: refuse").unknown)
 
+    def test_entrypoints(self) -> None:
+        """Their names have 1 to 31 bytes."""
+        for name in ("a", "a" * 31, "default"):
+            (place,) = rules_of(f"destinations: ['{KT1}%{name}']").destinations or ()
+            self.assertEqual(place, Destination(KT1, name))
+            self.assertEqual(str(place), f"{KT1}%{name}")
+
     def test_amounts(self) -> None:
         """Tez are exact, up to the most that a number of Octez holds."""
         for text, mutez in (

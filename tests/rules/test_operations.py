@@ -8,6 +8,7 @@ from tezio_signer.errors import Forbidden, TooLarge
 from tezio_signer.tezos.payload import Operation
 
 NOOP = PAYLOADS["noop"]
+MICHELSON = bytes.fromhex("05030b")
 
 
 class OperationTests(DecidingTestCase):
@@ -18,7 +19,8 @@ class OperationTests(DecidingTestCase):
         only_mainnet = settings_with(chains=[MAINNET])
         on_mainnet, elsewhere = block(7, 0), block(7, 0)[:1] + bytes(4) + block(7, 0)[5:]
         self.decide(only_mainnet, request_for(on_mainnet))
-        self.decide(only_mainnet, request_for(NOOP))
+        for payload in (NOOP, MICHELSON):
+            self.decide(only_mainnet, request_for(payload))
         self.refused(Forbidden, f"allowed: {MAINNET}", only_mainnet, request_for(elsewhere))
         self.decide(settings_with(), request_for(elsewhere))
         self.refused(Forbidden, "chain", settings_with(chains=[]), request_for(on_mainnet))
@@ -27,6 +29,7 @@ class OperationTests(DecidingTestCase):
         """Each operation is allowed by its own name and by no other."""
         payloads = {
             Operation.GENERIC: NOOP,
+            Operation.MICHELSON: MICHELSON,
             Operation.BLOCK: block(7, 0),
             Operation.PREATTESTATION: consensus("preatt", 7, 0),
             Operation.ATTESTATION: consensus("att_dal_5", 7, 0),

@@ -49,6 +49,12 @@ class RateTests(SynchronousTestCase):
         for number in range(2):
             self.take(noop(number))
 
+    def test_michelson(self) -> None:
+        """Packed data of Michelson are counted with generic operations."""
+        self.take(noop(0))
+        self.take(bytes.fromhex("05030b"))
+        self.assertRaises(TooMany, self.take, noop(1))
+
     def test_undo(self) -> None:
         """What could not be served does not count."""
         for number in range(5):

@@ -43,4 +43,5 @@ class WatermarkTests(DecidingTestCase):
     def test_claim(self) -> None:
         """What has a level is granted with its claim; what has none needs none."""
         self.assertIsNotNone(self.decide(settings_with(), request_for(block(7, 0))).claim)
-        self.assertIsNone(self.decide(settings_with(), request_for(NOOP)).claim)
+        for payload in (NOOP, bytes.fromhex("05030b")):
+            self.assertIsNone(self.decide(settings_with(), request_for(payload)).claim)

@@ -37,6 +37,8 @@ The audit log:
 Data and surroundings:
 
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
+- `genericpayloads`: operations of each common kind as bytes, of any account; `operationscase`:
+  recorded ones, and assertions on what is decoded.
 - `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.

@@ -300,7 +300,7 @@ class AuditFile:
 
     def _tail(self, descriptor: int) -> Tail:
         try:
-            return tail_of(lambda size, at: os.pread(descriptor, size, at), self._place.size)
+            return tail_of(partial(os.pread, descriptor), self._place.size)
         except ValueError as error:
             self.close()
             raise StartupError(
@@ -340,6 +340,8 @@ def unusable(path: Path, error: OSError) -> StartupError:
             f"audit log {path}: {error.strerror}; the signer has to be able to write to the file "
             "and to make files in its directory"
         )
+    if isinstance(error, IsADirectoryError):
+        return StartupError(f"audit log {path}: it is a directory; name a file in it")
     return StartupError(f"audit log {path}: {error.strerror}")
 
 
@@ -356,7 +358,7 @@ def tail_of(read: Callable[[int, int], bytes], size: int) -> Tail:
         if tail is not None:
             return tail
         if start == 0:
-            if data and not may_be_torn(data, None):
+            if not all(may_be_torn(piece, None) for piece in data.split(b"\n")):
                 raise ValueError("there is no line of an audit log in it")
             return Tail(None, data)
         if span >= _MOST_TAIL:
@@ -385,16 +387,24 @@ def _last_line(data: bytes, whole: bool) -> Tail | None:
 def _tail_before(path: Path) -> Tail:
     """The end of the newest of the older files that has a line; that of nothing without one."""
     for older in reversed(older_files(path)):
-        with suppress(OSError, EOFError, ValueError), opened(older) as file:
-            data = file.read()
-            tail = tail_of(partial(_piece, data), len(data))
+        with suppress(OSError, EOFError, ValueError):
+            tail = _tail_of_older(older)
             if tail.head is not None:
                 return tail
     return Tail(None)
 
 
-def _piece(data: bytes, size: int, at: int) -> bytes:
-    return data[at : at + size]
+def _tail_of_older(path: Path) -> Tail:
+    """Its end; only that is kept in memory. Raises OSError, EOFError, or ValueError."""
+    with opened(path) as file:
+        if path.suffix != ".gz":
+            return tail_of(partial(os.pread, file.fileno()), path.stat().st_size)
+        size, end = 0, b""
+        while piece := file.read(_CHUNK):
+            size += len(piece)
+            end = (end + piece)[-2 * _MOST_TAIL :]
+    front = size - len(end)
+    return tail_of(lambda length, at: end[at - front : at - front + length], size)
 
 
 def older_files(path: Path) -> list[Path]:
@@ -442,11 +452,13 @@ def check_access(path: Path) -> None:
             if not os.access(path.parent, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
             return
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         descriptor = os.open(path, _FLAGS)
         try:
-            tail_of(lambda size, at: os.pread(descriptor, size, at), status.st_size)
+            tail_of(partial(os.pread, descriptor), status.st_size)
         finally:
             os.close(descriptor)
     except ValueError as error:

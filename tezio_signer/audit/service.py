@@ -101,7 +101,7 @@ class AuditLog(Service):
         super().startService()
         self._file.open()
         head = self._file.head
-        self._tell_head(head, "goes on behind" if head.number else "begins: before it is")
+        self._tell_head(head, "goes on behind")
         queue = LineQueue(self._missing, batch_bytes=_BATCH_BYTES)
         self._writer = LineWriter(self, queue, "audit")
         self._event("start", version=__version__)
@@ -267,6 +267,9 @@ class AuditLog(Service):
 
     def _tell_head(self, head: Head, where: str) -> None:
         self._told_at = head.number
+        if not head.number:
+            self._log.info("the audit log {path} begins", path=self.path)
+            return
         self._log.info(
             "the audit log {path} {where} line {head}", path=self.path, where=where, head=head
         )

@@ -73,21 +73,25 @@ class Report:
 class _NoLines:
     """Bytes that are no lines, up to the next line: torn, or changed.
 
-    :ivar front: as many of them as are looked at.
+    :ivar first: what is in the place of the first line.
+    :ivar may_be_torn: whether all of it may be what crashes have left.
     :ivar kept: the last byte, which may be the line feed that closes them.
     """
 
     place: Place
     before: Head | None
-    front: bytes = b""
+    first: bytes = b""
+    may_be_torn: bool = True
     kept: bytes = b""
     size: int = 0
     hash: Any = field(factory=sha256)
 
-    def add(self, data: bytes) -> None:
-        """Append bytes that are none of a line either."""
-        self.front += data[: max(0, LONGEST - len(self.front))]
-        data = self.kept + data
+    def add(self, piece: bytes) -> None:
+        """Append what is in the place of a line."""
+        self.first = self.first or piece
+        left = piece.removesuffix(_LINE_FEED)
+        self.may_be_torn = self.may_be_torn and left != b"" and may_be_torn(left, self.before)
+        data = self.kept + piece
         self.hash.update(data[:-1])
         self.size += len(data) - 1
         self.kept = data[-1:]
@@ -101,8 +105,11 @@ class _NoLines:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether this may be what a crash has just left behind the last line."""
-        return self.size < LONGEST and may_be_torn(self.front, self.before)
+        """Whether this may be what a crash has just left behind the last line.
+
+        So it may if the line that was to close a torn one is torn itself.
+        """
+        return self.may_be_torn and self.kept != _LINE_FEED
 
 
 @define
@@ -276,13 +283,12 @@ def _kind(link: Link) -> object:
 
 
 def _no_line(left: _NoLines) -> str:
-    first = left.front.partition(_LINE_FEED)[0] + _LINE_FEED
-    later = other_format(first)
+    later = other_format(left.first)
     if later is not None:
         return (
             f"a line of format {later}, which a later version has written: verify it with that one"
         )
-    if first == _LINE_FEED:
+    if left.first == _LINE_FEED:
         return "an empty line, which the signer has not written"
     return "this is no line of an audit log: it was changed, or added"
 

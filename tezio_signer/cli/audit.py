@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tezio_signer.audit.chain import Head
-from tezio_signer.audit.files import older_files, opened
+from tezio_signer.audit.files import opened
+from tezio_signer.audit.reading import files_of, unreadable
 from tezio_signer.audit.verifying import Finding, Report, verify
 from tezio_signer.cli.common import CommandError, config_option, json_option
 from tezio_signer.config.locate import config_path, load_settings
-from tezio_signer.errors import StartupError
 
 _MOST_TOLD = 20
 """Findings that are printed; the first one is where to look."""
@@ -68,9 +68,7 @@ def _files(config: str | None) -> list[Path]:
         raise CommandError(
             f"{config_path(config)} names no audit log: set audit.file, or name the files to verify"
         )
-    older = older_files(audit.path)
-    # Just behind a rotation there is none with the name, until there is a line for it.
-    return [*older, audit.path] if audit.path.exists() or not older else older
+    return files_of(audit.path)
 
 
 def _verify(files: list[Path], heads: list[Head]) -> Report:
@@ -82,8 +80,7 @@ def _verify(files: list[Path], heads: list[Head]) -> Report:
                 streams.append((str(at), stack.enter_context(opened(at))))
             return verify(streams, heads)
     except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise StartupError(f"audit log {at}: it cannot be read: {why}") from error
+        raise unreadable(at, error) from error
 
 
 def _values(files: list[Path], report: Report) -> dict[str, object]:

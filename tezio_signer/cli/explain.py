@@ -1,6 +1,6 @@
 """`tezio-signer explain`: what a payload is, and rule by rule what the daemon would decide.
 
-It asks the daemon's own rules, on a copy of the watermarks in memory. It signs nothing, changes
+It asks the daemon's own rules, on a copy of the store in memory. It signs nothing, changes
 nothing, and may be run beside a daemon. What only the daemon knows (who authenticates, how many
 requests came in the last minute) it cannot tell; it says so, and takes it for granted.
 """
@@ -8,7 +8,7 @@ requests came in the last minute) it cannot tell; it says so, and takes it for g
 import argparse
 import json
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -28,8 +28,7 @@ from tezio_signer.rules.verdict import NotKnownHere, Verdict
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash, Signature
 from tezio_signer.watermarks.claims import Watermarks
 from tezio_signer.watermarks.copied import CopiedStore
-from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite.reading import read
+from tezio_signer.watermarks.sqlite.reading import Content, read_all
 from tezio_signer.watermarks.store import StoreAwayError, StoreError
 
 if TYPE_CHECKING:  # which takes longer to import than all else
@@ -40,7 +39,7 @@ _MOST_READ = 1024 * 1024
 _RATE = "only the running daemon knows how many there were"
 _NOT_AUTHENTICATED = "no authentication signature was given (--authentication)"
 
-Marks = Mapping[MarkId, Mark] | StoreError
+Copied = Content | StoreError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,12 +81,12 @@ def run(options: argparse.Namespace) -> None:
     if not keys:
         raise CommandError("the configuration has no signing key (policy.signing_keys)")
     try:
-        marks = marks_of(settings)
+        content = content_of(settings)
     except StoreError as error:
         sentence = spelled_out(str(error), named_config(options.config), settings.store)
         raise CommandError(f"the signer does not start: {sentence}") from error
     explanations = [
-        explain(settings, marks, key, data, options.peer, options.authentication) for key in keys
+        explain(settings, content, key, data, options.peer, options.authentication) for key in keys
     ]
     if options.json:
         said = {
@@ -138,23 +137,23 @@ def _input(text: str) -> str:
     return read_all if isinstance(read_all, str) else read_all.decode("utf-8", "replace")
 
 
-def marks_of(settings: Settings) -> Marks:
-    """A copy of the marks in the store; the error where it does not answer for the time being.
+def content_of(settings: Settings) -> Copied:
+    """A copy of what is in the store; the error where it does not answer for the time being.
 
     :raises StoreError: with what the daemon does not start with.
     """
     address = settings.store
     assert address is not None  # it is so with --simulate only
     if not isinstance(address, EtcdAddress):
-        return read(address)
+        return read_all(address)
     from tezio_signer.cli.reacting import run_reactor
     from tezio_signer.watermarks.opening import etcd_store
 
-    answers: list[Marks] = []
+    answers: list[Copied] = []
 
     async def ask(store: "EtcdStore") -> None:
         try:
-            answers.append(await store.read())
+            answers.append(Content(await store.read(), await store.read_spending()))
         except StoreAwayError as error:
             answers.append(error)
         finally:
@@ -166,14 +165,14 @@ def marks_of(settings: Settings) -> Marks:
 
 def explain(
     settings: Settings,
-    marks: Marks,
+    content: Copied,
     key: PublicKeyHash,
     data: bytes,
     peer: Peer,
     authentication: Signature | None = None,
 ) -> Explanation:
-    """Ask all rules about one request, on a copy of the marks of its own."""
-    watermarks = Watermarks(lambda: CopiedStore(marks), settings.floors, Clock())
+    """Ask all rules about one request, on a copy of its own."""
+    watermarks = Watermarks(lambda: CopiedStore(content), settings.floors, Clock())
     watermarks.startService()
     try:
         policy = policy_of(settings, _unknown_key, watermarks, Clock())

@@ -158,7 +158,9 @@ def _number(value: float) -> str:
 
 def _of_key(key: Meaning) -> Iterator[tuple[str, str]]:
     yield "signs", _listed(key["signs"], "nothing")
-    yield "may", "; ".join(key["may"]) or "-"
+    *others, last = key["may"] or ["-"]
+    for number, clause in enumerate((*(f"{each};" for each in others), last)):
+        yield "" if number else "may", clause
     bakes = key["max_level_jump"] is not None
     if bakes or key["chains"] != ["any"]:
         yield "chains", _listed(key["chains"], "none")

@@ -103,7 +103,7 @@ class Michelson:
     value: Micheline
 
     def __str__(self) -> str:
-        """What is in it, in one line of printable ASCII."""
+        """What is in it, in one line."""
         return f"Michelson data {self.value.shortened(_MOST_LETTERS)}"
 
 

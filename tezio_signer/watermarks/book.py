@@ -36,6 +36,7 @@ from attrs import define, evolve, frozen
 
 from tezio_signer.errors import TooMany
 from tezio_signer.tezos.keys import PublicKeyHash
+from tezio_signer.tezos.operations import Mutez
 from tezio_signer.watermarks.entry import (
     COUNTED,
     MOST_ENTRIES,
@@ -221,13 +222,13 @@ class Book:
     ) -> str:
         if asked.mutez > most:
             return (
-                f"{_tez(asked.mutez)} at once are more than {self._key} may spend in 24 hours: "
-                f"max_amount_per_day is {_tez(most)}; send less, or raise it"
+                f"{Mutez(asked.mutez)} at once are more than {self._key} may spend in 24 hours: "
+                f"max_amount_per_day is {Mutez(most)}; send less, or raise it"
             )
         after = _free_at(entries, lambda s: s.mutez + asked.mutez <= most, used, now)
         return (
-            f"{_tez(used.mutez + asked.mutez)} would be spent by {self._key} in 24 hours, and "
-            f"max_amount_per_day is {_tez(most)}: {_tez(max(0, most - used.mutez))} can be spent "
+            f"{Mutez(used.mutez + asked.mutez)} would be spent by {self._key} in 24 hours, and "
+            f"max_amount_per_day is {Mutez(most)}: {Mutez(max(0, most - used.mutez))} can be spent "
             f"now, and this after {after}"
         )
 
@@ -243,8 +244,3 @@ def _free_at(entries: Entries, fits: Callable[[Standing], bool], used: Standing,
             used = Standing(used.mutez - entry.mutez, used.operations - entry.operations)
     minute = -(-end // 60) * 60
     return f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _tez(mutez: int) -> str:
-    whole, rest = divmod(mutez, 1_000_000)
-    return f"{whole}.{rest:06}".rstrip("0") + " tez" if rest else f"{whole} tez"

@@ -24,11 +24,13 @@ GRACE = 60
 COUNTED = DAY + GRACE
 REMEMBERED = 2 * DAY
 """Seconds after which an entry is forgotten: a clock that leapt ahead may come back."""
-MOST_ENTRIES = 8000
-"""Entries of one key. All of them fit into one answer of etcd, with 450 bytes for each."""
+MOST_ENTRIES = 4000
+"""Entries of one key: 1.6 MB in one answer of etcd, which are read within a tenth of a second."""
 MOST_MUTEZ = 2**63 - 1
 """More than there is; what adds up to more counts as this, which a column of SQLite can hold."""
 _LAST_SECOND = 2**33
+_MOST_KNOWN = 1000
+_known: dict[str, PublicKeyHash] = {}  # thousands of entries have the same key
 _FIELDS = ("key", "payload_hash", "at", "mutez", "operations")
 
 
@@ -128,7 +130,12 @@ def read_entry(where: str, value: object) -> tuple[PublicKeyHash, bytes, Entry]:
     if entry.mutez and not entry.operations:
         raise TransferError(f"{where}: there are mutez, but no operations")
     payload_hash = hash_of_payload(where, row["payload_hash"])
-    return key_hash(f"{where}.key", row["key"]), payload_hash, entry
+    key = _known.get(row["key"]) if isinstance(row["key"], str) else None
+    if key is None:
+        key = key_hash(f"{where}.key", row["key"])
+        if len(_known) < _MOST_KNOWN:
+            _known[row["key"]] = key
+    return key, payload_hash, entry
 
 
 def _number(where: str, value: object, most: int) -> int:

@@ -1,8 +1,8 @@
 """Opens stores by their address: for the daemon, and for the operator's commands."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, execute, succeed
@@ -20,12 +20,10 @@ from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.grouped import GroupedStore, ThreadWriter
-from tezio_signer.watermarks.sqlite.reading import Content
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError, WatermarkStore
 
 _CONNECT_TIMEOUT = 1.0
-_Result = TypeVar("_Result")
 
 
 def open_store(
@@ -63,48 +61,6 @@ class _QuietFactory(_HTTP11ClientFactory):
     """Leaves every connection that begins or ends out of the log."""
 
     noisy = False
-
-
-def in_memory(content: Content) -> WatermarkStore:
-    """Make a store with this content that is gone when it is closed; nothing waits in it.
-
-    With `snapshot` it is what `explain` reserves in: the store itself stays as it is.
-    """
-    store = SqliteStore(None)
-    store.replace(content.marks, content.spending)
-    return GroupedStore(store, _AtOnce())
-
-
-def snapshot(address: StoreAddress | None, reactor: Reactor) -> Deferred[Content]:
-    """Read what is in a store, also while a daemon uses it, and change nothing.
-
-    The address None is that of a store in memory, in which there is nothing. Fails with
-    StoreError.
-    """
-    if isinstance(address, EtcdAddress):
-        return Deferred.fromCoroutine(_content(etcd_store(address, reactor)))
-    if address is None:
-        return succeed(Content({}, {}))
-    return execute(reading.read_all, address)
-
-
-async def _content(store: EtcdStore) -> Content:
-    try:
-        return Content(await store.load(), await store.load_spending())
-    finally:
-        await store.close()
-
-
-class _AtOnce:
-    """A `Writer` that does its work in this thread, before it returns."""
-
-    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """Do it."""
-        return execute(work)
-
-    def stop(self) -> bool:
-        """All is done."""
-        return True
 
 
 def _merged(there: Entries, brought: Entries) -> Entries:

@@ -5,18 +5,17 @@ from pathlib import Path
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.harness import reactor
 from tests.support.vectors import TZ3, block
-from tezio_signer.errors import Conflict, TooMany
+from tezio_signer.errors import Conflict, TooMany, Unavailable
 from tezio_signer.tezos.payload import Baking, Operation, decode
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.copied import CopiedStore
 from tezio_signer.watermarks.entry import Entry
-from tezio_signer.watermarks.opening import in_memory, snapshot
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
-from tezio_signer.watermarks.sqlite.reading import Content
+from tezio_signer.watermarks.sqlite.reading import Content, read_all
 from tezio_signer.watermarks.sqlite.store import SqliteStore
-from tezio_signer.watermarks.store import Spent, StoreError
+from tezio_signer.watermarks.store import Spent, StoreAwayError
 
 NOW = 1_790_000_000
 _DATA = block(100, 0)
@@ -45,12 +44,12 @@ class SnapshotTests(SynchronousTestCase):
 
     def copied(self) -> Content:
         """What is in it."""
-        return self.successResultOf(snapshot(self.path, reactor))
+        return read_all(self.path)
 
     def test_decided_as_there(self) -> None:
         """Claims and reservations are decided in the copy as the store has it."""
         content = self.copied()
-        watermarks = Watermarks(lambda: in_memory(content), {}, Clock(), now=lambda: NOW)
+        watermarks = Watermarks(lambda: CopiedStore(content), {}, Clock(), now=lambda: NOW)
         watermarks.startService()
         with self.assertRaises(Conflict):
             watermarks.claim(TZ3, self.payload, _DATA)
@@ -66,9 +65,12 @@ class SnapshotTests(SynchronousTestCase):
         self.test_decided_as_there()
         self.assertEqual(self.files(), before)
 
-    def test_no_store(self) -> None:
-        """Without an address there is nothing in it; where there is no store it is said."""
-        self.assertEqual(self.successResultOf(snapshot(None, reactor)), Content({}, {}))
-        missing = self.path.with_name("missing")
-        self.failureResultOf(snapshot(missing, reactor), StoreError)
-        self.assertFalse(missing.exists())
+    def test_away(self) -> None:
+        """A copy of a store that does not answer decides nothing."""
+        away = CopiedStore(StoreAwayError("etcd is away"))
+        self.failureResultOf(away.load(), StoreAwayError)
+        watermarks = Watermarks(lambda: away, {}, Clock(), now=lambda: NOW)
+        watermarks.startService()
+        reserving = watermarks.ledger.reserve(TZ3, b"\x01" * 32, 1, 1, 5, None)
+        self.assertIn("etcd is away", str(self.failureResultOf(reserving, Unavailable).value))
+        self.successResultOf(watermarks.stopService())
