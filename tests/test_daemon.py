@@ -218,7 +218,8 @@ class SigningTests(ProcessTestCase):
         for asking in (on_tcp, on_unix):
             signature = await asking.sign(str(TZ1), TRANSFER)
             self.assertTrue(verifies(HSM_KEYS[0].public_key, TRANSFER, signature))
-        await daemon.says(rf"signed generic for tz1\w+ from 127.0.0.1 \(uid {os.getuid()}, ")
+        whose = rf"for {TZ1} from 127.0.0.1 \(uid {os.getuid()}, "
+        await daemon.says(rf"signed transaction of 1 tez to tz1\w+, fee 0.000404 tez, {whose}")
         daemon.send("TERM")
         await daemon.exits()
         self.assert_quiet(daemon)

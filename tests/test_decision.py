@@ -139,7 +139,7 @@ class LogTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """Each outcome has its words, and its level."""
         asked = evolve(Decision.on(submission(NOOP)), milliseconds=3)
-        generic = f"generic for {TZ3}"
+        generic = f"failing_noop 'hi', for {TZ3}"
         says = "from 127.0.0.1"
         for decision, level, line in (
             (evolve(asked, outcome=Outcome.SIGNED), "info", f"signed {generic} {says} in 3 ms"),

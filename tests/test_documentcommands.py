@@ -202,6 +202,12 @@ class CommandsTests(TestCase):
         self.session.path("/etc").mkdir()
         await self.follow("docs/deploying.md", "Running it as a service")
 
+    @follows("docs/policy.md", "Why was it refused?")
+    async def test_explain(self) -> None:
+        """A payload that a key may not sign is explained."""
+        await self.with_store()
+        await self.follow("docs/policy.md", "Why was it refused?")
+
     @follows("docs/watermarks.md", "Watermarks")
     @follows("docs/watermarks.md", "Commands")
     @follows("docs/watermarks.md", "Raise")

@@ -59,7 +59,15 @@ class SubmissionTests(SynchronousTestCase):
 
     def test_read(self) -> None:
         """What could be read is named by what it is: kind, level and round, and key."""
-        for payload, what in ((block(7, 2), f"block 7/2 for {TZ3}"), (NOOP, f"generic for {TZ3}")):
+        to = "tz1gjaF81ZRRvdzjobyfVNsAeSC6PScjfQwN"
+        one, sent = f"transaction of 1 tez to {to}", PAYLOADS["transfer"]
+        for payload, what in (
+            (block(7, 2), f"block 7/2 for {TZ3}"),
+            (NOOP, f"failing_noop 'hi', for {TZ3}"),
+            (sent, f"{one}, fee 0.000404 tez, for {TZ3}"),
+            (sent + sent[33:], f"2 operations: {one}; {one}; fees 0.000808 tez, for {TZ3}"),
+            (b"\x05\x00\x07", f"Michelson data 7, for {TZ3}"),
+        ):
             request = request_for(payload)
             asked = Submission(Admitted(Peer()), Listener.HTTP, str(TZ3), request)
             self.assertIs(asked.request, request)

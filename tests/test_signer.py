@@ -364,7 +364,7 @@ class LogTests(TestCase):
                 f"refused block 7/1 for {TZ3} from HERE in MS: 409 block at level 7 round 1 is "
                 "not above the high watermark, level 7 round 2",
             ),
-            (TZ1, NOOP, True, 200, f"signed generic for {TZ1} from HERE in MS"),
+            (TZ1, NOOP, True, 200, f"signed failing_noop 'hi', for {TZ1} from HERE in MS"),
             (
                 TZ3,
                 consensus("att_dal_5", 8, 0),
@@ -393,7 +393,7 @@ class LogTests(TestCase):
                 NOOP,
                 True,
                 404,
-                f"refused generic for {unknown} from HERE in MS: 404 "
+                f"refused failing_noop 'hi', for {unknown} from HERE in MS: 404 "
                 f"no keys for the source contract {unknown}",
             ),
         ]
@@ -452,9 +452,12 @@ class LogTests(TestCase):
             await staying
         left, signed = self._decisions(events)
         self.assertEqual(
-            formatEvent(left), f"client 127.0.0.1 went away after 250 ms: generic for {TZ1}"
+            formatEvent(left),
+            f"client 127.0.0.1 went away after 250 ms: failing_noop 'hi', for {TZ1}",
         )
-        self.assertEqual(formatEvent(signed), f"signed generic for {TZ3} from 127.0.0.1 in 1250 ms")
+        self.assertEqual(
+            formatEvent(signed), f"signed failing_noop 'hi', for {TZ3} from 127.0.0.1 in 1250 ms"
+        )
 
     async def test_fault_has_its_line(self) -> None:
         """A fault of ours leaves one line like any decision, with the traceback in it."""

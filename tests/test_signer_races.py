@@ -476,7 +476,7 @@ class LineTests(RaceTestCase):
             self.board.serve()
             self.signed(request, NOOP)
         self.assertEqual(
-            formatEvent(events[-1]), f"signed generic for {TZ3} from 127.0.0.1 in 250 ms"
+            formatEvent(events[-1]), f"signed failing_noop 'hi', for {TZ3} from 127.0.0.1 in 250 ms"
         )
 
     def test_long_key(self) -> None:

@@ -108,7 +108,7 @@ class SigningRequest:
     def __str__(self) -> str:
         payload = self.payload
         if not isinstance(payload, Baking):
-            return f"{payload.operation} for {self.key}"
+            return f"{payload}, for {self.key}"
         return f"{payload.operation} {payload.level}/{payload.round} for {self.key}"
 
 

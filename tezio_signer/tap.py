@@ -160,8 +160,6 @@ def makeService(options: Options) -> Daemon:
     for each in audit:
         reloading.add(each.reopen)
     hang_ups.then = reloading.hang_up
-    for log_of_decisions in audit:
-        reloading.add(log_of_decisions.reopen)
     daemon = Daemon(
         reactor,
         signer,

@@ -365,7 +365,7 @@ class RotationTests(FilesCase):
 
     def test_dates_and_compression(self) -> None:
         """So it is with dates in the names (`dateext`), and with older ones compressed."""
-        for number, name in enumerate(("20261126.gz", "20261127", "20261128")):
+        for number, name in enumerate(("20261126.gz", "20261127", "20261128.gz")):
             file = self.open()
             file.append(entries(number), False)
             file.close()

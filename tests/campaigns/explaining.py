@@ -10,15 +10,33 @@ only thing by which the daemon may refuse otherwise, and only if no earlier rule
 import argparse
 import sys
 from collections import Counter
+from datetime import UTC, time
 from ipaddress import ip_network
 from random import Random
+from typing import Any
 
 from attrs import define, evolve, field
 from twisted.internet.task import Clock
 
 from tests.campaigns.findings import Findings, tell
+from tests.campaigns.randomoperations import ANYTHING, RandomOperations, forged
 from tests.support.deciding import MAINNET, OTHER_CHAIN, WALLET, signed_by
 from tests.support.fakeboard import FakeBoard, FakePorts
+from tests.support.genericpayloads import (
+    CONTRACT,
+    OTHER,
+    PROTOCOL,
+    UNIT,
+    ballot,
+    drain_delegate,
+    failing_noop,
+    key_hash,
+    manager,
+    optional,
+    payload,
+    proposals,
+    transaction_of,
+)
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.recorder import Recorder
 from tests.support.stores import MemoryStore
@@ -26,6 +44,7 @@ from tests.support.strategies import RECORDED
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ2, TZ3, block, consensus, noop
 from tezio_signer.cli.explain import explain
 from tezio_signer.cli.explanation import Explanation
+from tezio_signer.config.operations import Destination, Hours, OperationRules
 from tezio_signer.config.settings import Limits, Security, Settings, SigningKey
 from tezio_signer.decision import Decision, Outcome
 from tezio_signer.errors import NotAdmitted, Refused
@@ -35,8 +54,11 @@ from tezio_signer.noop import do_nothing
 from tezio_signer.request import Admitted, Credentials, Listener, Peer, SigningRequest, Submission
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
+from tezio_signer.tezos.operations import KINDS, STAKING
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Watermarks
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite.reading import Content
 
 REQUESTS = 12
 """That come to one daemon, one after the other."""
@@ -45,7 +67,14 @@ _UNKNOWN = PublicKeyHash.parse(OCTEZ["keys"][0]["pkh"])
 _PEERS = ("127.0.0.1", "::1", "10.0.0.7", "192.0.2.1")
 _NETWORKS = tuple(map(ip_network, ("127.0.0.1", "::1", "10.0.0.0/24")))
 _USERS = (1000, 1001)
-_SIGNED = (Operation.GENERIC, Operation.BLOCK, Operation.PREATTESTATION, Operation.ATTESTATION)
+_LIKELY = ("transaction", "stake", "delegation", "ballot", "proposals", "reveal", "drain_delegate")
+_SIGNED = (
+    Operation.GENERIC,
+    Operation.MICHELSON,
+    Operation.BLOCK,
+    Operation.PREATTESTATION,
+    Operation.ATTESTATION,
+)
 
 
 @define
@@ -120,6 +149,7 @@ class Chance:
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self._key_asked = TZ3
         self._asked: list[tuple[PublicKeyHash, bytes, Peer]] = []
 
     def settings(self) -> Settings:
@@ -130,7 +160,9 @@ class Chance:
             {key: self._key(key) for key in keys},
             auth_key=AUTH if self._often() else None,
             security=Security(*(random.random() > 0.15 for _ in range(4))),
-            allowed_ips=_NETWORKS[: random.randint(1, 3)] if self._often() else _NETWORKS[1:],
+            allowed_ips=_NETWORKS[: random.randint(1, 3)]
+            if random.random() < 0.9
+            else _NETWORKS[1:],
             allowed_uids=frozenset(_USERS[: random.randint(0, 2)])
             if random.random() < 0.2
             else None,
@@ -159,14 +191,39 @@ class Chance:
             chains=chains,
             max_level_jump=random.choice((1, 5, 500_000)),
             authorized_keys=self._wallet(),
+            operations=None if self._often() else self._rules(),
         )
+
+    def _rules(self) -> OperationRules:
+        """Rules on operations, a few of them."""
+        random = self._random
+        named = random.sample(sorted(KINDS | STAKING), 20)
+        chosen: dict[str, Any] = {
+            "kinds": frozenset((*named, *random.sample(_LIKELY, 4))),
+            "destinations": random.choice(
+                ((), (Destination(OTHER),), (Destination(OTHER), Destination(CONTRACT, "do")))
+            ),
+            "delegates": frozenset(random.sample((OTHER, str(TZ2)), random.randint(0, 2))),
+            "proposals": frozenset([PROTOCOL][: random.randint(0, 1)]),
+            "ballots": frozenset(random.sample(("yay", "nay", "pass"), random.randint(0, 3))),
+            "max_amount": random.choice((0, 1_000_000, 5_000_000)),
+            "max_fee": random.choice((404, 1_000)),
+            "max_amount_per_day": random.choice((1_000_000, 3_000_000)),
+            "max_operations_per_day": random.randint(1, 4),
+            "hours": Hours(time(0, 0), time(12, 0), UTC)
+            if random.random() < 0.5
+            else Hours(time(12, 0), time(0, 0), UTC),
+            "unknown": True,
+        }
+        names = random.sample(sorted(chosen), random.randint(0, 5))
+        return OperationRules(**{name: chosen[name] for name in names})
 
     def peer(self) -> Peer:
         """Somebody who asks."""
         random = self._random
         if random.random() < 0.1:
             return Peer(credentials=Credentials(1, random.choice(_USERS), 1))
-        return Peer.at(random.choice(_PEERS[:1] if self._often() else _PEERS))
+        return Peer.at(random.choice(_PEERS if random.random() < 0.15 else _PEERS[:1]))
 
     def payload(self) -> bytes:
         """Something to sign: often at levels and rounds that conflict, sometimes broken."""
@@ -178,6 +235,10 @@ class Chance:
                 lambda: consensus(random.choice(("preatt", "att", "att_dal_5")), level, round_),
                 lambda: noop(random.randint(0, 3)),
                 lambda: random.choice(RECORDED),
+                self._operations,
+                self._operations,
+                self._any_group,
+                lambda: b"\x05" + UNIT,
             )
         )()
         what = random.random()
@@ -191,12 +252,51 @@ class Chance:
             return made + bytes(random.choice((1, 976, 2000)))
         return made
 
+    def _source(self) -> str:
+        """The account of an operation, which usually is that of the key."""
+        return str(self._key_asked if self._random.random() < 0.9 else TZ2)
+
+    def _any_group(self) -> bytes:
+        """A group of any kinds, of an account of ours if they have one."""
+        group = RandomOperations(self._random, ANYTHING).group()
+        source = self._source()
+        for content in group["contents"]:
+            if "source" in content:
+                content["source"] = source
+        return b"\x03" + forged(group)
+
+    def _operations(self) -> bytes:
+        """A group of what rules are about."""
+        random = self._random
+        source = self._source()
+        amount = random.choice((0, 1, 1_000_000, 1_000_001, 4_000_000))
+        fee = random.choice((404, 405, 2_000))
+
+        def transaction() -> bytes:
+            to = random.choice((OTHER, CONTRACT, str(TZ2), source))
+            call = random.choice((None, None, "do", "stake", "transfer"))
+            return transaction_of(source, amount, to, call=call, fee=fee)
+
+        alone = (
+            lambda: ballot(random.randint(0, 2), source=source),
+            lambda: proposals(PROTOCOL, source=source),
+            lambda: drain_delegate(source, str(TZ2), OTHER),
+            lambda: failing_noop(b"hi"),
+            lambda: (
+                manager(0x6E, source=source, fee=fee)
+                + optional(random.choice((None, key_hash(OTHER))))
+            ),
+        )
+        if self._often():
+            return payload(*(transaction() for _ in range(random.choice((1, 1, 2, 3)))))
+        return payload(random.choice(alone)())
+
     def request(self, settings: Settings) -> tuple[PublicKeyHash, bytes, Peer]:
         """A request to sign, without authentication."""
         if self._asked and self._random.random() < 0.2:
             return self._random.choice(self._asked[-3:])
         known = self._random.choice([*settings.signing_keys])
-        key = known if self._random.random() < 0.95 else _UNKNOWN
+        key = self._key_asked = known if self._random.random() < 0.95 else _UNKNOWN
         self._asked.append((key, self.payload(), self.peer()))
         return self._asked[-1]
 
@@ -227,6 +327,13 @@ class Daemon:
         self.recorder = Recorder()
         self.signer = Signer(settings, self.pool, self.watermarks, self.clock)
         self.signer.decisions.add(self.recorder)
+
+    def stored(self) -> Content:
+        """A copy of what is in the store."""
+        marks: list[dict[MarkId, Mark]] = []
+        self.store.load().addCallback(marks.append)
+        spending = {key: dict(entries) for key, entries in self.store.spending.items()}
+        return Content(marks[0], spending)
 
     def decide(self, key: PublicKeyHash, peer: Peer, asked: SigningRequest | Refused) -> Decision:
         """What becomes of a request."""
@@ -271,9 +378,8 @@ def _one_daemon(report: Report, chance: Chance, name: str) -> None:
             authentication = asked.authentication
         except Refused as refused:
             asked, authentication = refused, None
-        marks: list[object] = []
-        daemon.store.load().addCallback(marks.append)
-        explanation = explain(settings, marks[0], key, data, peer, authentication)  # type: ignore[arg-type]
+        stored = daemon.stored()
+        explanation = explain(settings, stored, key, data, peer, authentication)
         decision = daemon.decide(key, peer, asked)
         report.note(f"{name}, request {number} ({data.hex()})", explanation, decision)
     daemon.stop()

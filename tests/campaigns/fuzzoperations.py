@@ -17,12 +17,15 @@ from tests.support.forging import micheline as michelines
 from tests.support.genericpayloads import ENTRYPOINTS
 from tests.support.operationjson import as_json
 from tests.support.vectors import MORE_PAYLOADS, OPERATIONS, PAYLOADS
+from tezio_signer.cli.payloadtext import payload_json, payload_lines
 from tezio_signer.tezos import jsontext, micheline, operations
 from tezio_signer.tezos.groups import MOST_LETTERS, summary
 from tezio_signer.tezos.micheline import Micheline
 
 _SEEDS = 300
 _LONGEST_SENTENCE = 400
+_MOST_EXPLAINED = 40
+"""Characters that explain a byte, besides 1000 for every payload."""
 _MOST_TEXTS = 20_000
 _MOST_TEXT = 20
 """Characters of Michelson for a byte: two bytes may be `sapling_transaction_deprecated ; `."""
@@ -77,6 +80,8 @@ _OTHER_FORMS: list[tuple[re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]]]
     # No parameters, and those that stand for none.
     (re.compile(rb"\x00\Z"), lambda _: bytes.fromhex("ff 00 00000002 030b")),
     (re.compile(rb"\xff.{5}\x03.\Z", re.DOTALL), lambda _: b"\x00"),
+    # Two addresses, the other one first.
+    (re.compile(rb"(.{21})(.{21})\Z", re.DOTALL), lambda both: both[2] + both[1]),
 ]
 """What Octez writes in one way only, in another one: a pattern, and what stands for a match."""
 
@@ -88,6 +93,16 @@ def _in_another_form(random: Random, data: bytes) -> bytes:
         return data
     one = random.choice(found)
     return data[: one.start()] + other(one) + data[one.end() :]
+
+
+def _check_explained(payload: bytes) -> None:
+    """What `tezio-signer explain` prints of a payload has an end, also as JSON."""
+    lines = list(payload_lines(payload))
+    for line in lines:
+        _check_line(line, _LONGEST_SENTENCE)
+    length = max(sum(map(len, lines)), len(jsontext.dumps(payload_json(payload))))
+    if length > _MOST_EXPLAINED * len(payload) + 1000:
+        raise Wrong(f"{len(payload)} bytes are explained in {length} characters")
 
 
 class OperationsTarget:
@@ -120,6 +135,7 @@ class OperationsTarget:
             group = operations.decode(data, 1)
         except operations.Undecodable as error:
             _check_line(str(error), _LONGEST_SENTENCE)
+            _check_explained(b"\x03" + data)
             if isinstance(error.kind, str) and error.kind not in operations.KINDS:
                 raise Wrong(f"an error about {error.kind}, which is no kind") from error
             return f"{error.kind}: {gist(error)}"
@@ -130,7 +146,7 @@ class OperationsTarget:
             for expression in _expressions(content.fields):
                 _check_again(expression)
         _check_line(summary(group), MOST_LETTERS)
-        jsontext.dumps(as_json(group))
+        _check_explained(b"\x03" + data)
         return " ".join(sorted({content.kind for content in group.contents}))
 
 
@@ -157,6 +173,7 @@ class MichelineTarget:
             return gist(error)
         _check_again(expression)
         self._check_text(expression)
+        _check_explained(b"\x05" + data)
         text = jsontext.dumps(expression.json)
         if len(data) < _SHALLOW and json.loads(text) != expression.json:
             raise Wrong(f"other JSON than {text}")

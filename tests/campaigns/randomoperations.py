@@ -25,7 +25,7 @@ from tests.support.forging import (
     ZK_ROLLUP,
     Forger,
 )
-from tests.support.genericpayloads import ENTRYPOINTS, PREFIXES
+from tests.support.genericpayloads import ENTRYPOINTS, PREFIXES, key_hash
 from tests.support.octezclient import to_base58check
 from tezio_signer.tezos.primitives import PRIMITIVES
 
@@ -381,8 +381,8 @@ class RandomOperations:
         )
 
     def _smart_rollup_timeout(self) -> Json:
-        stakers = {"alice": self._key_hash(), "bob": self._key_hash()}
-        return {"rollup": self._rollup(), "stakers": stakers}
+        lower, higher = sorted((self._key_hash(), self._key_hash()), key=key_hash)
+        return {"rollup": self._rollup(), "stakers": {"alice": lower, "bob": higher}}
 
     def _smart_rollup_execute_outbox_message(self) -> Json:
         return {

@@ -16,7 +16,7 @@ from tests.campaigns.wellformed import Ask, asked_over_http, asked_over_socket
 from tests.support import octezclient, octezsocketclient
 from tests.support.genericpayloads import OTHER, drain_delegate, payload
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ2, TZ3
-from tezio_signer.tezos import operations
+from tezio_signer.tezos import kinds, layout, operations
 from tezio_signer.tezos.keys import PublicKeyHash
 
 
@@ -83,6 +83,26 @@ class OperationsTargetTests(SynchronousTestCase):
             self.patch(operations, "decode", decode)
             with self.assertRaises(Wrong):
                 OperationsTarget().run(data)
+
+    def test_planted_bugs(self) -> None:
+        """A decoder that takes Unit for `default`, or any byte for ff, is found out."""
+        for module, name, bug in (
+            (kinds, "_UNIT", b""),
+            (kinds, "flag", lambda reader, field: reader.number(1, field) != 0),
+            (layout, "flag", lambda reader, field: reader.number(1, field) != 0),
+        ):
+            patch = self.patch(module, name, bug)
+            self.assertTrue(self._is_found(), (module, name))
+            patch.restore()
+
+    def _is_found(self) -> bool:
+        target, random = OperationsTarget(), Random(1)
+        for _ in range(50_000):
+            try:
+                target.run(target.made(random, random.choice(target.seeds)))
+            except Wrong:
+                return True
+        return False
 
 
 class _Failing:

@@ -5,22 +5,29 @@ import os
 import sys
 from collections.abc import Mapping
 from io import BytesIO, StringIO, TextIOWrapper
+from time import time
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.task import Clock
 from yaml import safe_dump, safe_load
 
 from tests.support.commandtest import CommandTestCase, Outcome
 from tests.support.deciding import MAINNET
+from tests.support.genericpayloads import OTHER, transfer_from
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.cli.explain import payload_of
-from tezio_signer.cli.explanation import shown
+from tezio_signer.cli.wrapping import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.copied import CopiedStore
+from tezio_signer.watermarks.entry import NOTHING_SPENT, Spending
 from tezio_signer.watermarks.etcd.store import EtcdStore
+from tezio_signer.watermarks.ledger import Ledger
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import store as sqlite
+from tezio_signer.watermarks.sqlite.reading import Content
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreAwayError
 
@@ -37,10 +44,10 @@ class ExplainTestCase(CommandTestCase):
         self.path = self.directory / "watermarks.sqlite"
         sqlite.create(self.path)
 
-    def put(self, marks: dict[MarkId, Mark]) -> None:
-        """Put marks into the store."""
+    def put(self, marks: dict[MarkId, Mark], spending: Spending = NOTHING_SPENT) -> None:
+        """Put marks, and what was spent, into the store."""
         store = SqliteStore(self.path)
-        store.replace(marks)
+        store.replace(marks, spending)
         store.close()
 
     def configure(self, **changes: object) -> None:
@@ -82,9 +89,9 @@ class TextTests(ExplainTestCase):
         lines = outcome.out.splitlines()
         self.assertLessEqual(max(map(len, lines)), 80)
         self.assertEqual(lines[0].split(), ["payload", "block,", "198", "bytes"])
-        self.assertIn("  chain             NetXdQprcVkpaWU", lines)
-        self.assertIn("  level             7", lines)
-        self.assertIn("  round             1", lines)
+        self.assertIn("  chain               NetXdQprcVkpaWU", lines)
+        self.assertIn("  level               7", lines)
+        self.assertIn("  round               1", lines)
         self.assertIn(f"for {TZ3}, asked from 127.0.0.1", lines)
         self.assertIn("    key             passes     is for a key of the configuration", lines)
         said = " ".join(outcome.out.split())
@@ -112,6 +119,13 @@ class TextTests(ExplainTestCase):
         self.assertEqual(outcome.code, 0)
         self.assertEqual(outcome.out.count("decision: would be refused by the rule operation"), 2)
         self.assertEqual(outcome.out.count("decision: would be signed"), 1)
+
+    def test_source(self) -> None:
+        """The key is the source of an operation, unless it is said; of none of ours, each is."""
+        for source, asked in ((TZ3, 1), (TZ1, 1), (OTHER, 3)):
+            out = self.run_command("explain", transfer_from(source).hex()).out
+            self.assertEqual(out.count("decision: "), asked)
+            self.assertEqual(f"for {source}, asked from" in out, source is not OTHER)
 
     def test_what_a_terminal_would_obey(self) -> None:
         """What a client chose is shown, and not obeyed."""
@@ -300,6 +314,27 @@ class StoreTests(ExplainTestCase):
         self.assertEqual((refused["rule"], refused["status"]), ("watermark", 502))
         self.assertIn("did not answer in time", refused["sentence"])
         self.assertTrue(self.decision(NOOP)["signed"])
+        policy = safe_load(self.config.read_text())["policy"]
+        policy["signing_keys"][str(TZ3)]["operations"] = {"max_operations_per_day": 5}
+        self.configure(policy=policy)
+        refused = self.decision(NOOP)
+        self.assertEqual((refused["rule"], refused["status"]), ("per_day", 502))
+
+    def test_day(self) -> None:
+        """What was spent today is counted, and what is explained is not."""
+        policy = safe_load(self.config.read_text())["policy"]
+        policy["signing_keys"][str(TZ3)]["operations"] = {"max_operations_per_day": 2}
+        self.configure(policy=policy)
+        for _ in range(3):
+            self.assertTrue(self.decision(NOOP)["signed"])
+        store = CopiedStore(Content({}, {}))
+        ledger = Ledger(lambda: store, Clock(), time)
+        for number in range(2):
+            self.successResultOf(ledger.reserve(TZ3, bytes([number]) * 32, 0, 1, None, None))
+        entries = self.successResultOf(store.spent(TZ3))
+        self.put({}, {TZ3: entries})
+        refused = self.decision(NOOP)
+        self.assertEqual((refused["rule"], refused["status"]), ("per_day", 429))
 
     def test_wrong_configuration(self) -> None:
         """Nor does it with a configuration that is wrong."""

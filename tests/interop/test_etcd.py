@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from tests.support.daemonprocess import Process, start_command, start_daemon
@@ -15,7 +15,9 @@ from tests.support.storeconformance import BLOCK, MARK, SIGNED, StorePromises
 from tests.support.storeplaces import etcd_cluster
 from tests.support.vectors import TZ3, block
 from tezio_signer.config.settings import EtcdAddress
+from tezio_signer.errors import TooMany, Unavailable
 from tezio_signer.watermarks.etcd.store import MOST_MARKS, EtcdStore
+from tezio_signer.watermarks.ledger import Ledger
 from tezio_signer.watermarks.opening import etcd_store
 from tezio_signer.watermarks.store import StoreError
 
@@ -204,3 +206,50 @@ class ProcessTests(EtcdTestCase):
         self.assertIn("tezio-signer: this etcd holds no watermark store", daemon.log)
         self.assertIn("tezio-signer watermarks init --config config.yaml", daemon.log)
         self.assertNotIn("Traceback", daemon.log)
+
+
+class SpendingTests(EtcdTestCase):
+    """What is spent in a day, by two daemons on one real etcd."""
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        return Deferred.fromCoroutine(self.start())
+
+    async def ledger(self) -> Ledger:
+        """That of another daemon."""
+        store = self.etcd()
+        await store.load()
+        return Ledger(lambda: store, reactor, lambda: 1_790_000_000.0)
+
+    async def test_together(self) -> None:
+        """However they reserve, together they stay within the limit, and come up to it."""
+        await self.etcd().create()
+        ledgers = [await self.ledger(), await self.ledger()]
+
+        async def reserve(number: int) -> int:
+            asking = ledgers[number % 2].reserve(TZ3, number.to_bytes(32, "big"), 1, 1, 30, None)
+            try:
+                await asking
+            except TooMany:
+                return 0
+            except Unavailable:  # others were faster, ten times: an octez-client asks again
+                return await reserve(number)
+            return 1
+
+        granted = await gatherResults([Deferred.fromCoroutine(reserve(n)) for n in range(60)])
+        self.assertEqual(sum(granted), 30)
+        fresh = await self.ledger()
+        with self.assertRaises(TooMany):
+            await fresh.reserve(TZ3, bytes([9]) * 32, 1, 1, 30, None)
+        self.assertEqual(fresh.standing(TZ3).mutez, 30)
+
+    async def test_given_back(self) -> None:
+        """What one gives back the other may spend; what both have may be given back by neither."""
+        await self.etcd().create()
+        first, second = await self.ledger(), await self.ledger()
+        undo = await first.reserve(TZ3, bytes(32), 5, 1, 5, None)
+        undo_too = await second.reserve(TZ3, bytes(32), 5, 1, 5, None)
+        undo()
+        undo_too()
+        for ledger in (first, second):
+            with self.assertRaises(TooMany):
+                await ledger.reserve(TZ3, bytes([1]) * 32, 1, 1, 5, None)

@@ -230,8 +230,9 @@ class Forger:
             case "smart_rollup_refute":
                 return 0xCC, _rollup(of), key_hash(of["opponent"]), _refutation(of["refutation"])
             case "smart_rollup_timeout":
-                stakers = of["stakers"]
-                return 0xCD, _rollup(of), key_hash(stakers["alice"]), key_hash(stakers["bob"])
+                # Octez puts the lower one first, whatever the order was.
+                lower, higher = sorted(map(key_hash, of["stakers"].values()))
+                return 0xCD, _rollup(of), lower, higher
             case "smart_rollup_execute_outbox_message":
                 commitment = from_base58check(COMMITMENT, of["cemented_commitment"])
                 return 0xCE, _rollup(of), commitment, sized(_hex(of["output_proof"]))

@@ -38,6 +38,9 @@ class KindsTests(OperationsTestCase):
             protocols = [made.PROTOCOL] * number
             self.holds(made.proposals(*protocols), "proposals", **start, proposals=protocols)
         self.refused(BRANCH + made.proposals(*[made.PROTOCOL] * 21), "more than 20 proposals")
+        head = made.proposals()[:-4]
+        self.refused(BRANCH + head + sized(bytes(641)), "more than 20 proposals")
+        self.refused(BRANCH + head + sized(bytes(639)), "cut off in its proposals: 31 of 32")
         self.refused(BRANCH + made.ballot(3), "the ballot has an unknown ballot 0x03, at byte 91")
 
     def test_keys(self) -> None:
@@ -122,6 +125,18 @@ class KindsTests(OperationsTestCase):
             fields = one(made.transaction(call=name, value=value)).fields
             self.assertEqual(fields["entrypoint"], name)
 
+    def test_values_that_octez_changes_or_refuses(self) -> None:
+        """Stakers in the wrong order, and no tickets."""
+        keys = made.key_hash(OTHER) + made.key_hash(SOURCE)
+        timeout = BRANCH + made.manager(0xCD) + b"\x11" * 20 + keys
+        self.refused(timeout, f"has its stakers not in their order, at byte {len(timeout) - 41}")
+        unit = sized(made.UNIT)
+        ticket = made.manager(0x9E) + unit + unit + made.contract(CONTRACT)
+        self.refused(
+            BRANCH + ticket + b"\x00" + made.contract(OTHER) + sized(b"a"),
+            f"has a ticket_amount of zero, at byte {len(BRANCH + ticket) + 1}",
+        )
+
     def test_other_manager_operations(self) -> None:
         """The manager operations that no other test has."""
         key, unit = made.key_hash(OTHER), sized(made.UNIT)
@@ -142,6 +157,8 @@ class KindsTests(OperationsTestCase):
              "smart_rollup_originate",
              {"pvm_kind": "riscv", "kernel": b"kernel", "parameters_ty": "Unit",
               "whitelist": [OTHER, OTHER]}),
+            (0xC8, b"\x00" + sized(b"") + unit + b"\x00", "smart_rollup_originate",
+             {"pvm_kind": "arith", "kernel": b"", "parameters_ty": "Unit", "whitelist": None}),
             (0xC8, b"\x01" + sized(b"") + unit + b"\x00", "smart_rollup_originate",
              {"pvm_kind": "wasm_2_0_0", "kernel": b"", "parameters_ty": "Unit",
               "whitelist": None}),
@@ -152,8 +169,8 @@ class KindsTests(OperationsTestCase):
              + (2**40).to_bytes(8, "big"), "smart_rollup_publish",
              {"rollup": ROLLUP, "commitment": {"compressed_state": STATE, "inbox_level": 256,
               "predecessor": COMMITMENT, "number_of_ticks": 2**40}}),
-            (0xCD, b"\x11" * 20 + key + made.key_hash(SOURCE), "smart_rollup_timeout",
-             {"rollup": ROLLUP, "stakers": {"alice": OTHER, "bob": SOURCE}}),
+            (0xCD, b"\x11" * 20 + made.key_hash(SOURCE) + key, "smart_rollup_timeout",
+             {"rollup": ROLLUP, "stakers": {"alice": SOURCE, "bob": OTHER}}),
             (0xCE, b"\x11" * 20 + b"\x22" * 32 + sized(b"proof"),
              "smart_rollup_execute_outbox_message",
              {"rollup": ROLLUP, "cemented_commitment": COMMITMENT, "output_proof": b"proof"}),

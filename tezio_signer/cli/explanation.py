@@ -1,17 +1,16 @@
 """What the rules say of a request, as lines for people and as JSON."""
 
-import textwrap
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
 
 from attrs import frozen
 
+from tezio_signer.cli.wrapping import wrapped
 from tezio_signer.request import Peer
 from tezio_signer.rules.verdict import Answer, Stage, Verdict
+from tezio_signer.tezos.jsontext import Json
 from tezio_signer.tezos.keys import PublicKeyHash
 
-COLUMNS = 80
 _TITLES = {
     Stage.ADMISSION: "who asks",
     Stage.READING: "what is asked",
@@ -87,23 +86,7 @@ def _decision(explanation: Explanation) -> Iterator[str]:
     yield from wrapped(text, "decision: ", "  ")
 
 
-def wrapped(text: str, first: str, further: str) -> list[str]:
-    """A text in lines of 80 columns, in which nothing is left that a terminal would obey."""
-    return textwrap.wrap(
-        shown(text),
-        COLUMNS,
-        initial_indent=first,
-        subsequent_indent=further,
-        break_on_hyphens=False,
-    ) or [first.rstrip()]
-
-
-def shown(text: str) -> str:
-    r"""A text with escapes such as \x1b for all that cannot be seen, which a client chose."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def explanation_json(explanation: Explanation) -> dict[str, Any]:
+def explanation_json(explanation: Explanation) -> dict[str, Json]:
     """The same for programs."""
     refusal = explanation.refusal
     return {
@@ -120,7 +103,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _json(verdict: Verdict) -> dict[str, Any]:
+def _json(verdict: Verdict) -> dict[str, Json]:
     return {
         "stage": verdict.stage.value,
         "rule": verdict.rule,

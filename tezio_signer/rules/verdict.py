@@ -83,8 +83,12 @@ class Asking:
         self.verdicts.append(verdict)
 
     async def ask(self, stage: Stage, rule: _AnyRule) -> None:
-        """Add the verdict of one rule."""
-        self.verdicts.append(await self._verdict(stage, rule))
+        """Add the verdict of one rule, unless it is about something else than this request."""
+        asked = self.asked
+        if rule.only is None or (
+            isinstance(asked, SigningRequest) and asked.payload.operation in rule.only
+        ):
+            self.verdicts.append(await self._verdict(stage, rule))
 
     async def _verdict(self, stage: Stage, rule: _AnyRule) -> Verdict:
         if rule.off is not None:
@@ -94,7 +98,7 @@ class Asking:
             verdict.rule
             for verdict in self.verdicts
             if verdict.answer in (Answer.REFUSES, Answer.NOT_ASKED)
-            and (verdict.rule in rule.needs or (verdict.rule == READING and not admits))
+            and (verdict.rule in rule.needs or verdict.rule == READING)
         ]
         if missing:
             why = f"cannot be asked before it passes: {', '.join(missing)}"

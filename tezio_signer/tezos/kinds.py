@@ -43,6 +43,7 @@ from tezio_signer.tezos.layout import (
     optional,
     originated,
     pair,
+    positive,
     public_key,
     raw,
     record,
@@ -177,6 +178,20 @@ _MANAGER: dict[str, Codec] = {
 }
 
 
+_STAKERS = record(alice=key_hash, bob=key_hash)
+
+
+def _stakers(reader: FieldReader, field: str) -> Value:
+    """Two accounts, the lower one first: Octez reads any order, and verifies this one.
+
+    (`Index.make` in `sc_rollup_game_repr.ml`.)
+    """
+    both = reader.take(42, field)
+    if both[:21] > both[21:]:
+        raise reader.unreadable(f"{reader.what} has its {field} not in their order")
+    return _STAKERS(reader.again(both), field)
+
+
 _NO_PARAMETERS: Mapping[str, Value] = {"entrypoint": DEFAULT_ENTRYPOINT, "value": None}
 
 
@@ -255,7 +270,7 @@ BY_TAG: Mapping[int, Kind] = {
         ticket_contents=expression,
         ticket_ty=expression,
         ticket_ticketer=contract,
-        ticket_amount=natural,
+        ticket_amount=positive,
         destination=contract,
         entrypoint=entrypoint_name,
     ),
@@ -281,9 +296,7 @@ BY_TAG: Mapping[int, Kind] = {
     0xCC: _manager(
         "smart_rollup_refute", rollup=_ROLLUP, opponent=key_hash, refutation=_REFUTATION
     ),
-    0xCD: _manager(
-        "smart_rollup_timeout", rollup=_ROLLUP, stakers=record(alice=key_hash, bob=key_hash)
-    ),
+    0xCD: _manager("smart_rollup_timeout", rollup=_ROLLUP, stakers=_stakers),
     0xCE: _manager(
         "smart_rollup_execute_outbox_message",
         rollup=_ROLLUP,

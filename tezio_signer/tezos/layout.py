@@ -205,6 +205,14 @@ def natural(reader: FieldReader, field: str) -> int:
     return reader.natural(field, _LONG)
 
 
+def positive(reader: FieldReader, field: str) -> int:
+    """A natural number that Octez reads only if it is not zero."""
+    value = reader.natural(field, _LONG)
+    if not value:
+        raise reader.unreadable(f"{reader.what} has a {field} of zero")
+    return value
+
+
 def not_negative(reader: FieldReader, field: str) -> int:
     """An integer that Octez writes with a sign, which the protocol wants to be none."""
     value = reader.integer(field, _LONG)

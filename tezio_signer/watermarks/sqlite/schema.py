@@ -10,6 +10,7 @@ from uuid import uuid4
 from tezio_signer.host.filesystems import file_system
 from tezio_signer.watermarks.sqlite.access import what_is_denied
 from tezio_signer.watermarks.sqlite.lockfile import LockFile, lock_beside
+from tezio_signer.watermarks.sqlite.logfile import pages_in_log
 from tezio_signer.watermarks.store import StoreError
 
 APPLICATION_ID = 0x54455A49
@@ -174,7 +175,8 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
         raise _other_version(path, version)
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if path.stat().st_size % page_size:  # SQLite would read a last page that is cut as zeros
+    whole, more = divmod(path.stat().st_size, page_size)
+    if more and whole + 1 not in pages_in_log(path):  # SQLite would read the rest of it as zeros
         found = "it is cut off"
     elif found == "ok" and _tables(connection) != _TABLES[version]:
         found = f"its tables are not those of schema version {version}"
