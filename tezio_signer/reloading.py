@@ -182,7 +182,6 @@ class Reloading(Service):
 
     def _ended(self, _: object) -> None:
         self._reading = False
-        self._slow.put_off()
         if self._again and self.running:
             self._begin()
         else:
