@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred, succeed
 from tests.support.changedclaim import changed_claim
 from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
+from tests.support.racecase import DEADLINE, RaceTestCase
 from tests.support.recorder import Recorder
 from tests.support.stores import HeldWriter
 from tests.support.vectors import PAYLOADS, block
-from tests.test_signer_races import DEADLINE, RaceTestCase
 from tezio_signer.config.settings import Settings
 from tezio_signer.decision import Decision, Moved, Outcome
 from tezio_signer.errors import Malformed
