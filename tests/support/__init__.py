@@ -22,7 +22,8 @@ The HSM:
 Watermarks:
 
 - `stores`: all fake stores and writers, and faults beneath real ones.
-- `changedclaim`: a claim that behaves otherwise than it should; `oldstores`: files of schema version 2.
+- `changedclaim`: a claim that behaves otherwise than it should.
+- `oldstores`: stores in files, as an older version has made them.
 - `sqlitecase`, `etcdcase`: test cases for the store in a file, and for that in etcd.
 - `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
   `etcdcluster`: real members.
