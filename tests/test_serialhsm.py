@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,7 +15,7 @@ from tezio_signer.hsm import framing
 from tezio_signer.hsm.exchange import Command, NoAnswer, WrongAnswer
 from tezio_signer.hsm.framing import FramingError, Slot, StatusReply
 from tezio_signer.noop import do_nothing
-from tezio_signer.serialhsm import HsmProtocol
+from tezio_signer.serialhsm import HsmProtocol, SerialPorts
 
 _RECORDED = {e["what"]: (e["request_hex"], e["reply_hex"]) for e in EXCHANGES}
 KEY_FRAME, KEY_REPLY = map(bytes.fromhex, _RECORDED["get_pk key 3 (tz3) mode 2"])
@@ -373,3 +374,12 @@ class LateSignatureTests(SynchronousTestCase):
         self.successResultOf(quiet)
         self.answer(b"1" * 64)
         self.assertEqual(self.late, [("late", b"1" * 64)])
+
+
+class PortsTests(SynchronousTestCase):
+    """What ports are that nobody has said more of."""
+
+    def test_nobody_watches_and_nothing_is_logged(self) -> None:
+        ports = SerialPorts(MemoryReactorClock(), Clock(), list)
+        self.assertIsNone(ports.watch(self.fail)())
+        self.assertFalse(ports.verbose())

@@ -1,15 +1,17 @@
 """What a decision on a request to sign says: which rule, which board, where the mark was moved."""
 
 from collections.abc import Callable
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
+from tests.support.changedclaim import changed_claim
 from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
+from tests.support.racecase import DEADLINE, RaceTestCase
 from tests.support.recorder import Recorder
 from tests.support.stores import HeldWriter
 from tests.support.vectors import PAYLOADS, block
-from tests.test_signer_races import DEADLINE, RaceTestCase
 from tezio_signer.config.settings import Settings
 from tezio_signer.decision import Decision, Moved, Outcome
 from tezio_signer.errors import Malformed
@@ -17,6 +19,7 @@ from tezio_signer.hsm.framing import MAX_MESSAGE
 from tezio_signer.request import Admitted, Listener, Peer, Submission
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature
+from tezio_signer.watermarks.claims import Claim
 from tezio_signer.watermarks.store import StoreError
 
 NOOP = PAYLOADS["noop"]
@@ -79,6 +82,20 @@ class SignedTests(DecisionTestCase):
         again = self.decided(block(7, 0))
         self.assertEqual((again.outcome, again.device, again.rule), (Outcome.SIGNED, None, ""))
         self.assertEqual(again.mark, Moved((7, 0), (7, 0)))
+
+    def test_signed_by_another_daemon(self) -> None:
+        """Nor has one that was stored meanwhile, although a board has signed here too."""
+        stored = self.as_another_daemon_had_it(block(7, 0))
+        claim = self.watermarks.claim
+
+        def overruled(*arguments: Any) -> Claim:
+            return changed_claim(
+                claim(*arguments), complete=lambda _: succeed(stored), found=lambda: stored
+            )
+
+        self.patch(self.watermarks, "claim", overruled)
+        decision = self.decided(block(7, 0))
+        self.assertEqual((decision.outcome, decision.device), (Outcome.SIGNED, None))
 
     def test_generic(self) -> None:
         """What has no level has a board and moves no mark."""

@@ -6,7 +6,7 @@ from tezio_signer.config.settings import Settings
 from tezio_signer.policy import Policy
 
 
-@frozen(eq=False)
+@frozen
 class Configuration:
     """The settings that are in force, and the rules that were made of them.
 

@@ -14,11 +14,12 @@ Invariants (each with its test in `tests/test_reloading.py`):
 1. Nothing is changed by a file in which something is wrong, or by a fault (`test_wrong`,
    `test_fault`).
 2. What is changed is changed in one call, in a turn of the reactor of its own: no request sees a
-   part of it (`test_as_one`; `tests.campaigns.reload` under load).
+   part of it (`test_right`; in `tests/test_signer_races.py`, `test_rules_of_the_beginning`; under
+   load, `tests.campaigns.reload`).
 3. One reading at a time, and what was written before the last SIGHUP is read (`test_again`).
 4. In STOPPED nothing is read and nothing changed (`test_not_running`, `test_stopped_meanwhile`).
 5. The reactor waits for no file (`test_in_a_thread`), and the end of the daemon for no reading
-   (`tests.test_daemon`).
+   (in `tests/test_daemon_reload.py`, `test_hangs`).
 """
 
 import signal
@@ -181,7 +182,6 @@ class Reloading(Service):
 
     def _ended(self, _: object) -> None:
         self._reading = False
-        self._slow.put_off()
         if self._again and self.running:
             self._begin()
         else:

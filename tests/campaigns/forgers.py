@@ -59,6 +59,8 @@ _ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEZIO_"))
 }
 _MOST_TOLD = 20
+_OLDEST_TAQUITO = 25
+"""It knows the protocol that is live, 025."""
 _OLDEST_NODE = 20, 19
 """The first that lets it require what it is made of."""
 _TAQUITO_ARGUMENTS = {"Pair": 5, "pair": 5, "LAMBDA": 0, "LAMBDA_REC": 0, "view": 0}
@@ -174,7 +176,10 @@ def taquito() -> Program:
     if tuple(map(int, re.findall(r"\d+", version.stdout)[:2])) < _OLDEST_NODE:
         raise SkipTest(f"Taquito wants node {'.'.join(map(str, _OLDEST_NODE))}: {version.stdout}")
     packages = installed("taquito", "node_modules")
-    installed("taquito", "node_modules", "@taquito", "local-forging")
+    about = installed("taquito", "node_modules", "@taquito", "local-forging", "package.json")
+    forger = json.loads(Path(about).read_text("utf-8"))["version"]
+    if int(forger.split(".")[0]) < _OLDEST_TAQUITO:
+        raise SkipTest(f"{about} is of version {forger}: run tests/interop/setup again")
     return Program(
         "Taquito",
         [node, str(_INTEROP / "taquito" / "forge.cjs")],

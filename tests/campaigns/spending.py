@@ -313,7 +313,7 @@ class Campaign:
         elif what < 0.15:
             self._error = -self._random.uniform(0, DAY)
         elif what < 0.25:
-            self._error = self._random.uniform(0, DAY - HOUR)
+            self._error = self._random.uniform(0, DAY)
         elif what < 0.6:
             self._true += self._random.uniform(0, 9 * HOUR)
         for daemon in self._daemons:

@@ -3,17 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
 from io import BytesIO, StringIO, TextIOWrapper
 from time import time
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.task import Clock
-from yaml import safe_dump, safe_load
+from yaml import safe_load
 
-from tests.support.commandtest import CommandTestCase, Outcome
 from tests.support.deciding import MAINNET
+from tests.support.explaincase import ExplainTestCase
+from tests.support.genericpayloads import OTHER, transfer_from
 from tests.support.octezclient import HSM_AUTH_KEY
 from tests.support.vectors import OCTEZ, PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.cli.explain import payload_of
@@ -21,11 +20,9 @@ from tezio_signer.cli.wrapping import shown
 from tezio_signer.tezos.keys import Curve, Signature, digest
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.copied import CopiedStore
-from tezio_signer.watermarks.entry import NOTHING_SPENT, Spending
 from tezio_signer.watermarks.etcd.store import EtcdStore
 from tezio_signer.watermarks.ledger import Ledger
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.reading import Content
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreAwayError
@@ -33,48 +30,6 @@ from tezio_signer.watermarks.store import StoreAwayError
 NOOP = PAYLOADS["noop"]
 BLOCK = MarkId(MAINNET, TZ3, Operation.BLOCK)
 SIGNATURE = Signature(Curve.P256, bytes(64))
-
-
-class ExplainTestCase(CommandTestCase):
-    """Has a store, and a configuration that a test may change."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.path = self.directory / "watermarks.sqlite"
-        sqlite.create(self.path)
-
-    def put(self, marks: dict[MarkId, Mark], spending: Spending = NOTHING_SPENT) -> None:
-        """Put marks, and what was spent, into the store."""
-        store = SqliteStore(self.path)
-        store.replace(marks, spending)
-        store.close()
-
-    def configure(self, **changes: object) -> None:
-        """Change the configuration."""
-        self.config.write_text(safe_dump({**safe_load(self.config.read_text()), **changes}))
-
-    def ask_for_authentication(self, **changes: object) -> None:
-        """Have all keys ask for it; None for no auth key."""
-        policy = safe_load(self.config.read_text())["policy"]
-        for key in policy["signing_keys"].values():
-            key["auth_req"] = True
-        policy.update(changes)
-        if policy["auth_key"] is None:
-            del policy["auth_key"]
-        self.configure(policy=policy)
-
-    def explain(self, payload: bytes, *options: str, key: object = TZ3) -> Outcome:
-        """What is said of a payload."""
-        return self.run_command("explain", payload.hex(), "--key", str(key), *options)
-
-    def decision(self, payload: bytes, *options: str, key: object = TZ3) -> Mapping[str, Any]:
-        """What would be decided."""
-        outcome = self.explain(payload, "--json", *options, key=key)
-        (explained,) = json.loads(outcome.out)["keys"]
-        self.assertEqual(outcome.code, 0 if explained["decision"]["signed"] else 1)
-        self.assertEqual(outcome.err, "")
-        decision: Mapping[str, Any] = explained["decision"]
-        return decision
 
 
 class TextTests(ExplainTestCase):
@@ -118,6 +73,13 @@ class TextTests(ExplainTestCase):
         self.assertEqual(outcome.code, 0)
         self.assertEqual(outcome.out.count("decision: would be refused by the rule operation"), 2)
         self.assertEqual(outcome.out.count("decision: would be signed"), 1)
+
+    def test_source(self) -> None:
+        """The key is the source of an operation, unless it is said; of none of ours, each is."""
+        for source, asked in ((TZ3, 1), (TZ1, 1), (OTHER, 3)):
+            out = self.run_command("explain", transfer_from(source).hex()).out
+            self.assertEqual(out.count("decision: "), asked)
+            self.assertEqual(f"for {source}, asked from" in out, source is not OTHER)
 
     def test_what_a_terminal_would_obey(self) -> None:
         """What a client chose is shown, and not obeyed."""

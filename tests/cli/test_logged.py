@@ -5,8 +5,8 @@ import json
 
 from attrs import evolve
 
-from tests.cli.test_explain import ExplainTestCase
 from tests.support.auditlogs import NOON
+from tests.support.explaincase import ExplainTestCase
 from tests.support.harness import submission
 from tests.support.vectors import PAYLOADS, TZ1, TZ3, block, consensus
 from tezio_signer.audit.chain import Head, seal

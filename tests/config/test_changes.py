@@ -9,6 +9,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.vectors import AUTH, OCTEZ, TZ1, TZ3
+from tezio_signer.config import settings as settings_module
 from tezio_signer.config.changes import changes, without_restart
 from tezio_signer.config.setting import settings_of
 from tezio_signer.config.settings import (
@@ -91,6 +92,13 @@ class ChangesTests(SynchronousTestCase):
         self.assertEqual(len(found.by_restart), len(BY_RESTART))
         # When the daemon goes by that, only what takes a restart differs still.
         self.assertEqual(changes(kept, written), attrs.evolve(found, now=()))
+
+    def test_sections(self) -> None:
+        """No setting in a section takes a restart by itself: its section would."""
+        for kind in vars(settings_module).values():
+            if isinstance(kind, type) and attrs.has(kind) and kind is not Settings:
+                for known in settings_of(kind):
+                    self.assertFalse(known.setting.restart, known)
 
     def test_same(self) -> None:
         """What is read twice differs in nothing."""

@@ -237,6 +237,11 @@ class HoursTests(SynchronousTestCase):
         self.assertEqual(self.included(evening, "19:59:59", "20:00:00", "23:59:59"), [0, 1, 1])
         self.assertEqual(self.included(evening, "00:00:00"), [False])
 
+    def test_round_the_clock(self) -> None:
+        """From a time to the same one is a whole day, though the configuration refuses that."""
+        whole = Hours(time(8), time(8), UTC)
+        self.assertEqual(self.included(whole, "07:59:59", "08:00:00", "12:00:00"), [1, 1, 1])
+
     def test_clock_change(self) -> None:
         """The clock of the place counts: an hour that it shows twice is there twice."""
         hours = Hours(time(2), time(3), ZoneInfo("Europe/Paris"))

@@ -167,6 +167,8 @@ class LateTests(SigningTestCase):
         (key_frame,) = self.first.asked()
         self.first.protocol.dataReceived(answer)
         self.assertEqual(self.late, [self.signed(repeated)])
+        self.assertIsNone(first.board)
+        self.assertEqual(repeated.board, next(iter(self.pool.devices.values())).board)
         self.assertNoResult(other.result)
         self.first.answer(key_frame)
         served = self.first.serve()

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -168,6 +168,26 @@ class RoomTests(ConnectionsTestCase):
             for client in clients:
                 client.lost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_other_limits(self) -> None:
+        """Other limits hold for who comes from now on, and for what is timed from now on."""
+        clients = [self.let_in(CLIENT) for _ in range(3)]
+        self.clock.advance(1)
+        self.connections.go_by(evolve(self.limits, connections_per_peer=1, idle_seconds=3))
+        self.assertTrue(all(client.transport.open for client in clients))
+        newcomer = self.let_in(CLIENT)
+        self.assertEqual([client.transport.open for client in clients], [False, True, True])
+        newcomer.slot.serving()
+        newcomer.slot.answered()
+        self.clock.advance(2.9)
+        self.assertTrue(newcomer.transport.open)
+        self.clock.advance(0.2)
+        self.assertFalse(newcomer.transport.open)
+        for client in (*clients, newcomer):
+            client.lost()
+        self.connections.go_by(evolve(self.limits, connections_per_peer=5, connections=9))
+        many = [self.let_in(CLIENT) for _ in range(5)]
+        self.assertTrue(all(client.transport.open for client in many))
 
     def test_flood(self) -> None:
         """Connections that are cut are closed later only; meanwhile there are not ever more."""

@@ -17,7 +17,7 @@ from tezio_signer.errors import Forbidden, Malformed
 from tezio_signer.policy import Policy
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.rule import Check, Rule
-from tezio_signer.tezos.operations import CONSENSUS_TAGS
+from tezio_signer.tezos.operations import CONSENSUS_KINDS, CONSENSUS_TAGS
 from tezio_signer.tezos.payload import Operation
 
 KT1 = "KT1PWx2mnDueood7fEmfbBDKx1D9BAnnXitn"
@@ -173,10 +173,8 @@ policy:
             {
                 "decoded": "is understood to its last byte",
                 "source": f"is of the account {TZ3}",
-                "named_kinds": "is no attestation, attestation_with_dal, attestations_aggregate, "
-                "bls_mode_attestation, bls_mode_preattestation, preattestation, "
-                "preattestations_aggregate, update_companion_key or update_consensus_key, since "
-                "kinds does not name it",
+                "named_kinds": "is no update_companion_key, update_consensus_key or operation of "
+                "consensus that kinds does not name",
                 "kinds": "is of the kind ballot, drain_delegate or transaction",
                 "destinations": f"is for {TZ1} or {KT1}%transfer, if it sends or calls anything",
                 "delegates": f"delegates to {TZ2}, if it delegates",
@@ -209,12 +207,19 @@ policy:
         )
         said = self.words(self.policy(ruled(OperationRules(max_amount=5))), asked(TRANSFER))
         self.assertEqual(said["max_amount"], "sends at most 0.000005 tez")
+        said = self.words(self.policy(ruled(OperationRules(kinds=NAMED_ONLY))), asked(TRANSFER))
+        self.assertEqual(said["named_kinds"], "may be of any kind")
+        named = OperationRules(kinds=CONSENSUS_KINDS | {"update_companion_key"})
+        said = self.words(self.policy(ruled(named)), asked(TRANSFER))
+        wanted = "is no drain_delegate or update_consensus_key that kinds does not name"
+        self.assertEqual(said["named_kinds"], wanted)
 
     def test_other_operations(self) -> None:
         """Blocks are nothing to them, and Michelson data to all but one."""
         policy = self.policy(ruled(None))
+        no_spending = "may come at any time: it is no operation that spends"
         for name, words in self.words(policy, request_for(block(7, 0))).items():
-            self.assertIn("is no generic operation" if name != "hours" else "at any time", words)
+            self.assertIn("is no generic operation" if name != "hours" else no_spending, words)
         said = self.words(policy, request_for(bytes.fromhex("05030b")))
         self.assertEqual(said["hours"], "comes at any time")
 

@@ -11,7 +11,7 @@ from tests.support.vectors import TZ1, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.simulator.settings import built_in_settings
 from tezio_signer.startup import source
-from tezio_signer.startup.source import STILL_SECONDS, Source
+from tezio_signer.startup.source import Source
 
 KEY = "{allowed_ops: [generic], auth_req: False}"
 BASE = f"policy: {{signing_keys: {{{TZ3}: {KEY}}}}}\n"
@@ -75,7 +75,7 @@ class SourceTests(SynchronousTestCase):
         self.patch(source, "sleep", write)
         loaded = self.source.load_again(self.settings)
         self.assertEqual(loaded.changes.now, (f"{TZ1} is added", "allowed_ips"))
-        self.assertEqual(self.slept, [STILL_SECONDS] * 4)
+        self.assertEqual(self.slept, [0.1] * 4)
 
     def test_written_all_the_time(self) -> None:
         """It is not waited for for ever."""

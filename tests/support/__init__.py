@@ -7,7 +7,9 @@ The signer and its clients:
 - `daemonprocess`: the daemon as a process; `commandtest`: the command in this one.
 - `processcase`, `tlscase`, `listenercase`: cases with a daemon, HTTPS, all listeners.
 - `fakeconnection`: a connection that is only what its slot asks of it.
-- `deciding`: requests as rules get them, and a policy.
+- `deciding`: requests as rules get them, and a policy; `recorder`: an observer of decisions.
+- `racecase`: a signer whose boards, store and disk do what the test says, when it says it.
+- `explaincase`: what `explain` says, with a store and a configuration.
 - `policytable`: the table of what is signed under which rules, and its page; `operationpayloads`:
   operations as bytes, by the names that Octez' JSON has, with the rest left out.
 
@@ -22,7 +24,8 @@ The HSM:
 Watermarks:
 
 - `stores`: all fake stores and writers, and faults beneath real ones.
-- `changedclaim`: a claim that behaves otherwise than it should.
+- `changedclaim`: a claim that behaves otherwise than it should;
+  `oldstores`: files of schema version 2.
 - `sqlitecase`, `etcdcase`: test cases for the store in a file, and for that in etcd.
 - `fakeetcd`: an etcd in memory; `scriptedmembers`: members that answer as a test says;
   `etcdcluster`: real members.
@@ -39,7 +42,8 @@ Data and surroundings:
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
 - `genericpayloads`: operations of each common kind as bytes, of any account; `operationscase`:
   recorded ones, and assertions on what is decoded.
-- `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON.
+- `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON;
+  `michelinenodes`: expressions as bytes, and generated ones.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
 - `pages`: the documents of this project, their commands and links; `shellsession`: a shell in

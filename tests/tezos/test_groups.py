@@ -8,6 +8,7 @@ from tests.support.operationscase import (
     OperationsTestCase,
 )
 from tezio_signer.tezos.operations import (
+    Mutez,
     decode,
     summary,
 )
@@ -73,6 +74,21 @@ class SummaryTests(OperationsTestCase):
             + "and 36 more; fees 0.01616 tez",
             *[made.transaction()] * 40,
         )
+
+    def test_exactly(self) -> None:
+        """A batch is told completely if that takes 300 letters, and cut if it takes more."""
+        lengths = set()
+        for digits in range(30):
+            amounts = [10 ** (6 + digits // 4 + (place < digits % 4)) for place in range(4)]
+            told = "; ".join(f"transaction of {Mutez(each)} to {OTHER}" for each in amounts)
+            whole = f"4 operations: {told}; fees 0.001616 tez"
+            said = summary(decode(BRANCH + b"".join(map(made.transaction, amounts))))
+            if len(whole) <= 300:
+                self.assertEqual(said, whole)
+            else:
+                self.assertIn("; and ", said)
+            lengths.add(len(whole))
+        self.assertLess({299, 300, 301}, lengths)
 
     def test_bounded(self) -> None:
         """However much there is, a summary has at most 300 letters, all printable ASCII."""

@@ -38,6 +38,9 @@ class KindsTests(OperationsTestCase):
             protocols = [made.PROTOCOL] * number
             self.holds(made.proposals(*protocols), "proposals", **start, proposals=protocols)
         self.refused(BRANCH + made.proposals(*[made.PROTOCOL] * 21), "more than 20 proposals")
+        head = made.proposals()[:-4]
+        self.refused(BRANCH + head + sized(bytes(641)), "more than 20 proposals")
+        self.refused(BRANCH + head + sized(bytes(639)), "cut off in its proposals: 31 of 32")
         self.refused(BRANCH + made.ballot(3), "the ballot has an unknown ballot 0x03, at byte 91")
 
     def test_keys(self) -> None:
@@ -154,6 +157,8 @@ class KindsTests(OperationsTestCase):
              "smart_rollup_originate",
              {"pvm_kind": "riscv", "kernel": b"kernel", "parameters_ty": "Unit",
               "whitelist": [OTHER, OTHER]}),
+            (0xC8, b"\x00" + sized(b"") + unit + b"\x00", "smart_rollup_originate",
+             {"pvm_kind": "arith", "kernel": b"", "parameters_ty": "Unit", "whitelist": None}),
             (0xC8, b"\x01" + sized(b"") + unit + b"\x00", "smart_rollup_originate",
              {"pvm_kind": "wasm_2_0_0", "kernel": b"", "parameters_ty": "Unit",
               "whitelist": None}),

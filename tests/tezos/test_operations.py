@@ -12,6 +12,7 @@ from tests.support.octezclient import to_base58check
 from tests.support.operationscase import HEADER, PAYLOAD_HASH, RECORDED, OperationsTestCase, plain
 from tests.support.vectors import MORE_PAYLOADS, OPERATIONS
 from tezio_signer.tezos.operations import (
+    CONSENSUS_TAGS,
     Mutez,
     OperationGroup,
     Undecodable,
@@ -247,11 +248,18 @@ class GroupsTests(OperationsTestCase):
         self.assertIsNone(self.refused(BRANCH, "the generic operation has no contents").kind)
         self.refused(BRANCH[:31], "the generic operation is cut off in its branch: 31 of 32 bytes")
 
+    def test_consensus_tags(self) -> None:
+        """What is or was of consensus is told from other kinds, also if it is not decoded."""
+        self.assertEqual(CONSENSUS_TAGS, {0x14, 0x15, 0x16, 0x17, 0x1E, 0x1F, 0x28, 0x29})
+
     def test_place(self) -> None:
         """The error says which byte of the payload it is, and of which operation."""
         data = BRANCH + made.transaction() + made.reveal()
         cut = self.refused(data[:-1], "the reveal is cut off in its proof: 0 of 1 bytes")
         self.assertIn(f"at byte {len(data)}", str(cut))
+        with self.assertRaises(Undecodable) as raised:
+            decode(data[:-1])
+        self.assertIn(f"at byte {len(data) - 1}", str(raised.exception))
         self.assertEqual(cut.kinds, ("transaction", "reveal"))
         value = BRANCH + made.transaction(call="do", value=b"\x0b")
         self.refused(value, "the transaction's value is unreadable: Micheline", "at byte")

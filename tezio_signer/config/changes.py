@@ -32,20 +32,16 @@ def changes(running: Settings, written: Settings) -> Changes:
 
 
 def without_restart(running: Settings, written: Settings) -> Settings:
-    """What is written, with what a running daemon cannot change as it is there."""
-    merged: Settings = _merged(Settings, running, written)
-    return merged
+    """What is written, with what a running daemon cannot change as it is there.
 
-
-def _merged(kind: type, running: Any, written: Any) -> Any:
-    kept = {}
-    for known in settings_of(kind):
-        before, after = (getattr(each, known.attribute) for each in (running, written))
-        if known.setting.restart:
-            kept[known.attribute] = before
-        elif _is_section(known, before, after):
-            kept[known.attribute] = _merged(known.kind, before, after)
-    return evolve(written, **kept) if kept else written
+    A whole section is changed by a restart only, or nothing in it.
+    """
+    kept = {
+        known.attribute: getattr(running, known.attribute)
+        for known in settings_of(Settings)
+        if known.setting.restart
+    }
+    return evolve(written, **kept)
 
 
 def _is_section(known: Known, *values: object) -> bool:

@@ -58,7 +58,7 @@ class Destination:
 class Hours:
     """The hours of a day, by the clock on the wall of some place.
 
-    If the end is before the start, they go on over midnight.
+    If the end is not behind the start, they go on over midnight.
 
     :ivar end: the first moment that does not belong to them.
     """
@@ -189,6 +189,10 @@ class OperationRules:
             without="refuse",
         ),
     ] = False
+
+
+NO_RULES = OperationRules()
+"""What holds for a key without the section."""
 
 
 def operation_rules(field: Field) -> OperationRules:

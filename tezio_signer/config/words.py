@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tezio_signer.config.operations import NAMED_ONLY, OperationRules
+from tezio_signer.config.operations import NAMED_ONLY, NO_RULES, OperationRules
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.tezos.operations import CONSENSUS_KINDS, Mutez
 from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 
 MAINNET = "NetXdQprcVkpaWU"
-_NO_RULES = OperationRules()
 _STAKING = {"stake": "stakes", "unstake": "unstakes", "finalize_unstake": "takes back"}
 _VERBS = {
     Operation.BLOCK: "bakes",
@@ -43,7 +42,7 @@ def may(settings: Settings, key: SigningKey) -> tuple[str, ...]:
     """What may be signed with a key: clauses whose subject is the key, none if that is nothing."""
     signed = settings.signed_with(key)
     checked = settings.security.signing_policy_check
-    rules = (key.operations if checked else None) or _NO_RULES
+    rules = (key.operations if checked else None) or NO_RULES
     clauses: list[str] = []
     if Operation.GENERIC in signed:
         clauses += _operations(rules)

@@ -18,7 +18,8 @@ Invariants (each with its test in `tests/listeners/test_limits.py`):
 
 1. There is never more than one connection above the limit, which had sent nothing when it came;
    what is aborted, and not closed by the system yet, is limited too (`test_flood`,
-   `test_any_history`).
+   `test_any_history`). Where a limit was lowered, nobody is cut for that, and for each that comes
+   another one goes (`test_other_limits`).
 2. No number of silent connections costs one that has sent something
    (`test_cut_none_that_has_sent`), and none that is served is ever cut for another
    (`test_nobody_who_is_served_goes`).

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tezio_signer.config.operations import (
     NAMED_ONLY,
+    NO_RULES,
     Destination,
     OperationRules,
 )
 from tezio_signer.config.settings import Settings
 from tezio_signer.config.words import either
-from tezio_signer.errors import Forbidden, Malformed, Refused
+from tezio_signer.errors import Forbidden, Malformed
 from tezio_signer.request import SigningRequest
 from tezio_signer.rules.contents import (
     DRAIN,
@@ -32,6 +33,7 @@ from tezio_signer.rules.contents import (
 from tezio_signer.rules.rule import Check, Demands, Rule
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.operations import (
+    CONSENSUS_KINDS,
     CONSENSUS_TAGS,
     DEFAULT_ENTRYPOINT,
     Content,
@@ -45,9 +47,8 @@ from tezio_signer.tezos.payload import Generic, Michelson, Operation
 Contents = Sequence[Content]
 Now = Callable[[], float]
 """Seconds since 1970, UTC: by the clock on the wall, which may be set."""
-_Ask = Callable[[Contents, OperationRules, PublicKeyHash], Refused | None]
+_Ask = Callable[[Contents, OperationRules, PublicKeyHash], None]
 _Wanted = Callable[[OperationRules, PublicKeyHash], str]
-_NO_RULES = OperationRules()
 _GENERIC = frozenset({Operation.GENERIC})
 OPERATIONS = frozenset({Operation.GENERIC, Operation.MICHELSON})
 """What is no baking."""
@@ -60,15 +61,13 @@ def contents_rules(settings: Settings, now: Now) -> list[Rule[Check]]:
 
     :param now: what time it is.
     """
-    rules = {key.key: key.operations or _NO_RULES for key in settings.signing_keys.values()}
+    rules = {key.key: key.operations or NO_RULES for key in settings.signing_keys.values()}
     off = None if settings.security.signing_policy_check else SWITCH
 
     def on_contents(name: str, ask: _Ask, wanted: _Wanted, off: str | None = off) -> Rule[Check]:
         def check(request: SigningRequest) -> None:
             if isinstance(request.payload, Generic):
-                refused = ask(contents_of(request.payload), rules[request.key], request.key)
-                if refused is not None:
-                    raise refused
+                ask(contents_of(request.payload), rules[request.key], request.key)
 
         def words(request: SigningRequest) -> str:
             if not isinstance(request.payload, Generic):
@@ -135,7 +134,7 @@ def decoded_wanted(rules: RulesOfKeys) -> Demands:
     return words
 
 
-def source(contents: Contents, _: OperationRules, key: PublicKeyHash) -> Refused | None:
+def source(contents: Contents, _: OperationRules, key: PublicKeyHash) -> None:
     """Only operations of the signing key's own account."""
     for number, content in enumerate(contents):
         account = account_of(content)
@@ -143,9 +142,8 @@ def source(contents: Contents, _: OperationRules, key: PublicKeyHash) -> Refused
             continue
         which = _which(number, contents)
         if content.kind == DRAIN:
-            return Forbidden(f"{which} is signed by the consensus key {account}, and not by {key}")
-        return Forbidden(f"{which} is of the account {account}, and not of {key}")
-    return None
+            raise Forbidden(f"{which} is signed by the consensus key {account}, and not by {key}")
+        raise Forbidden(f"{which} is of the account {account}, and not of {key}")
 
 
 def source_wanted(_: OperationRules, key: PublicKeyHash) -> str:
@@ -153,36 +151,37 @@ def source_wanted(_: OperationRules, key: PublicKeyHash) -> str:
     return f"is of the account {key}"
 
 
-def named_kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def named_kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """Nothing that has to be named in `kinds` and is not: see `NAMED_ONLY`."""
     named = rules.kinds or ()
     for number, content in enumerate(contents):
         if content.kind in NAMED_ONLY and content.kind not in named:
-            return Forbidden(
+            raise Forbidden(
                 f"{_which(number, contents)} is {_a(content.kind)}, which {key} signs only if its "
                 "operations.kinds names it"
             )
-    return None
 
 
 def named_kinds_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     """What `named_kinds` wants."""
-    others = sorted(NAMED_ONLY.difference(rules.kinds or ()))
-    return f"is no {either(others)}, since kinds does not name it"
+    missing = NAMED_ONLY.difference(rules.kinds or ())
+    others = sorted(missing - CONSENSUS_KINDS)
+    if missing & CONSENSUS_KINDS:
+        others.append("operation of consensus")
+    return f"is no {either(others)} that kinds does not name" if others else "may be of any kind"
 
 
-def kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def kinds(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """Only operations of the kinds that the key names, if it names any."""
     if rules.kinds is None:
-        return None
+        return
     for number, content in enumerate(contents):
         kind = kind_of(content)
         if kind not in rules.kinds:
-            return Forbidden(
+            raise Forbidden(
                 f"{_which(number, contents)} is {_a(kind)}, which is not among operations.kinds "
                 f"of {key}; allowed: {either(sorted(rules.kinds))}"
             )
-    return None
 
 
 def kinds_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
@@ -192,28 +191,27 @@ def kinds_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"is of the kind {either(sorted(rules.kinds))}"
 
 
-def destinations(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def destinations(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """Nothing to an address, or a call of an entrypoint, that the key does not name.
 
     A contract that is made may get no tez then: its code could send them anywhere.
     """
     allowed = rules.destinations
     if allowed is None:
-        return None
+        return
     for number, content in enumerate(contents):
         which = _which(number, contents)
         if content.kind == ORIGINATION and number_in(content, "balance"):
-            return Forbidden(
+            raise Forbidden(
                 f"{which} makes a contract with {Mutez(number_in(content, 'balance'))}, which is "
                 f"not among operations.destinations of {key}"
             )
         receiver = receiver_of(content)
         if receiver is not None and not any(each.allows(*receiver) for each in allowed):
-            return Forbidden(
+            raise Forbidden(
                 f"{which} is for {_place(*receiver)}, which is not among "
                 f"operations.destinations of {key}; allowed: {either(map(str, allowed))}"
             )
-    return None
 
 
 def _place(address: str, entrypoint: str) -> str:
@@ -230,10 +228,10 @@ def destinations_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"is for {either(map(str, rules.destinations))}, if it sends or calls anything"
 
 
-def delegates(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def delegates(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """No delegation to others than the key names; nor its withdrawal, if it names any."""
     if rules.delegates is None:
-        return None
+        return
     for number, content in enumerate(contents):
         if content.kind not in ("delegation", ORIGINATION):
             continue
@@ -246,11 +244,10 @@ def delegates(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> 
             if delegate in rules.delegates:
                 continue
             does = f"delegates to {delegate}"
-        return Forbidden(
+        raise Forbidden(
             f"{_which(number, contents)} {does}; operations.delegates of {key} allows "
             f"{either(sorted(rules.delegates))}"
         )
-    return None
 
 
 def delegates_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
@@ -260,18 +257,17 @@ def delegates_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"delegates to {either(sorted(rules.delegates))}, if it delegates"
 
 
-def proposals(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def proposals(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """No proposal of, and no vote on, other protocols than the key names."""
     if rules.proposals is None:
-        return None
+        return
     for number, content in enumerate(contents):
         for protocol in _protocols(content):
             if protocol not in rules.proposals:
-                return Forbidden(
+                raise Forbidden(
                     f"{_which(number, contents)} is about {protocol}, which is not among "
                     f"operations.proposals of {key}; allowed: {either(sorted(rules.proposals))}"
                 )
-    return None
 
 
 def _protocols(content: Content) -> Iterable[object]:
@@ -291,17 +287,16 @@ def proposals_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"is about {either(sorted(rules.proposals))}, if it proposes or votes"
 
 
-def ballots(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def ballots(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """No vote but those that the key names."""
     if rules.ballots is None:
-        return None
+        return
     for number, content in enumerate(contents):
         if content.kind == "ballot" and content.fields["ballot"] not in rules.ballots:
-            return Forbidden(
+            raise Forbidden(
                 f"{_which(number, contents)} votes {text_in(content, 'ballot')}; "
                 f"operations.ballots of {key} allows {either(sorted(rules.ballots))}"
             )
-    return None
 
 
 def ballots_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
@@ -311,21 +306,20 @@ def ballots_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"votes {either(sorted(rules.ballots))}, if it votes"
 
 
-def max_amount(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def max_amount(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """No group by which more leaves the account than the key allows."""
     most = rules.max_amount
     if most is None:
-        return None
+        return
     if any(content.kind == DRAIN for content in contents):
-        return Forbidden(f"how much it drains is not known; max_amount of {key} is {Mutez(most)}")
+        raise Forbidden(f"how much it drains is not known; max_amount of {key} is {Mutez(most)}")
     amount = amounts(contents, key)
     if amount > most:
         bond = any(content.kind == "smart_rollup_publish" for content in contents)
-        return Forbidden(
+        raise Forbidden(
             f"{amount}{' (with the bond of a rollup)' * bond} would leave the account at once; "
             f"operations.max_amount of {key} is {Mutez(most)}"
         )
-    return None
 
 
 def max_amount_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
@@ -335,16 +329,15 @@ def max_amount_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
     return f"sends at most {Mutez(rules.max_amount)}"
 
 
-def max_fee(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> Refused | None:
+def max_fee(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """No group that pays more fees than the key allows."""
     if rules.max_fee is None:
-        return None
+        return
     fee = fees(contents)
     if fee > rules.max_fee:
-        return Forbidden(
+        raise Forbidden(
             f"the fees are {fee}; operations.max_fee of {key} is {Mutez(rules.max_fee)}"
         )
-    return None
 
 
 def max_fee_wanted(rules: OperationRules, _: PublicKeyHash) -> str:

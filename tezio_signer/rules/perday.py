@@ -1,6 +1,6 @@
 """The rule on what leaves an account, and how much is signed, in any 24 hours."""
 
-from tezio_signer.config.operations import OperationRules
+from tezio_signer.config.operations import NO_RULES, OperationRules
 from tezio_signer.config.settings import Settings
 from tezio_signer.request import SigningRequest
 from tezio_signer.rules.contents import spent
@@ -11,8 +11,6 @@ from tezio_signer.tezos.operations import Mutez, Undecodable
 from tezio_signer.tezos.payload import Baking, Generic
 from tezio_signer.watermarks.book import Limits
 from tezio_signer.watermarks.ledger import Ledger
-
-_NO_RULES = OperationRules()
 
 
 def per_day(settings: Settings, ledger: Ledger) -> Rule[Reservation]:
@@ -41,7 +39,7 @@ def per_day(settings: Settings, ledger: Ledger) -> Rule[Reservation]:
 
 
 def _limits(rules: OperationRules | None) -> Limits:
-    its = rules or _NO_RULES
+    its = rules or NO_RULES
     return Limits(its.max_amount_per_day, its.max_operations_per_day)
 
 

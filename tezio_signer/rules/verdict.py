@@ -98,7 +98,7 @@ class Asking:
             verdict.rule
             for verdict in self.verdicts
             if verdict.answer in (Answer.REFUSES, Answer.NOT_ASKED)
-            and (verdict.rule in rule.needs or (verdict.rule == READING and not admits))
+            and (verdict.rule in rule.needs or verdict.rule == READING)
         ]
         if missing:
             why = f"cannot be asked before it passes: {', '.join(missing)}"

@@ -10,7 +10,6 @@ from time import sleep
 from attrs import evolve, frozen
 
 from tezio_signer.config.changes import Changes, changes, without_restart
-from tezio_signer.config.endpoints import Endpoint
 from tezio_signer.config.locate import load_settings
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import StartupError
@@ -112,12 +111,4 @@ def check(settings: Settings) -> tuple[str, ...]:
     """What to warn of; raises StartupError for what a start is refused for, ports in use apart."""
     warnings = warnings_of(settings)
     check_open_files(settings.limits)
-    encrypted = [each for each in map(Endpoint.parse, settings.endpoints) if each.is_tls]
-    if encrypted:
-        from tezio_signer.listeners.tls.certificates import certificates_of  # slow to import
-
-        for endpoint in encrypted:
-            source = certificates_of(endpoint, settings.client_ca)
-            if source is not None:
-                source.load()
     return warnings

@@ -8,7 +8,6 @@ from tezio_signer.config.words import both, either
 from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.payload import Operation
 
-_NO_RULES = OperationRules()
 _OF_KINDS = {
     "destinations": ("transaction", "transfer_ticket", "origination", "drain_delegate"),
     "delegates": ("delegation", "origination"),

@@ -57,7 +57,7 @@ BLS_CONSENSUS: dict[int, tuple[str, Codec]] = {
     0x28: ("bls_mode_preattestation", _CONSENSUS_CONTENT),
     0x29: ("bls_mode_attestation", _CONSENSUS_CONTENT),
 }
-CONSENSUS_TAGS = frozenset({*range(0x14, 0x18), *CONSENSUS, *BLS_CONSENSUS})
+CONSENSUS_TAGS = frozenset({0x16, *CONSENSUS, *BLS_CONSENSUS})
 """Tags that are consensus operations, or were; they are never signed as generic ones."""
 
 OPERATION = sized(record(branch=_BLOCK, operations=case("kind", CONSENSUS), signature=signature))

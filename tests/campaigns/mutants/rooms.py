@@ -49,6 +49,8 @@ ROOMS = {
             "tezio_signer.watermarks.sqlite.storefile",
             "tezio_signer.watermarks.sqlite.creating",
             "tezio_signer.watermarks.sqlite.lockfile",
+            "tezio_signer.watermarks.sqlite.logfile",
+            "tezio_signer.watermarks.sqlite.carrying",
             "tezio_signer.watermarks.sqlite.grouped",
         ),
         (
@@ -62,11 +64,33 @@ ROOMS = {
             "watermarks.sqlite.test_creating",
             "watermarks.sqlite.test_oldercopy",
             "watermarks.sqlite.test_locking",
+            "watermarks.sqlite.test_logfile",
+            "watermarks.sqlite.test_carrying",
             *_PROMISES,
         ),
     ),
+    "ledger": Room(
+        (
+            "tezio_signer.watermarks.entry",
+            "tezio_signer.watermarks.book",
+            "tezio_signer.watermarks.ledger",
+            "tezio_signer.watermarks.etcd.spending",
+        ),
+        (
+            "watermarks.test_book",
+            "watermarks.test_ledger",
+            "watermarks.etcd.test_spending",
+            "watermarks.test_transfer",
+            "watermarks.sqlite.test_carrying",
+            "rules.test_spending",
+        ),
+    ),
     "etcd": Room(
-        ("tezio_signer.watermarks.etcd.store", "tezio_signer.watermarks.etcd.answers"),
+        (
+            "tezio_signer.watermarks.etcd.store",
+            "tezio_signer.watermarks.etcd.answers",
+            "tezio_signer.watermarks.etcd.questions",
+        ),
         (
             "watermarks.etcd.test_store",
             "watermarks.etcd.test_seen",
@@ -84,6 +108,7 @@ ROOMS = {
             "test_signer_device",
             "test_signer_races",
             "test_signer_decisions",
+            "test_inflight_unsigned",
             "test_resource",
             "listeners.test_unknownaddress",
         ),
@@ -186,6 +211,17 @@ ROOMS = {
     "payload": Room(
         ("tezio_signer.tezos.payload", "tezio_signer.tezos.binary"),
         ("tezos.test_payload", "tezos.test_binary", "octez.test_messages", "test_request"),
+    ),
+    "operations": Room(
+        (
+            "tezio_signer.tezos.operations",
+            "tezio_signer.tezos.layout",
+            "tezio_signer.tezos.kinds",
+            "tezio_signer.tezos.entrypoints",
+            "tezio_signer.tezos.evidence",
+            "tezio_signer.tezos.groups",
+        ),
+        ("tezos.test_layout", "tezos.test_kinds", "tezos.test_groups", "tezos.test_operations"),
     ),
     "keys": Room(
         ("tezio_signer.tezos.keys",),
