@@ -91,7 +91,7 @@ class OperationRules:
 
     :ivar kinds: None for all but `NAMED_ONLY`; of the others, None for any.
     :ivar max_amount: in mutez, as the other two are.
-    :ivar unknown: whether what cannot be decoded is signed.
+    :ivar unknown: whether a kind that is not known is signed.
     """
 
     kinds: Annotated[
@@ -183,8 +183,8 @@ class OperationRules:
     unknown: Annotated[
         bool,
         Setting(
-            "Sign also what cannot be decoded, of which no other rule can say anything. For the "
-            "day on which a protocol has a new kind.",
+            "Sign also kinds of operations that are not known, of which no other rule can say "
+            "anything. For the day on which a protocol has a new kind.",
             form="allow or refuse",
             without="refuse",
         ),
