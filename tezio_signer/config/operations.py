@@ -222,8 +222,9 @@ def mutez_named(field: Field) -> int:
             f"expected, not {written}{hint}"
         )
     whole, decimals = amount.groups(default="")
-    mutez = int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
-    if mutez > _MOST_MUTEZ:
+    too_long = len(whole) > len(str(_MOST_MUTEZ))  # thousands of digits are no int for Python
+    mutez = 0 if too_long else int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
+    if too_long or mutez > _MOST_MUTEZ:
         raise field.error(f"{written} is more than there can be")
     return mutez
 
