@@ -12,6 +12,7 @@ from tezio_signer.config.fields import Field, nearest
 from tezio_signer.config.setting import Reader, Setting, read_section
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
+from tezio_signer.tezos.entrypoints import LONGEST_NAME, is_entrypoint
 from tezio_signer.tezos.operations import CONSENSUS_KINDS, KINDS, STAKING
 
 NAMED_ONLY = CONSENSUS_KINDS | {"drain_delegate", "update_consensus_key", "update_companion_key"}
@@ -19,7 +20,6 @@ NAMED_ONLY = CONSENSUS_KINDS | {"drain_delegate", "update_consensus_key", "updat
 BALLOTS = ("yay", "nay", "pass")
 _ALSO_CALLED = {"transfer": "transaction", "vote": "ballot", "endorsement": "attestation"}
 """What people call a kind in place of its name."""
-_LONGEST_ENTRYPOINT = 31
 _MOST_MUTEZ = 2**63 - 1
 _TEZ = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]{1,6}))? tez")
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
@@ -249,10 +249,10 @@ def _one_of(field: Field, known: Collection[str], what: str) -> str:
 def _destination(field: Field) -> Destination:
     address, percent, entrypoint = field.text().partition("%")
     _check_text(field, address, _ADDRESSES | {Base58Type.CONTRACT}, "an address (tz1…, KT1…)")
-    size = len(entrypoint.encode())
-    if percent and not 0 < size <= _LONGEST_ENTRYPOINT:
+    if percent and not is_entrypoint(entrypoint):
         raise field.error(
-            f"the name of an entrypoint, of 1 to {_LONGEST_ENTRYPOINT} bytes, is expected behind %"
+            f"the name of an entrypoint is expected behind %: 1 to {LONGEST_NAME} letters, digits, "
+            "_ . % or @"
         )
     return Destination(address, entrypoint if percent else None)
 
