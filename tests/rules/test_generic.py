@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from tests.support.deciding import DecidingTestCase, request_for
 from tests.support.operationpayloads import payload_of
@@ -17,6 +18,7 @@ from tezio_signer.errors import Forbidden, Malformed
 from tezio_signer.policy import Policy
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.rule import Check, Rule
+from tezio_signer.rules.verdict import Answer
 from tezio_signer.tezos.operations import CONSENSUS_KINDS, CONSENSUS_TAGS
 from tezio_signer.tezos.payload import Operation
 
@@ -55,6 +57,16 @@ class NotUnderstoodTests(DecidingTestCase):
             for request in [*self.cut(payload), request_for(payload + b"\x00")]:
                 self.failureResultOf(policy.decide(request), Malformed)
             self.successResultOf(policy.decide(request_for(payload)))
+
+    def test_explained(self) -> None:
+        """Nothing is said of what is in it, unless the key signs it all the same."""
+        request = request_for(payload_of(TRANSFER)[:-3])
+        for rules, says in ((None, Answer.NOT_ASKED), (UNKNOWN, Answer.PASSES)):
+            asking = self.policy(ruled(rules)).explain(Peer(), request, {})
+            verdicts = self.successResultOf(Deferred.fromCoroutine(asking))
+            answers = {verdict.rule: verdict.answer for verdict in verdicts}
+            for rule in ("source", "named_kinds", "destinations", "max_amount", "max_fee"):
+                self.assertEqual(answers[rule], says, rule)
 
     def test_allowed(self) -> None:
         """With `unknown: allow`, what has a kind that is not known is signed."""

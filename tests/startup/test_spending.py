@@ -71,8 +71,17 @@ class SpendingTests(SynchronousTestCase):
         for rules, words in (
             (
                 "max_amount: 1 tez, max_amount_per_day: 9 tez",
-                ["max_amount cannot keep the account from being emptied by fees"],
+                ["max_amount does not limit fees, which go to whoever bakes the block"],
             ),
+            (
+                "max_amount: 1 tez",
+                [
+                    "max_amount cannot keep the account from being emptied by fees",
+                    "there may be any number of them",
+                ],
+            ),
+            ("kinds: [reveal, transaction]", ["it sends any amount to anybody"]),
+            ("kinds: [transaction], max_amount_per_day: 9 tez", []),
             (
                 f"destinations: [{TZ1}]",
                 ["destinations cannot keep the account from being emptied by fees"],

@@ -201,10 +201,10 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         ('"100 tez"',),
     ),
     (
-        f"{KEY}operations: {{kinds: [reveal, drain]}}",
+        f"{KEY}operations: {{kinds: [reveal, origin]}}",
         6,
         f"{KEY_PATH}.operations.kinds[1]",
-        ("drain is no kind of operation", "did you mean drain_delegate?"),
+        ("origin is no kind of operation", "did you mean origination?"),
     ),
     # devices, endpoints, store
     ("hsms: {port: x}", 6, "hsms", ("list",)),

@@ -76,7 +76,8 @@ class Field:
     def items(self) -> list["Field"]:
         """The values of a list."""
         if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error("a list is expected here")
+            single = isinstance(self.node, yaml.ScalarNode) and self.node.value
+            raise self.error(f"a list is expected here{f': [{self.written}]?' if single else ''}")
         return [
             Field(node, self.source, f"{self.path}[{index}]")
             for index, node in enumerate(self.node.value)

@@ -72,7 +72,7 @@ def contents_rules(settings: Settings, now: Now) -> list[Rule[Check]]:
                 return _NOT_GENERIC
             return wanted(rules[request.key], request.key)
 
-        return Rule(name, check, words, ("key",), off, _GENERIC)
+        return Rule(name, check, words, ("key", "decoded"), off, _GENERIC)
 
     return [
         Rule("decoded", decoded(rules), decoded_wanted(rules), ("key",), None, _GENERIC),
