@@ -167,6 +167,7 @@ class MistakeTests(SynchronousTestCase):
             ("max_amount: ١ tez", ("an amount in tez",)),
             ("max_amount: [1 tez]", ("a single value",)),
             ("max_amount: 9223372036854.775808 tez", ("more than there can be",)),
+            (f"max_amount: {'9' * 5000} tez", ("more than there can be",)),
             ("max_operations_per_day: 0", ("a number from 1 to 1000000",)),
             ("max_operations_per_day: 10 ops", ("a number",)),
             ("hours: 08:00-20:00", ("a mapping",)),

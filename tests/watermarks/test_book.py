@@ -89,9 +89,17 @@ class LimitTests(BookTestCase):
         self.book.learn({digest(n): Entry(NOON, 1, 1) for n in range(MOST_ENTRIES + AT_ONCE)})
         self.assertIn("more than can be counted", self.refused(0xFFFFFF, 0, NOON, Limits()))
         later = NOON + DAY + 60
-        self.write(later)
-        self.assertEqual(len(self.book.entries), MOST_ENTRIES)
         self.take(0xFFFFFF, 0, later, Limits())
+        self.assertEqual(len(self.book.entries), MOST_ENTRIES + 1)
+
+    def test_given_back_makes_room(self) -> None:
+        """Payloads that were given back keep nobody out, also if older ones still count."""
+        self.book.learn({digest(n): Entry(NOON, 1, 1) for n in range(AT_ONCE)})
+        more = range(AT_ONCE, MOST_ENTRIES + AT_ONCE)
+        self.book.learn(self.book.entries | {digest(n): Entry(NOON + 1, 0, 0) for n in more})
+        self.take(0xFFFFFF, 0, NOON + 2)
+        self.assertEqual(self.book.standing(NOON + 2).operations, AT_ONCE + 1)
+        self.assertEqual(len(self.book.entries), MOST_ENTRIES + 1)
 
     def test_sentences(self) -> None:
         """A refusal says what would be spent, of what, what is left, and when it can be signed."""
@@ -198,6 +206,14 @@ class GiveBackTests(BookTestCase):
 class ClockTests(BookTestCase):
     """A clock on the wall that is set."""
 
+    def test_leaps_before_it_is_written(self) -> None:
+        """What is being reserved is written, and not forgotten, however far the clock leaps."""
+        for leap in (DAY + HOUR, 2 * DAY + HOUR):
+            book = Book(TZ1, "me")
+            book.take(digest(1), 5, 1, FIVE, NOON)
+            entries, forgotten = book.changes(digest(1), NOON + leap)
+            self.assertEqual((entries.keys(), forgotten), ({digest(1)}, []))
+
     def test_the_future_counts(self) -> None:
         """Set back by a day, or a year, it makes nothing free; what is then spent counts too."""
         self.take(1, 3, NOON)
@@ -207,6 +223,33 @@ class ClockTests(BookTestCase):
         for later in (-DAY, 0, HOUR, DAY):
             self.refused(3, 1, NOON + later)
         self.take(3, 5, NOON + DAY + 60)
+
+    def test_behind_and_right_again(self) -> None:
+        """What was reserved while the clock was far behind counts for a day of real time."""
+        steady = 100.0
+        book = Book(TZ1, "me", lambda: steady)
+        book.take(digest(1), 5_000_000, 1, FIVE, NOON - 30 * DAY)
+        for seconds in (5.0, DAY - 10):
+            steady = 100.0 + seconds
+            with self.assertRaises(TooMany) as raised:
+                book.take(digest(2), 1, 1, FIVE, NOON + seconds)
+            self.assertIn("after 2026-09-22 14:15 UTC", str(raised.exception))
+            entries, forgotten = book.changes(digest(3), NOON + seconds)
+            self.assertEqual((entries.keys(), forgotten), ({digest(1)}, []))
+            self.assertEqual(book.standing(NOON + seconds).mutez, 5_000_000)
+        steady = 100.0 + DAY + 60
+        book.take(digest(2), 5_000_000, 1, FIVE, NOON + DAY + 60)
+
+    def test_ahead(self) -> None:
+        """A clock that is set ahead frees nothing that this run has reserved."""
+        steady = 100.0
+        book = Book(TZ1, "me", lambda: steady)
+        book.take(digest(1), 5_000_000, 1, FIVE, NOON)
+        for ahead in (DAY, 5 * DAY):
+            with self.assertRaises(TooMany):
+                book.take(digest(2), 1, 1, FIVE, NOON + ahead)
+        book.take(digest(1), 5_000_000, 1, FIVE, NOON + 5 * DAY)
+        self.assertEqual(book.standing(NOON).mutez, 5_000_000)
 
     def test_quite_wrong(self) -> None:
         """What was reserved in another year counts until then, but what comes now does not."""
@@ -272,6 +315,17 @@ class SharedTests(BookTestCase):
         self.assertFalse(self.book.give_back(digest(1), NOON + 3))
         self.refused(2, 1, NOON + 3)
 
+    def test_joined_and_given_back(self) -> None:
+        """What another daemon has reserved before this one gave it back counts, here and there."""
+        self.take(1, 5, NOON)
+        other = Entry(NOON + 1, 5_000_000, 1, "other")
+        self.store[digest(1)] = other
+        self.assertTrue(self.book.give_back(digest(1), NOON + 3))
+        self.book.learn(self.store)
+        self.refused(2, 1, NOON + 3)
+        self.write(NOON + 3)
+        self.assertEqual(self.store, {digest(1): other})
+
     def test_one_that_was_given_back_by_a_clock_ahead(self) -> None:
         """Its entry never gets an earlier time: others would take it for an older state."""
         self.book.learn({digest(1): Entry(NOON + 300, 0, 0, "other")})
@@ -314,16 +368,21 @@ class WindowTests(SynchronousTestCase):
 
         The clock on the wall leaps by up to 26 hours and comes back, but time itself goes on.
         """
-        book, store, real, offset = Book(TZ1), dict[bytes, Entry](), 0.0, 0.0
+        store, real, offset = dict[bytes, Entry](), 0.0, 0.0
+        book = Book(TZ1, "", lambda: real)
         signed: list[tuple[float, int]] = []  # real time, payload; each is of as many tez
+        behind: list[tuple[float, int]] = []  # signed in this run while the clock was behind
         for what, number, hours in events:
             real += 1800
             if what == "leap":
                 offset = 0.0 if offset else hours * HOUR
                 continue
             if what == "restart":
-                book = Book(TZ1)
+                book = Book(TZ1, "", lambda: real)
                 book.learn(store)
+                # The next run knows of these by the clock alone, and may take them for older.
+                signed = [one for one in signed if one not in behind]
+                behind.clear()
                 continue
             if what == "lose":
                 book.learn({})
@@ -344,5 +403,6 @@ class WindowTests(SynchronousTestCase):
                 continue
             if not ahead:
                 signed.append((real, number))
+                behind += signed[-1:] if offset < 0 else []
                 day = {n for at, n in signed if at > real - DAY}
                 self.assertLessEqual(sum(day), 10)

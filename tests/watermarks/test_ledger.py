@@ -263,6 +263,17 @@ class TogetherTests(LedgerTestCase):
         self.refused(first, 2, 1)
         self.refused(second, 2, 1)
 
+    def test_one_payload_given_back_later(self) -> None:
+        """It counts for who may have it signed, however long the other has tried in vain."""
+        first, second = self.daemon(), self.daemon()
+        undo = self.granted(first, 1, 5)
+        self.granted(second, 1, 5)
+        self.wall += 2
+        undo()
+        self.refused(self.daemon(), 2, 1)
+        self.refused(second, 2, 1)
+        self.refused(first, 2, 1)
+
     def test_given_back_by_the_other(self) -> None:
         """What one gives back, the other may spend."""
         first, second = self.daemon(), self.daemon()

@@ -107,7 +107,7 @@ class OperationRules:
 
     :ivar kinds: None for all but `NAMED_ONLY`; of the others, None for any.
     :ivar max_amount: in mutez, as the other two are.
-    :ivar unknown: whether what cannot be decoded is signed.
+    :ivar unknown: whether a kind that is not known is signed.
     """
 
     kinds: Annotated[
@@ -199,8 +199,8 @@ class OperationRules:
     unknown: Annotated[
         bool,
         Setting(
-            "Sign also what cannot be decoded, of which no other rule can say anything. For the "
-            "day on which a protocol has a new kind.",
+            "Sign also kinds of operations that are not known, of which no other rule can say "
+            "anything. For the day on which a protocol has a new kind.",
             form="allow or refuse",
             without="refuse",
         ),
@@ -238,8 +238,9 @@ def mutez_named(field: Field) -> int:
             f"expected, not {written}{hint}"
         )
     whole, decimals = amount.groups(default="")
-    mutez = int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
-    if mutez > _MOST_MUTEZ:
+    too_long = len(whole) > len(str(_MOST_MUTEZ))  # thousands of digits are no int for Python
+    mutez = 0 if too_long else int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
+    if too_long or mutez > _MOST_MUTEZ:
         raise field.error(f"{written} is more than there can be")
     return mutez
 

@@ -2,7 +2,8 @@
 
 An entry is for one payload. It is, each independently of the others:
 
-- *counted* for a day from when it was reserved last, and also while that lies in the future;
+- *counted* for a day from when it was reserved last, and also while that lies in the future; if
+  this run has reserved it, by the time that has really passed, however the clock was set since;
 - *held* by requests for its payload that may have had it signed;
 - *kept* if somebody else may have had it signed: an earlier run of the daemon, another daemon;
 - *unwritten* while the store is not known to hold it as it is here.
@@ -21,11 +22,13 @@ Invariants, each with a test of its name in `tests/watermarks/test_book.py`:
 1. *Never above*: no entry is taken with which what counts would be above a limit.
 2. *Once*: the payload of an entry that counts is never judged again, and counts once; but a day
    from its last reservation, since its signature leaves once more.
-3. *Not while held*: an entry that is held, or kept, counts until its day is over.
+3. *Not while held*: an entry that is held, or kept, counts until its day is over; also one that is
+   held by another daemon, when it is given back here.
 4. *Never forgotten early*: what was reserved is forgotten after two days, not after one: when a
    clock that leapt ahead comes back, it counts again.
 5. *The future counts*: a clock that is set back makes nothing free, nor does it when it is right
-   again: no entry has an earlier time than those before it.
+   again: no entry has an earlier time than those before it, by up to two days. What this run has
+   reserved counts for a day in any case.
 6. *What the store has lost* counts on, and is written back.
 """
 
@@ -62,23 +65,31 @@ class Limits:
 
 @define(eq=False)
 class _Held:
-    """An entry, and what is known of it, as this module says."""
+    """An entry, and what is known of it, as this module says.
+
+    :ivar since: when this run has reserved it last, by the steady clock; None if it has not.
+    """
 
     entry: Entry
     holds: int = 0
     kept: bool = False
     is_written: bool = False
+    since: float | None = None
 
 
 class Book:
     """The entries of a key.
 
     :param by: the run of this daemon, which a shared store tells from others.
+    :param steady: seconds of a clock that nobody sets; None if there is none.
     """
 
-    def __init__(self, key: PublicKeyHash, by: str = "") -> None:
+    def __init__(
+        self, key: PublicKeyHash, by: str = "", steady: Callable[[], float] | None = None
+    ) -> None:
         self._key = key
         self._by = by
+        self._steady = steady
         self._held: dict[bytes, _Held] = {}
 
     @property
@@ -88,7 +99,12 @@ class Book:
 
     def standing(self, now: float) -> Standing:
         """What counts."""
-        return Standing.of(self.entries, now)
+        return Standing.of(self._aged(now), now)
+
+    def _aged(self, now: float) -> dict[bytes, Entry]:
+        """All entries, with the times at which they were reserved as the clock is set now."""
+        steady = None if self._steady is None else self._steady()
+        return {digest: _as_of(held, now, steady) for digest, held in self._held.items()}
 
     def take(self, digest: bytes, mutez: int, operations: int, limits: Limits, now: float) -> bool:
         """Hold the entry of a payload, which counts from now on; raises TooMany.
@@ -97,20 +113,23 @@ class Book:
         """
         asked = Entry(self._time(now), min(mutez, MOST_MUTEZ), operations, self._by)
         held = self._held.get(digest)
-        is_new = held is None or not held.entry.counts(now)
+        aged = self._aged(now)
+        is_new = held is None or not aged[digest].counts(now)
         if is_new:
-            self._check(asked, self.entries, limits, now)
+            self._check(asked, aged, limits, now)
+        since = None if self._steady is None else self._steady()
         if held is None:
-            self._held[digest] = _Held(asked, holds=1)
+            self._held[digest] = _Held(asked, holds=1, since=since)
             return is_new
         if held.entry.operations:
             # One that is over may count again when the clock comes back: it is not given back.
-            held.kept = held.kept or not held.entry.counts(now)
+            held.kept = held.kept or is_new
         else:
             held.holds, held.kept = 0, False
         held.entry = evolve(merged(held.entry, asked), by=self._by)  # never with an earlier time
         held.holds += 1
         held.is_written = False
+        held.since = since
         return is_new
 
     def _time(self, now: float) -> int:
@@ -123,7 +142,8 @@ class Book:
 
     def check_again(self, digest: bytes, limits: Limits, now: float) -> None:
         """Judge a payload that was taken before others were known; raises TooMany."""
-        others = {key: held.entry for key, held in self._held.items() if key != digest}
+        others = self._aged(now)
+        del others[digest]
         self._check(self._held[digest].entry, others, limits, now)
 
     def give_back(self, digest: bytes, now: float) -> bool:
@@ -150,7 +170,8 @@ class Book:
                 held.kept = True
                 held.entry = evolve(merged(held.entry, entry), by=self._by)
                 held.is_written = False
-            elif entry.at >= held.entry.at:
+            elif entry.at >= held.entry.at or not held.entry.operations:
+                # It was given back here, maybe after another daemon had reserved it too.
                 self._held[digest] = _Held(entry, kept=True, is_written=True)
             else:  # what is there is older than what was there before
                 held.is_written = False
@@ -164,18 +185,19 @@ class Book:
         """
         oldest = sorted(self._held, key=lambda digest: self._held[digest].entry.at)
         too_many = len(oldest) - MOST_ENTRIES + AT_ONCE
+        counted = {digest for digest, entry in self._aged(now).items() if entry.counts(now)}
+        over = [digest for digest in oldest if digest != first and digest not in counted]
         forgotten = [
             digest
-            for number, digest in enumerate(oldest[:AT_ONCE])
-            if (entry := self._held[digest].entry).is_old(now)
-            or (number < too_many and not entry.counts(now) and digest != first)
+            for number, digest in enumerate(over[:AT_ONCE])
+            if number < too_many or self._held[digest].entry.is_old(now)
         ]
         unwritten = {
             digest: held.entry
             for digest, held in self._held.items()
             if not held.is_written
             and digest not in forgotten
-            and (held.entry.counts(now) or not held.entry.operations)
+            and (digest == first or digest in counted or not held.entry.operations)
         }
         ordered = sorted(unwritten, key=lambda digest: digest != first)
         return {digest: unwritten[digest] for digest in ordered[:AT_ONCE]}, forgotten
@@ -196,9 +218,10 @@ class Book:
             raise TooMany(self._too_many_operations(asked, used, entries, limits.operations, now))
         if limits.mutez is not None and used.mutez + asked.mutez > limits.mutez:
             raise TooMany(self._too_much(asked, used, entries, limits.mutez, now))
-        if len(entries) >= MOST_ENTRIES + AT_ONCE:
+        counted = sum(entry.counts(now) for entry in entries.values())
+        if counted >= MOST_ENTRIES + AT_ONCE:  # others are forgotten with what is taken
             raise TooMany(
-                f"{len(entries)} payloads of {self._key} are remembered of these 24 hours, more "
+                f"{counted} payloads of {self._key} are remembered of these 24 hours, more "
                 "than can be counted; try again later"
             )
 
@@ -231,6 +254,15 @@ class Book:
             f"max_amount_per_day is {Mutez(most)}: {Mutez(max(0, most - used.mutez))} can be spent "
             f"now, and this after {after}"
         )
+
+
+def _as_of(held: _Held, now: float, steady: float | None) -> Entry:
+    """An entry; reserved as long ago as it is by a steady clock, if the other was set ahead."""
+    entry = held.entry
+    if steady is None or held.since is None:
+        return entry
+    at = int(now - (steady - held.since))
+    return Entry(at, entry.mutez, entry.operations, entry.by) if at > entry.at + 1 else entry
 
 
 def _free_at(entries: Entries, fits: Callable[[Standing], bool], used: Standing, now: float) -> str:

@@ -136,7 +136,7 @@ class Ledger:
         return Standing() if account is None else account.book.standing(self._now())
 
     async def _reserve(self, key: PublicKeyHash, asked: _Asked, waiting: Deferred[Undo]) -> Undo:
-        account = self._accounts.setdefault(key, _Account(Book(key, self._by)))
+        account = self._accounts.setdefault(key, _Account(Book(key, self._by, self._clock.seconds)))
         book = account.book
         await account.turn.acquire()
         try:
