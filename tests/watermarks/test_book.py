@@ -369,7 +369,11 @@ class WindowTests(SynchronousTestCase):
         The clock on the wall leaps by up to 26 hours and comes back, but time itself goes on.
         """
         store, real, offset = dict[bytes, Entry](), 0.0, 0.0
-        book = Book(TZ1, "", lambda: real)
+
+        def steady() -> float:
+            return real
+
+        book = Book(TZ1, "", steady)
         signed: list[tuple[float, int]] = []  # real time, payload; each is of as many tez
         behind: list[tuple[float, int]] = []  # signed in this run while the clock was behind
         for what, number, hours in events:
@@ -378,7 +382,7 @@ class WindowTests(SynchronousTestCase):
                 offset = 0.0 if offset else hours * HOUR
                 continue
             if what == "restart":
-                book = Book(TZ1, "", lambda: real)
+                book = Book(TZ1, "", steady)
                 book.learn(store)
                 # The next run knows of these by the clock alone, and may take them for older.
                 signed = [one for one in signed if one not in behind]
