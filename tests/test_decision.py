@@ -4,7 +4,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import cast
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.interfaces import ITCPTransport
@@ -26,7 +26,7 @@ from tests.support.harness import (
 from tests.support.listenercase import ListenersTestCase
 from tests.support.octezclient import good
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
-from tests.support.recorder import Recorder
+from tests.support.recorder import Keeper, Recorder
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.decision import Decision, DecisionLog, Decisions, Outcome, Stage
 from tezio_signer.errors import (
@@ -47,22 +47,6 @@ from tezio_signer.tezos.payload import Operation
 NOOP = PAYLOADS["noop"]
 MAINNET = "NetXdQprcVkpaWU"
 ASKED = Decision("GET /nowhere", Peer(), Listener.HTTP)
-
-
-@define
-class Keeper(Recorder):
-    """One without which nothing is signed."""
-
-    keeping: Deferred[None] = field(factory=Deferred)
-    asked: list[Decision] = field(factory=list)
-
-    def check(self) -> None:
-        """Be ready."""
-
-    def keep(self, decision: Decision) -> Deferred[None]:
-        """Take note of what is to be kept."""
-        self.asked.append(decision)
-        return self.keeping
 
 
 class Broken:
