@@ -162,10 +162,11 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_refusals_fields(self) -> None:
-        """A refusal's line has status, reason and sentence as fields."""
-        event = self.line(ASKED.refused(Conflict("no")))
+        """A refusal's line has status, reason, rule and sentence as fields."""
+        event = self.line(ASKED.refused(Conflict("no").by("hsm")))
         assert event is not None
         self.assertEqual((event["status"], event["reason"]), (409, "watermark"))
+        self.assertEqual(event["rule"], "hsm")
         self.assertEqual((event["sentence"], event["what"]), ("no", "GET /nowhere"))
 
     def test_no_line(self) -> None:
@@ -258,6 +259,19 @@ class ObserverTests(TestCase):
         refused = harness.signer.submit(submission(block(7, 0, 1)))
         self.assertIsInstance(await failure_of(refused), Conflict)
         self.assertEqual((len(keeper.asked), len(keeper.seen)), (1, 1))
+
+    def test_keeper_among_others(self) -> None:
+        """All others are told of what it has kept; and it is asked whether it could keep more."""
+        decisions, first, keeper, last = Decisions(Clock()), Recorder(), Keeper(), Recorder()
+        decisions.check()
+        decisions.add(first)
+        decisions.require(keeper)
+        decisions.add(last)
+        decisions.record(ASKED, kept=True)
+        self.assertEqual((first.seen, keeper.seen, last.seen), ([ASKED], [], [ASKED]))
+        decisions.check()
+        keeper.trouble = Unavailable("full")
+        self.assertRaises(Unavailable, decisions.check)
 
     async def test_keeper_that_fails(self) -> None:
         """By whatever it fails, no signature leaves, and that is told of as what it is."""
