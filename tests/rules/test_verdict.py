@@ -19,6 +19,7 @@ from tezio_signer.rules.generic import contents_rules
 from tezio_signer.rules.rule import Check, Grant, Reservation, Rule
 from tezio_signer.rules.verdict import Answer, NotKnownHere, Stage, Verdict
 from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.claims import Claim
 
 CONTENTS = {rule.name for rule in contents_rules(settings_with(), lambda: 0.0)} | {"per_day"}
@@ -213,11 +214,18 @@ class WordsTests(DecidingTestCase):
     def test_block(self) -> None:
         """Chain, floor and mark."""
         settings = settings_with(chains=["NetXdQprcVkpaWU"], allowed_uids=frozenset({1000, 0}))
-        demands = self.demands(evolve(settings, floors={}), block(7, 0))
+        limits = Limits(signatures_per_minute=3)
+        demands = self.demands(evolve(settings, floors={}, limits=limits), block(7, 0))
         self.assertEqual(demands["user"], "comes from user id 0 or 1000, if at a Unix socket")
         self.assertEqual(demands["chain"], "is for NetXdQprcVkpaWU")
         mark = "is above the high watermark, or is what was signed there"
         self.assertEqual(demands["watermark"], f"{mark}; 500000 levels ahead at most")
+        self.assertEqual(demands["rate"], "is not counted: it has a level")
+        floor = evolve(settings, floors={Operation.BLOCK: (5, 1)})
+        self.assertEqual(
+            self.demands(floor, block(7, 0))["watermark"],
+            f"{mark}; above the floor, level 5 round 1; 500000 levels ahead at most",
+        )
 
     def test_off(self) -> None:
         """Each switch switches its rule off, and no other that a block is asked about."""

@@ -23,7 +23,7 @@ class WatermarkTests(DecidingTestCase):
                 f"level {level} round {round_} is not above the configured floor, level 100 round 2"
             )
             self.refused(Conflict, says, settings, request_for(block(level, round_)))
-        for payload in (block(100, 3), block(101, 0), consensus("att", 1, 0), NOOP):
+        for payload in (block(100, 3), block(101, 0), consensus("att", 0, 1), NOOP):
             self.decide(settings, request_for(payload))
 
     def test_level_jump(self) -> None:

@@ -143,6 +143,14 @@ class CarryingTests(StoreTestCase):
             self.assertEqual(version_of(self.path), 2)
         self.assertEqual(list(self.directory.glob("*.new")), [])
 
+    def test_all_or_nothing(self) -> None:
+        """When it fails in the middle, nothing is left half done or open."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE spending (other)")
+            self.assertRaises(sqlite3.Error, schema.add_spending, connection)
+            self.assertFalse(connection.in_transaction)
+        self.assertEqual(version_of(self.path), 2)
+
     def test_next_version(self) -> None:
         """A store of a version that is not known is refused in words, and left alone."""
         self.execute(self.path, "PRAGMA user_version = 4")

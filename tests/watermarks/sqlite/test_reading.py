@@ -1,12 +1,17 @@
 """Reading the marks of an SQLite store without opening it as a daemon does."""
 
+import contextlib
 import errno
 import os
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from attrs import evolve
+
 from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
-from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.rule import Mark, MarkId
+from tezio_signer.watermarks.sqlite import reading, rows
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
@@ -42,6 +47,33 @@ class ReadingTests(StoreTestCase):
         self.assertEqual(reading.read(self.path), {})
         self.open().keep([(BLOCK, MARK)])
         self.assertEqual(reading.read(self.path), {BLOCK: MARK})
+
+    def test_one_moment(self) -> None:
+        """What a daemon stores while it is read is not half of it."""
+        sqlite.create(self.path)
+        store = self.open()
+        store.keep([(BLOCK, MARK)])
+
+        def meanwhile(connection: sqlite3.Connection, path: Path | None) -> dict[MarkId, Mark]:
+            store.keep([(BLOCK, evolve(MARK, level=MARK.level + 1))])
+            return rows.marks_in(connection, path)
+
+        self.patch(reading, "marks_in", meanwhile)
+        self.assertEqual(reading.read(self.path), {BLOCK: MARK})
+        self.patch(reading, "marks_in", rows.marks_in)
+        self.assertEqual(reading.read(self.path)[BLOCK].level, MARK.level + 1)
+
+    def test_moment_is_over(self) -> None:
+        """What is read afterwards is newer, also if something has failed meanwhile."""
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            for failing in (False, True):
+                with contextlib.suppress(StoreError), reading.reading_once(connection):
+                    self.assertTrue(connection.in_transaction)
+                    if failing:
+                        raise StoreError("damaged")
+                self.assertFalse(connection.in_transaction)
+            with reading.reading_once(connection):
+                connection.execute("ROLLBACK")  # as SQLite does by itself when a disk fails
 
     def test_leaves_nothing(self) -> None:
         """Beside a store that nobody has nothing is left by who has read it."""

@@ -17,7 +17,7 @@ from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
 from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.rule import Mark, MarkId
-from tezio_signer.watermarks.sqlite import reading
+from tezio_signer.watermarks.sqlite import reading, schema
 from tezio_signer.watermarks.sqlite import store as sqlite
 from tezio_signer.watermarks.sqlite.store import SqliteStore
 from tezio_signer.watermarks.store import StoreError
@@ -336,6 +336,18 @@ class OpeningTests(StoreTestCase):
             except StoreError:
                 continue
             self.assertEqual(marks, {BLOCK: MARK}, f"cut off after {length} bytes")
+
+    def test_cut_off_in_a_page(self) -> None:
+        """The page in which a file ends has to be in the log; no other one will do."""
+        data = self.kept()
+        cut = self.directory / "cut"
+        cut.write_bytes(data[:-100])
+        with closing(sqlite3.connect(cut)) as connection:
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        last = len(data) // page_size
+        for page in (last - 2, last - 1):
+            self.patch(schema, "pages_in_log", lambda _, page=page: {page})
+            self.assertIn("it is cut off", self.refused(cut))
 
     def test_unreadable_directory(self) -> None:
         """A store in a directory without access is refused with the reason."""
