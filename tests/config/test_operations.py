@@ -174,7 +174,7 @@ class MistakeTests(SynchronousTestCase):
             (f"max_amount: {'9' * 5000} tez", ("more than there can be",)),
             ("max_operations_per_day: 0", ("a number from 1 to 1000000",)),
             ("max_operations_per_day: 10 ops", ("a number",)),
-            ("hours: 08:00-20:00", ("a mapping",)),
+            ("hours: 08:00-20:00", ("a mapping (key: value) is expected here, with from, to",)),
             ("hours: {from: '08:00', to: '20:00'}", ("time_zone is missing",)),
             ("hours: {from: 08:00, to: 20:00, time_zone: UTC}", ("hours.to: a text in quotes",)),
             ("hours: {from: '8:00', to: '20:00', time_zone: UTC}", ("hours.from: a time",)),

@@ -7,7 +7,7 @@ from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.pages import documents, section
-from tests.support.vectors import TZ3
+from tests.support.vectors import AUTH
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse
 from tezio_signer.config.operations import NAMED_ONLY, OperationRules, operation_rules
@@ -56,6 +56,6 @@ class PageTests(SynchronousTestCase):
     def test_example(self) -> None:
         """The example is one of which nothing has to be warned."""
         (example,) = section(PAGE, "What a generic operation may contain").blocks("yaml")
-        settings = settings_from(parse(f"{example}    auth_key: {{pkh: {TZ3}}}", ""), Path("/"))
+        settings = settings_from(parse(f"{example}    auth_key: {{pkh: {AUTH}}}", ""), Path("/"))
         self.assertIsNotNone(settings.store)
         self.assertEqual(spending(settings), [])

@@ -80,6 +80,15 @@ class SpendingTests(SynchronousTestCase):
                     "there may be any number of them",
                 ],
             ),
+            (
+                "max_amount: 9 tez, max_amount_per_day: 1 tez, max_fee: 1 tez",
+                ["max_amount has no effect"],
+            ),
+            (
+                'kinds: [reveal], hours: {from: "08:00", to: "20:00", time_zone: Etc/GMT+2}',
+                ["Etc/GMT+2 is on the other side of UTC than it seems"],
+            ),
+            ('kinds: [reveal], hours: {from: "08:00", to: "20:00", time_zone: UTC}', []),
             ("kinds: [reveal, transaction]", ["it sends any amount to anybody"]),
             ("kinds: [transaction], max_amount_per_day: 9 tez", []),
             (

@@ -1,5 +1,6 @@
 """What to warn of keys that sign operations: what they can do that their owner may not expect."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from tezio_signer.config.operations import OperationRules
@@ -17,6 +18,7 @@ _OF_KINDS = {
 """Rules, and the kinds of operations that they are about."""
 _WHOLE = "root"
 """The entrypoint that takes the whole parameter of a contract, which names one of its others."""
+_TURNED_ROUND = re.compile(r"Etc/GMT[-+][1-9]")
 
 
 def spending(settings: Settings) -> list[str]:
@@ -102,6 +104,14 @@ def _of_rules(rules: OperationRules) -> Iterator[str]:
         yield (
             "max_amount is for one operation group, and there may be any number of them: limit "
             "what leaves in 24 hours by max_amount_per_day"
+        )
+    at_once, per_day = rules.max_amount, rules.max_amount_per_day
+    if at_once is not None and per_day is not None and at_once > per_day:
+        yield "max_amount has no effect: it is above max_amount_per_day"
+    if rules.hours is not None and _TURNED_ROUND.match(str(rules.hours.time_zone)):
+        yield (
+            f"{rules.hours.time_zone} is on the other side of UTC than it seems: the signs of such "
+            "names are turned round; name a place, such as Europe/Paris"
         )
     contracts = [
         place.address
