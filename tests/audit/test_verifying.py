@@ -341,6 +341,11 @@ class FilesTests(MutationCase):
         report = verified(b"".join(one) + left, two)
         self.assert_well(report)
         self.assertEqual(str(report.notes[0].place), "0:5")
+        self.assert_well(verified(two))  # without the older file, which is deleted some day
+        self.assertNotEqual(verified(b"".join(one), two).wrong, [])
+        first, _ = seal(Head(), fields, Torn.of(left))
+        self.assert_well(verified(left + b"\n" + first))
+        self.assertNotEqual(verified(first).wrong, [])
 
     def test_deep(self) -> None:
         """A line whose hash is right may have anything in it."""

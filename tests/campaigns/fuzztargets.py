@@ -79,7 +79,7 @@ def _fields(payload: Payload) -> Fields:
             return str(payload.operation), chain, level, round_, payload_round
         case Consensus(operation, chain, level, round_, slot, branch, block, dal):
             return str(operation), chain, level, round_, slot, branch, block, dal
-        case Generic(branch, contents, _):
+        case Generic(branch, contents):
             return str(payload.operation), branch, contents
         case Michelson(value):
             return str(payload.operation), value.data

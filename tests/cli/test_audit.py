@@ -38,7 +38,7 @@ class VerifyTests(CommandTestCase):
             "line 10",
         )
         self.assertEqual(head, f"head {self.head(10)}")
-        self.assertIn("removed behind this one are not seen", not_seen)
+        self.assertIn("What this cannot show: lines removed behind this one", not_seen)
 
     def test_wrong(self) -> None:
         """The first line that is wrong is named with its file; it ends with 1."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.vectors import MORE_PAYLOADS, OPERATIONS, PAYLOADS, consensus
+from tests.support.operationpayloads import payload_of
+from tests.support.vectors import MORE_PAYLOADS, OPERATIONS, PAYLOADS, TZ3, consensus
 from tezio_signer.cli.payloadtext import payload_json, payload_lines
 from tezio_signer.cli.wrapping import COLUMNS, wrapped
 from tezio_signer.tezos import jsontext
@@ -48,6 +49,12 @@ class PayloadTests(SynchronousTestCase):
         self.assertEqual(content["kind"], "transaction")
         self.assertEqual((content["amount"], content["value"]), ("1000000", None))
         self.assertIn(["source", content["source"]], lines)
+
+    def test_staking(self) -> None:
+        """What stakes is of a kind of its own for the rules, which is said beside Octez' name."""
+        stakes = {"kind": "transaction", "destination": str(TZ3), "entrypoint": "stake"}
+        lines = [line.split() for line in payload_lines(payload_of(stakes))]
+        self.assertIn(["operation", "transaction", "(stake)"], lines)
 
     def test_batch(self) -> None:
         """Operations of a group are numbered."""

@@ -75,7 +75,7 @@ unknown: allow
         self.assertFalse(rules_of("unknown: refuse").unknown)
 
     def test_entrypoints(self) -> None:
-        """Their names have 1 to 31 bytes."""
+        """Their names have 1 to 31 letters."""
         for name in ("a", "a" * 31, "default"):
             (place,) = rules_of(f"destinations: ['{KT1}%{name}']").destinations or ()
             self.assertEqual(place, Destination(KT1, name))
@@ -124,7 +124,7 @@ class MistakeTests(SynchronousTestCase):
         for text, words in (
             ("- kinds", ("a mapping",)),
             ("kind: [reveal]", ("kind: unknown key; did you mean kinds?", "max_fee")),
-            ("kinds: reveal", ("kinds: a list",)),
+            ("kinds: reveal", ("kinds: a list is expected here: [reveal]?",)),
             ("kinds: []", ("kinds: nothing is on this list", "leave it out")),
             ("kinds: [7]", ("kinds[0]: a text in quotes",)),
             (
@@ -133,20 +133,35 @@ class MistakeTests(SynchronousTestCase):
             ),
             ("kinds: [reveal, transactions]", ("kinds[1]", "did you mean transaction?")),
             ("kinds: [unstaked]", ("did you mean unstake?",)),
+            ("kinds: [set_delegate]", ("did you mean delegation?",)),
+            ("kinds: [anything]", ("anything is no kind", "docs/policy.md lists them")),
+            ("kinds: [block]", ("block is no kind", "signed by allowed_ops")),
+            ("kinds: [endorsement]", ("endorsement is no kind", "signed by allowed_ops")),
             ("destinations: []", ("nothing is on this list",)),
             ("destinations: [tz1]", ("destinations[0]: an address (tz1…, KT1…) is expected",)),
             (f"destinations: ['{KT1}x']", ("an address", "checksum")),
             (f"destinations: ['{KT1}%']", ("the name of an entrypoint", "behind %")),
-            (f"destinations: ['{KT1}%{'a' * 32}']", ("1 to 31 bytes",)),
+            (f"destinations: ['{KT1}% transfer']", ("1 to 31 letters, digits, _ . % or @",)),
+            (f"destinations: ['{KT1}%transfer ']", ("the name of an entrypoint",)),
+            (f'destinations: ["{KT1}%a\\u202eb"]', ("the name of an entrypoint",)),
+            (f"destinations: ['{KT1}%übergabe']", ("the name of an entrypoint",)),
+            (f"destinations: ['{KT1}%{'a' * 32}']", ("1 to 31 letters",)),
             (f"destinations: [{PROTOCOL}]", ("an address", "protocol_hash")),
-            (f"delegates: ['{KT1}']", ("the address of a delegate (tz1…)",)),
+            (f"destinations: ['{TZ1}%do']", ("only contracts (KT1…)", "leave out %do")),
+            (f"delegates: ['{KT1}']", ("the address of a delegate (tz1…)", "this is a contract")),
             (f"delegates: ['{TZ1}%do']", ("the address of a delegate",)),
             (f"proposals: [{TZ1}]", ("the hash of a protocol (P…)",)),
-            ("ballots: [yes]", ("ballots[0]: a text in quotes", "not yes")),
+            ("ballots: [yes]", ("ballots[0]: yes is no ballot; did you mean yay?",)),
+            ("ballots: [no]", ("no is no ballot; did you mean nay?",)),
+            ("ballots: ['\"yay\"']", ("is no ballot; did you mean yay?",)),
             ("ballots: [yea]", ("yea is no ballot; did you mean yay? Known: yay, nay, pass",)),
             ("max_amount: 100", ('such as "100 tez"', 'not 100: "100 tez"?')),
             ("max_amount: 1.5", ('not 1.5: "1.5 tez"?',)),
             ("max_fee: '100'", ('"100 tez"?',)),
+            ("max_fee: 1.5 XTZ", ('"1.5 tez"?',)),
+            ("max_fee: 100Tez", ('"100 tez"?',)),
+            ("max_fee: 100 ꜩ", ('"100 tez"?',)),
+            ("max_fee: 1500 mutez", ('"0.0015 tez"?',)),
             ("max_amount: -1 tez", ("not -1 tez",)),
             ("max_amount: 1,000 tez", ("not 1,000 tez",)),
             ("max_amount: 010 tez", ("not 010 tez",)),
@@ -156,9 +171,10 @@ class MistakeTests(SynchronousTestCase):
             ("max_amount: ١ tez", ("an amount in tez",)),
             ("max_amount: [1 tez]", ("a single value",)),
             ("max_amount: 9223372036854.775808 tez", ("more than there can be",)),
+            (f"max_amount: {'9' * 5000} tez", ("more than there can be",)),
             ("max_operations_per_day: 0", ("a number from 1 to 1000000",)),
             ("max_operations_per_day: 10 ops", ("a number",)),
-            ("hours: 08:00-20:00", ("a mapping",)),
+            ("hours: 08:00-20:00", ("a mapping (key: value) is expected here, with from, to",)),
             ("hours: {from: '08:00', to: '20:00'}", ("time_zone is missing",)),
             ("hours: {from: 08:00, to: 20:00, time_zone: UTC}", ("hours.to: a text in quotes",)),
             ("hours: {from: '8:00', to: '20:00', time_zone: UTC}", ("hours.from: a time",)),
@@ -167,6 +183,10 @@ class MistakeTests(SynchronousTestCase):
             (
                 "hours: {from: '08:00', to: '20:00', time_zone: Europe/Pari}",
                 ("hours.time_zone: Europe/Pari is no time zone", "did you mean Europe/Paris?"),
+            ),
+            (
+                "hours: {from: '08:00', to: '20:00', time_zone: CEST}",
+                ("CEST is no time zone", "; write one such as Europe/Paris, or UTC"),
             ),
             ("hours: {from: '08:00', to: '20:00', time_zone: Europe}", ("is no time zone",)),
             ("hours: {from: '08:00', to: '20:00', time_zone: ../UTC}", ("is no time zone",)),
@@ -185,6 +205,13 @@ class MistakeTests(SynchronousTestCase):
             said = self.mistake(text)
             for each in words:
                 self.assertIn(each, said, text)
+
+    def test_dangerous_kinds(self) -> None:
+        """No mistake has an error propose what gives the key away."""
+        for kind in NAMED_ONLY:
+            for wrong in (f"{kind}s", kind[:-1], f"set_{kind}", kind.upper()):
+                said = self.mistake(f"kinds: [{wrong}]")
+                self.assertNotRegex(said, f"mean ({'|'.join(NAMED_ONLY)})", wrong)
 
     def test_machine_without_time_zones(self) -> None:
         """What to install is said; UTC is known in any case."""

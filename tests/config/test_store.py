@@ -96,7 +96,11 @@ class SectionTests(StoreConfigTestCase):
     def test_shape(self) -> None:
         """It is a mapping with a store, and with known keys only."""
         for section, says in (
-            ("sqlite:marks", "watermarks: a mapping (key: value) is expected here"),
+            (
+                "sqlite:marks",
+                "watermarks: a mapping (key: value) is expected here, with store, ca, certificate, "
+                "private_key, user, password_file",
+            ),
             ("{}", "watermarks: store is missing"),
             ("{user: x}", "watermarks: store is missing"),
             ("{store: 7}", "watermarks.store: a text in quotes is expected here, not 7"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from tests.support.deciding import DecidingTestCase, request_for
 from tests.support.operationpayloads import payload_of
@@ -17,6 +18,7 @@ from tezio_signer.errors import Forbidden, Malformed
 from tezio_signer.policy import Policy
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.rule import Check, Rule
+from tezio_signer.rules.verdict import Answer
 from tezio_signer.tezos.operations import CONSENSUS_KINDS, CONSENSUS_TAGS
 from tezio_signer.tezos.payload import Operation
 
@@ -56,18 +58,60 @@ class NotUnderstoodTests(DecidingTestCase):
                 self.failureResultOf(policy.decide(request), Malformed)
             self.successResultOf(policy.decide(request_for(payload)))
 
-    def test_allowed(self) -> None:
-        """With `unknown: allow`, they are signed."""
-        policy = self.policy(ruled(UNKNOWN))
-        for request in self.cut(payload_of(TRANSFER)):
-            self.successResultOf(policy.decide(request))
+    def test_explained(self) -> None:
+        """Nothing is said of what is in it, unless the key signs it all the same."""
+        request = request_for(payload_of(TRANSFER) + b"\x99")
+        for rules, says in ((None, Answer.NOT_ASKED), (UNKNOWN, Answer.PASSES)):
+            asking = self.policy(ruled(rules)).explain(Peer(), request, {})
+            verdicts = self.successResultOf(Deferred.fromCoroutine(asking))
+            answers = {verdict.rule: verdict.answer for verdict in verdicts}
+            for rule in ("source", "named_kinds", "destinations", "max_amount", "max_fee"):
+                self.assertEqual(answers[rule], says, rule)
 
-    def test_what_gives_the_key_away(self) -> None:
-        """A kind that has to be named is refused all the same, also if it is named."""
+    def test_allowed(self) -> None:
+        """With `unknown: allow`, what has a kind that is not known is signed."""
+        policy = self.policy(ruled(UNKNOWN))
+        for tag in (b"\x00", b"\x99", b"\xff"):
+            for before in (payload_of(), payload_of(TRANSFER)):
+                for behind in (b"", bytes(21)):
+                    request = request_for(before + tag + behind)
+                    self.successResultOf(policy.decide(request))
+
+    def test_octez_reads_more(self) -> None:
+        """What Octez takes, and this signer does not, passes by no rule.
+
+        Octez keeps the bytes of Micheline as they came, and verifies the signature for them: an
+        integer that is minus zero, a pair in the form for three arguments. So a transfer with it
+        is carried out, and a constant registered, with what has to be named behind it.
+        """
+        call = {**TRANSFER, "destination": KT1}
+        for data in ("0040", "010000000101", "0907000000040001000200000000"):
+            value = len(bytes.fromhex(data)).to_bytes(4, "big") + bytes.fromhex(data)
+            parameters = payload_of(call)[:-1] + b"\xff\x00" + value
+            # The constant takes the fields of a manager operation from a delegation.
+            header = payload_of({"kind": "delegation"}, source=str(TZ3))[33:-1]
+            constant = payload_of() + b"\x6f" + header[1:] + value
+            hidden = payload_of({"kind": "update_consensus_key", "pk": PUBLIC_KEY})[33:]
+            for payload in (parameters, constant, constant + hidden):
+                policy = self.policy(ruled(evolve(UNKNOWN, max_amount=0, max_fee=0)))
+                refused = self.failureResultOf(policy.decide(request_for(payload)), Malformed)
+                self.assertIn("Micheline has", str(refused.value))
+
+    def test_zk_rollup_publish(self) -> None:
+        """Nor does a kind that Octez has, and is not decoded: others may stand behind it."""
+        refused = self.failureResultOf(
+            self.policy(ruled(UNKNOWN)).decide(request_for(payload_of() + b"\xfb" + bytes(60))),
+            Malformed,
+        )
+        self.assertIn("unknown: allow does not hold for this kind", str(refused.value))
+
+    def test_known_kinds(self) -> None:
+        """A kind that is known is refused all the same, also if it is named."""
         everything = evolve(UNKNOWN, kinds=NAMED_ONLY)
         for settings in (ruled(UNKNOWN), ruled(everything)):
             policy = self.policy(settings)
             for operation in (
+                TRANSFER,
                 {"kind": "drain_delegate", "destination": str(TZ1)},
                 {"kind": "update_consensus_key", "pk": PUBLIC_KEY},
                 {"kind": "update_companion_key", "pk": PUBLIC_KEY},
@@ -105,7 +149,7 @@ class NotUnderstoodTests(DecidingTestCase):
             (OperationRules(max_fee=288), TRANSFER),
         ):
             policy = self.policy(ruled(evolve(rules, unknown=True)))
-            for behind in ("99", "6b", "6c00"):
+            for behind in ("99", "9900", "00"):
                 alone, more = payload_of(operation), payload_of(operation) + bytes.fromhex(behind)
                 first = self.failureResultOf(policy.decide(request_for(alone)), Forbidden)
                 second = self.failureResultOf(policy.decide(request_for(more)), Forbidden)
@@ -193,7 +237,7 @@ policy:
         self.assertEqual(
             said,
             {
-                "decoded": "may be what this signer does not understand (unknown: allow)",
+                "decoded": "may be of a kind that this signer does not know (unknown: allow)",
                 "source": f"is of the account {TZ3}",
                 "kinds": "is of any kind",
                 "destinations": "is for any destination",

@@ -71,8 +71,26 @@ class SpendingTests(SynchronousTestCase):
         for rules, words in (
             (
                 "max_amount: 1 tez, max_amount_per_day: 9 tez",
-                ["max_amount cannot keep the account from being emptied by fees"],
+                ["max_amount does not limit fees, which go to whoever bakes the block"],
             ),
+            (
+                "max_amount: 1 tez",
+                [
+                    "max_amount cannot keep the account from being emptied by fees",
+                    "there may be any number of them",
+                ],
+            ),
+            (
+                "max_amount: 9 tez, max_amount_per_day: 1 tez, max_fee: 1 tez",
+                ["max_amount has no effect"],
+            ),
+            (
+                'kinds: [reveal], hours: {from: "08:00", to: "20:00", time_zone: Etc/GMT+2}',
+                ["Etc/GMT+2 is on the other side of UTC than it seems"],
+            ),
+            ('kinds: [reveal], hours: {from: "08:00", to: "20:00", time_zone: UTC}', []),
+            ("kinds: [reveal, transaction]", ["it sends any amount to anybody"]),
+            ("kinds: [transaction], max_amount_per_day: 9 tez", []),
             (
                 f"destinations: [{TZ1}]",
                 ["destinations cannot keep the account from being emptied by fees"],

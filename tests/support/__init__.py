@@ -11,7 +11,7 @@ The signer and its clients:
 - `racecase`: a signer whose boards, store and disk do what the test says, when it says it.
 - `explaincase`: what `explain` says, with a store and a configuration.
 - `policytable`: the table of what is signed under which rules, and its page; `operationpayloads`:
-  operations as bytes, by the names that Octez' JSON has, with the rest left out.
+  what `forging` makes of operations of which a test says only what it cares for.
 
 The HSM:
 
@@ -42,8 +42,8 @@ Data and surroundings:
 - `vectors`: recorded payloads, frames and exchanges; `strategies`: generated ones.
 - `genericpayloads`: operations of each common kind as bytes, of any account; `operationscase`:
   recorded ones, and assertions on what is decoded.
-- `forging`: operations and Micheline as bytes, made anew; `operationjson`: decoded ones as JSON;
-  `michelinenodes`: expressions as bytes, and generated ones.
+- `forging`: whole operations and Micheline as bytes, made anew; `operationjson`: decoded ones as
+  JSON; `michelinenodes`: generated expressions, and Michelson text read again.
 - `configurations`: good and wrong ones; `certificates`: authorities and what they certify.
 - `programs`: other people's programs as processes.
 - `pages`: the documents of this project, their commands and links; `shellsession`: a shell in

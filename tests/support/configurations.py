@@ -110,6 +110,18 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         ("blok is not an operation", "generic (0x03)", "michelson (0x05)", "attestation (0x13)"),
     ),
     (
+        f"{OTHER}{{allowed_ops: [stake]}}",
+        6,
+        f"{TZ1_PATH}.allowed_ops[0]",
+        ("stake is a kind of generic operation", "write generic here", "operations.kinds"),
+    ),
+    (
+        f"{OTHER}{{allowed_ops: [drain_delegate]}}",
+        6,
+        f"{TZ1_PATH}.allowed_ops[0]",
+        ("drain_delegate is not an operation",),
+    ),
+    (
         f"{OTHER}{{allowed_ops: [0x14]}}",
         6,
         f"{TZ1_PATH}.allowed_ops[0]",
@@ -201,10 +213,10 @@ WRONG: list[tuple[str, int, str, tuple[str, ...]]] = [
         ('"100 tez"',),
     ),
     (
-        f"{KEY}operations: {{kinds: [reveal, drain]}}",
+        f"{KEY}operations: {{kinds: [reveal, origin]}}",
         6,
         f"{KEY_PATH}.operations.kinds[1]",
-        ("drain is no kind of operation", "did you mean drain_delegate?"),
+        ("origin is no kind of operation", "did you mean origination?"),
     ),
     # devices, endpoints, store
     ("hsms: {port: x}", 6, "hsms", ("list",)),

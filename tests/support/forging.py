@@ -68,6 +68,15 @@ def _hex(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def _int_of(digits: str) -> int:
+    """A number in decimal, below the limit of 4300 digits that Python has or above it."""
+    value = 0
+    for start in range(0, len(digits.lstrip("-")), 1000):
+        part = digits.lstrip("-")[start : start + 1000]
+        value = value * int(10 ** len(part)) + int(part)
+    return -value if digits.startswith("-") else value
+
+
 # -- Base58Check ---------------------------------------------------------------------------
 
 
@@ -108,7 +117,7 @@ def micheline(expression: Json, primitives: Mapping[str, int], like: bytes = b""
                 written += b"\x02\x00\x00\x00\x00"
                 left += [("measure", len(written)), *reversed(items)]
             case {"int": digits}:
-                written += b"\x00" + _integer(digits)
+                written += b"\x00" + integer(_int_of(digits))
             case {"string": text}:
                 written += b"\x01" + sized(text.encode("latin-1"))
             case {"bytes": digits}:

@@ -1,14 +1,16 @@
 """Micheline for tests: random expressions in the JSON of Octez, their bytes, and a text reader.
 
-Written from the layout in Octez' `micheline_encoding.ml` and the grammar in its documentation,
-not from the package's decoder. All of it is recursive: for expressions that are not deep.
+The reader is written from the grammar in Octez' documentation, not from the package's printer. It
+is recursive: for expressions that are not deep.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
+
+from tests.support.forging import micheline
 
 NUMBERS = {
     "parameter": 0x00,
@@ -98,51 +100,9 @@ def expressions(
     return st.recursive(leaves | primitives(st.just([])), nested, max_leaves=30)
 
 
-def sized(data: bytes) -> bytes:
-    """Bytes behind their length."""
-    return len(data).to_bytes(4, "big") + data
-
-
-def integer(value: int) -> bytes:
-    """Zarith with a sign: 6 bits, then 7 in each byte, the lowest first."""
-    rest = abs(value)
-    found = [(rest & 0x3F) | (0x40 if value < 0 else 0)]
-    rest >>= 6
-    while rest:
-        found[-1] |= 0x80
-        found.append(rest & 0x7F)
-        rest >>= 7
-    return bytes(found)
-
-
-def encode(value: Any, numbers: dict[str, int] = NUMBERS) -> bytes:
+def encode(value: Any, numbers: Mapping[str, int] = NUMBERS) -> bytes:
     """The bytes of an expression."""
-    match value:
-        case list():
-            return b"\x02" + sized(b"".join(encode(item, numbers) for item in value))
-        case {"int": digits}:
-            return b"\x00" + integer(_int_of(digits))
-        case {"string": text}:
-            return b"\x01" + sized(text.encode("ascii"))
-        case {"bytes": hexadecimal}:
-            return b"\x0a" + sized(bytes.fromhex(hexadecimal))
-    arguments = b"".join(encode(item, numbers) for item in value.get("args", []))
-    annotations = sized(" ".join(value.get("annots", [])).encode("ascii"))
-    number = bytes([numbers[value["prim"]]])
-    count = len(value.get("args", []))
-    if count > 2:
-        return b"\x09" + number + sized(arguments) + annotations
-    if "annots" in value:
-        return bytes([4 + 2 * count]) + number + arguments + annotations
-    return bytes([3 + 2 * count]) + number + arguments
-
-
-def _int_of(digits: str) -> int:
-    value = 0
-    for start in range(0, len(digits.lstrip("-")), 1000):
-        part = digits.lstrip("-")[start : start + 1000]
-        value = value * int(10 ** len(part)) + int(part)
-    return -value if digits.startswith("-") else value
+    return micheline(value, numbers)
 
 
 _TOKEN = re.compile(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.michelinenodes import NUMBERS, encode, expressions, integer, sized
+from tests.support.genericpayloads import integer, sized
+from tests.support.michelinenodes import NUMBERS, encode, expressions
 from tezio_signer.tezos.jsontext import dumps
 from tezio_signer.tezos.micheline import MAX_NESTING, Micheline, decode
 from tezio_signer.tezos.primitives import PRIMITIVES

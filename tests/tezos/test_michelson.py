@@ -6,7 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.michelinenodes import INTEGERS, encode, expressions, integer, parse, str_of
+from tests.support.genericpayloads import integer
+from tests.support.michelinenodes import INTEGERS, encode, expressions, parse, str_of
 from tezio_signer.tezos.micheline import decode
 
 _BATCH = [

@@ -127,6 +127,6 @@ def _text(files: list[Path], report: Report) -> Iterator[str]:
     yield f"head {report.head}"
     if not report.wrong:
         yield (
-            "Lines that were removed behind this one are not seen, nor that all was written anew: "
-            "compare with the log of the daemon, or give --head what that has named"
+            "What this cannot show: lines removed behind this one, or the whole log written anew. "
+            "Give --head what the log of the daemon names"
         )

@@ -13,7 +13,7 @@ from tezio_signer.audit.chain import LONGEST, link_of
 from tezio_signer.audit.files import older_files, opened
 from tezio_signer.cli.common import CommandError
 from tezio_signer.cli.explanation import Explanation
-from tezio_signer.cli.wrapping import wrapped
+from tezio_signer.cli.wrapping import shown, wrapped
 from tezio_signer.config.settings import Settings
 from tezio_signer.decision import Outcome
 from tezio_signer.request import Credentials, Peer
@@ -127,7 +127,8 @@ def _records(files: Sequence[Path]) -> Iterator[Record]:
 
 def record_lines(record: Record) -> Iterator[str]:
     """What the log says."""
-    yield from _line("decision", f"{record.text('time')}, line {record.number} of {record.file}")
+    yield from _line("decision", f"{record.text('time')}, line {record.number}")
+    yield f"{'  file':{_WIDTH - 1}} {shown(record.file)}"  # in one piece, to be copied
     if not record.is_whole:
         yield from _line("  warning", "this line was changed; run tezio-signer audit verify")
     yield from _line("  asked by", f"{record.text('peer')}, by {record.text('listener') or '?'}")

@@ -43,7 +43,8 @@ def _lines_of_contents(group: OperationGroup | Exception) -> Iterator[str]:
         return
     for number, content in enumerate(group.contents, 1):
         place = f" {number} of {len(group.contents)}" if len(group.contents) > 1 else ""
-        yield from _line(f"operation{place}", content.kind, 1)
+        staking = f" ({content.staking})" if content.staking else ""
+        yield from _line(f"operation{place}", f"{content.kind}{staking}", 1)
         yield from _lines_of(content.fields, 2)
 
 

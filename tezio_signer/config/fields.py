@@ -47,10 +47,13 @@ class Field:
         parts = (self.path, sentence) if self.path else (sentence,)
         return ConfigError(": ".join([where, *map(_legible, parts)]))
 
-    def entries(self) -> dict[str, "Field"]:
-        """The entries of a mapping under their keys as they are written."""
+    def entries(self, known: str = "") -> dict[str, "Field"]:
+        """The entries of a mapping under their keys as they are written.
+
+        :param known: which keys it takes, for an error.
+        """
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.error("a mapping (key: value) is expected here")
+            raise self.error(f"a mapping (key: value) is expected here{known}")
         entries: dict[str, Field] = {}
         for key, value in self.node.value:
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
@@ -62,7 +65,7 @@ class Field:
 
     def mapping(self, known: Collection[str], required: Collection[str] = ()) -> dict[str, "Field"]:
         """The entries of a mapping that takes these keys only."""
-        entries = self.entries()
+        entries = self.entries(f", with {', '.join(known)}")
         for name, field in entries.items():
             if name not in known:
                 near = nearest(name, known)
@@ -76,7 +79,8 @@ class Field:
     def items(self) -> list["Field"]:
         """The values of a list."""
         if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error("a list is expected here")
+            single = isinstance(self.node, yaml.ScalarNode) and self.node.value
+            raise self.error(f"a list is expected here{f': [{self.written}]?' if single else ''}")
         return [
             Field(node, self.source, f"{self.path}[{index}]")
             for index, node in enumerate(self.node.value)

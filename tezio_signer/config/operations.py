@@ -12,16 +12,26 @@ from tezio_signer.config.fields import Field, nearest
 from tezio_signer.config.setting import Reader, Setting, read_section
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
-from tezio_signer.tezos.operations import CONSENSUS_KINDS, KINDS, STAKING
+from tezio_signer.tezos.entrypoints import DEFAULT_ENTRYPOINT, LONGEST_NAME, is_entrypoint
+from tezio_signer.tezos.operations import CONSENSUS_KINDS, KINDS, STAKING, Mutez
 
 NAMED_ONLY = CONSENSUS_KINDS | {"drain_delegate", "update_consensus_key", "update_companion_key"}
 """Kinds that are signed only if they are named: whoever may have them signed has the whole key."""
 BALLOTS = ("yay", "nay", "pass")
-_ALSO_CALLED = {"transfer": "transaction", "vote": "ballot", "endorsement": "attestation"}
-"""What people call a kind in place of its name."""
-_LONGEST_ENTRYPOINT = 31
+_ALSO_CALLED = {
+    "transfer": "transaction",
+    "vote": "ballot",
+    "set_delegate": "delegation",
+    "yes": "yay",
+    "no": "nay",
+}
+"""What people write in place of a name."""
+_OF_BAKING = {"block", "endorsement", "preendorsement"}
+"""What people look for among the kinds, and is signed without any of them."""
 _MOST_MUTEZ = 2**63 - 1
 _TEZ = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]{1,6}))? tez")
+_LIKE_TEZ = re.compile(r"(.*?) ?(?:tez|xtz|ꜩ)?", re.IGNORECASE)
+_LIKE_MUTEZ = re.compile(r"([0-9]{1,18}) ?mutez", re.IGNORECASE)
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 _ADDRESSES = frozenset(
     {
@@ -91,7 +101,7 @@ class OperationRules:
 
     :ivar kinds: None for all but `NAMED_ONLY`; of the others, None for any.
     :ivar max_amount: in mutez, as the other two are.
-    :ivar unknown: whether what cannot be decoded is signed.
+    :ivar unknown: whether a kind that is not known is signed.
     """
 
     kinds: Annotated[
@@ -183,8 +193,8 @@ class OperationRules:
     unknown: Annotated[
         bool,
         Setting(
-            "Sign also what cannot be decoded, of which no other rule can say anything. For the "
-            "day on which a protocol has a new kind.",
+            "Sign also kinds of operations that are not known, of which no other rule can say "
+            "anything. For the day on which a protocol has a new kind.",
             form="allow or refuse",
             without="refuse",
         ),
@@ -215,43 +225,68 @@ def mutez_named(field: Field) -> int:
     text = str(field.value())
     amount = _TEZ.fullmatch(text)
     if amount is None:
-        plain = _TEZ.fullmatch(f"{text} tez")
-        hint = f': "{text} tez"?' if plain else ""
+        meant = _amount_meant(text)
+        hint = f': "{meant}"?' if meant else ""
         raise field.error(
             f'an amount in tez such as "100 tez" or "0.5 tez", with six decimals at most, is '
             f"expected, not {written}{hint}"
         )
     whole, decimals = amount.groups(default="")
-    mutez = int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
-    if mutez > _MOST_MUTEZ:
+    too_long = len(whole) > len(str(_MOST_MUTEZ))  # thousands of digits are no int for Python
+    mutez = 0 if too_long else int(whole) * 1_000_000 + int(decimals.ljust(6, "0"))
+    if too_long or mutez > _MOST_MUTEZ:
         raise field.error(f"{written} is more than there can be")
     return mutez
 
 
+def _amount_meant(text: str) -> str | None:
+    """How an amount in another unit, or without one, is written here; None if that is not clear."""
+    if small := _LIKE_MUTEZ.fullmatch(text):
+        return str(Mutez(int(small[1])))
+    like = _LIKE_TEZ.fullmatch(text)
+    meant = like and f"{like[1]} tez"
+    return meant if meant and _TEZ.fullmatch(meant) else None
+
+
 def _kind(field: Field) -> str:
-    return _one_of(field, sorted({*KINDS, *STAKING}), "kind of operation")
+    name = field.text()
+    if name in KINDS or name in STAKING:
+        return name
+    if name in _OF_BAKING:
+        raise field.error(
+            f"{field.written} is no kind of operation: what is baked is signed by allowed_ops, "
+            "whatever kinds names"
+        )
+    # What gives the key away is not to be written because an error has proposed it.
+    near = _near(name, sorted({*KINDS, *STAKING} - NAMED_ONLY))
+    raise field.error(
+        f"{field.written} is no kind of operation; "
+        + (f"did you mean {near}?" if near else "docs/policy.md lists them")
+    )
 
 
 def _ballot(field: Field) -> str:
-    return _one_of(field, BALLOTS, "ballot")
+    name = field.value()  # YAML takes yes and no for no texts
+    if isinstance(name, str) and name in BALLOTS:
+        return name
+    near = _near(field.written, BALLOTS)
+    meant = f"did you mean {near}? " if near else ""
+    raise field.error(f"{field.written} is no ballot; {meant}Known: {', '.join(BALLOTS)}")
 
 
-def _one_of(field: Field, known: Collection[str], what: str) -> str:
-    name = field.text()
-    if name not in known:
-        near = _ALSO_CALLED.get(name) or nearest(name, known)
-        meant = f"did you mean {near}? " if near else ""
-        raise field.error(f"{field.written} is no {what}; {meant}Known: {', '.join(known)}")
-    return name
+def _near(name: str, known: Collection[str]) -> str | None:
+    return _ALSO_CALLED.get(name.lower()) or nearest(name, known)
 
 
 def _destination(field: Field) -> Destination:
     address, percent, entrypoint = field.text().partition("%")
     _check_text(field, address, _ADDRESSES | {Base58Type.CONTRACT}, "an address (tz1…, KT1…)")
-    size = len(entrypoint.encode())
-    if percent and not 0 < size <= _LONGEST_ENTRYPOINT:
+    if percent and entrypoint != DEFAULT_ENTRYPOINT and not address.startswith("KT1"):
+        raise field.error(f"only contracts (KT1…) have entrypoints: leave out %{entrypoint}")
+    if percent and not is_entrypoint(entrypoint):
         raise field.error(
-            f"the name of an entrypoint, of 1 to {_LONGEST_ENTRYPOINT} bytes, is expected behind %"
+            f"the name of an entrypoint is expected behind %: 1 to {LONGEST_NAME} letters, digits, "
+            "_ . % or @"
         )
     return Destination(address, entrypoint if percent else None)
 
@@ -269,10 +304,10 @@ def _check_text(field: Field, text: str, kinds: Collection[Base58Type], expected
     """The same text, if it is a Base58Check text of one of these kinds; raises ConfigError."""
     try:
         kind, _ = base58check.decode(text)
-        if kind not in kinds:
-            raise ValueError(f"not a text of kind {kind.name.lower()}")
     except ValueError as error:
         raise field.error(f"{expected} is expected: {error}") from error
+    if kind not in kinds:
+        raise field.error(f"{expected} is expected, and this is a {kind.name.lower()}")
     return text
 
 
@@ -308,11 +343,11 @@ def _time_zone(field: Field) -> tzinfo:
                 "this machine knows no time zones: install tzdata (apt install tzdata), or write "
                 "UTC"
             ) from error
-        near = nearest(name, sorted(known))
-        meant = f"did you mean {near}? " if near else ""
+        # Short names such as EST are many alike, and have no summer time.
+        near = nearest(name, sorted(zone for zone in known if "/" in zone))
         raise field.error(
-            f"{field.written} is no time zone that this machine knows; {meant}Such as UTC or "
-            "Europe/Paris"
+            f"{field.written} is no time zone that this machine knows; "
+            + (f"did you mean {near}?" if near else "write one such as Europe/Paris, or UTC")
         ) from error
 
 

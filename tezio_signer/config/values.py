@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from tezio_signer.config.fields import Field
+from tezio_signer.config.operations import NAMED_ONLY
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.keys import PublicKey, PublicKeyHash
+from tezio_signer.tezos.operations import KINDS, STAKING
 from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
 
 
@@ -52,6 +54,11 @@ def _operation(field: Field) -> Operation:
     for operation in Operation:
         if type(value) in (int, str) and value in (operation.value, str(operation)):
             return operation
+    if field.written in {*KINDS, *STAKING} - NAMED_ONLY:
+        raise field.error(
+            f"{field.written} is a kind of generic operation: write generic here, and "
+            f"{field.written} in operations.kinds"
+        )
     raise field.error(f"{field.written} is not an operation; allowed: {_listed(Operation)}")
 
 

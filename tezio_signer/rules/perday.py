@@ -4,7 +4,7 @@ from tezio_signer.config.operations import NO_RULES, OperationRules
 from tezio_signer.config.settings import Settings
 from tezio_signer.request import SigningRequest
 from tezio_signer.rules.contents import spent
-from tezio_signer.rules.generic import OPERATIONS, SWITCH, contents_of
+from tezio_signer.rules.generic import OPERATIONS, SWITCH
 from tezio_signer.rules.rule import Reservation, Rule
 from tezio_signer.rules.spending import within_day
 from tezio_signer.tezos.operations import Mutez, Undecodable
@@ -52,6 +52,5 @@ def spending_of(request: SigningRequest) -> tuple[int, int]:
     payload = request.payload
     if not isinstance(payload, Generic):
         return 0, 1
-    contents = contents_of(payload)
     more = 1 if isinstance(payload.group, Undecodable) else 0
-    return spent(contents, request.key), len(contents) + more
+    return spent(payload.understood, request.key), len(payload.understood) + more

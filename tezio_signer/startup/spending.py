@@ -1,5 +1,6 @@
 """What to warn of keys that sign operations: what they can do that their owner may not expect."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from tezio_signer.config.operations import OperationRules
@@ -15,6 +16,7 @@ _OF_KINDS = {
     "ballots": ("ballot",),
 }
 """Rules, and the kinds of operations that they are about."""
+_TURNED_ROUND = re.compile(r"Etc/GMT[-+][1-9]")
 
 
 def spending(settings: Settings) -> list[str]:
@@ -54,7 +56,12 @@ def can_be_emptied(settings: Settings, key: PublicKeyHash) -> bool:
     rules = settings.signing_keys[key].operations
     if rules is None or not settings.security.signing_policy_check:
         return True
-    limits = (rules.kinds, rules.destinations, rules.max_amount, rules.max_amount_per_day)
+    return rules.kinds is None and _sends_anything(rules)
+
+
+def _sends_anything(rules: OperationRules) -> bool:
+    """Whether no rule says how much is sent, or where."""
+    limits = (rules.destinations, rules.max_amount, rules.max_amount_per_day)
     return all(limit is None for limit in limits)
 
 
@@ -82,15 +89,27 @@ def _emptying(keys: Iterable[PublicKeyHash]) -> Iterator[str]:
 def _of_rules(rules: OperationRules) -> Iterator[str]:
     limited = [name for name in ("max_amount", "destinations") if getattr(rules, name) is not None]
     if limited and rules.max_fee is None:
+        does = "cannot keep the account from being emptied by fees"
+        if rules.max_amount_per_day is not None:
+            does = f"{'does' if len(limited) == 1 else 'do'} not limit fees"
+        yield f"{both(limited)} {does}, which go to whoever bakes the block: limit them by max_fee"
+    if rules.kinds is not None and "transaction" in rules.kinds and _sends_anything(rules):
         yield (
-            f"{both(limited)} cannot keep the account from being emptied by fees, which go to "
-            "whoever bakes the block: limit them by max_fee"
+            "it sends any amount to anybody: limit that by destinations, max_amount_per_day or both"
         )
     others = (rules.destinations, rules.max_amount_per_day)
     if rules.max_amount is not None and all(limit is None for limit in others):
         yield (
             "max_amount is for one operation group, and there may be any number of them: limit "
             "what leaves in 24 hours by max_amount_per_day"
+        )
+    at_once, per_day = rules.max_amount, rules.max_amount_per_day
+    if at_once is not None and per_day is not None and at_once > per_day:
+        yield "max_amount has no effect: it is above max_amount_per_day"
+    if rules.hours is not None and _TURNED_ROUND.match(str(rules.hours.time_zone)):
+        yield (
+            f"{rules.hours.time_zone} is on the other side of UTC than it seems: the signs of such "
+            "names are turned round; name a place, such as Europe/Paris"
         )
     contracts = [
         place.address

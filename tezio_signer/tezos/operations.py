@@ -30,6 +30,7 @@ __all__ = (
     "KINDS",
     "MANAGER_KINDS",
     "STAKING",
+    "UNDECODED_TAGS",
     "Content",
     "Mutez",
     "OperationGroup",
@@ -40,6 +41,9 @@ __all__ = (
     "understood",
 )
 
+UNDECODED_TAGS = frozenset({0x16, 0xFB})
+"""Tags that mean something to Octez, or did, and are not decoded: DAL attestations of old, and
+zk_rollup_publish."""
 _BRANCH = 32
 
 
@@ -57,12 +61,12 @@ def decode(data: bytes, offset: int = 0) -> OperationGroup:
     return OperationGroup(base58check.encode(Base58Type.BLOCK_HASH, branch), contents)
 
 
-def understood(data: bytes) -> tuple[Content, ...]:
+def understood(contents_data: bytes) -> tuple[Content, ...]:
     """The operations of a group in front of the one that cannot be decoded.
 
-    :param data: the group, branch first.
+    :param contents_data: the group without its branch.
     """
-    reader = FieldReader(data[_BRANCH:], "the generic operation")
+    reader = FieldReader(contents_data, "the generic operation")
     contents: list[Content] = []
     with suppress(Undecodable):
         for content in _contents(reader):

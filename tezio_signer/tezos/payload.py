@@ -19,7 +19,7 @@ from tezio_signer.tezos.base58check import Base58Type
 from tezio_signer.tezos.binary import Reader
 from tezio_signer.tezos.keys import digest
 from tezio_signer.tezos.micheline import Micheline
-from tezio_signer.tezos.operations import OperationGroup, Undecodable, summary
+from tezio_signer.tezos.operations import Content, OperationGroup, Undecodable, summary
 
 
 class Operation(Enum):
@@ -80,19 +80,26 @@ class Generic:
 
     :ivar contents: what stands behind the branch, as it came.
     :ivar group: the same, decoded with the branch; or why that is not possible.
+    :ivar understood: its operations in front of the first that cannot be decoded: all of them,
+        if each can.
     """
 
     operation: ClassVar[Operation] = Operation.GENERIC
     branch: bytes
     contents: bytes
     group: OperationGroup | Undecodable = field(eq=False)
+    understood: tuple[Content, ...] = field(eq=False)
 
     def __str__(self) -> str:
         """What it does, in one line of printable ASCII."""
         if isinstance(self.group, OperationGroup):
             return summary(self.group)
         data = bytes([self.operation.value]) + self.branch + self.contents
-        return f"a generic operation that is not understood ({digest(data).hex()})"
+        rest = f"a generic operation that is not understood ({digest(data).hex()})"
+        if not self.understood:
+            return rest
+        before = OperationGroup(self.branch.hex(), self.understood)
+        return f"{summary(before)}; and {rest}"
 
 
 @frozen
@@ -265,7 +272,8 @@ def _generic(data: bytes) -> Generic:
         group = operations.decode(data[1:], 1)
     except Undecodable as error:
         group = Undecodable(str(error), error.kinds)  # without its frames
-    return Generic(branch, contents, group)
+        return Generic(branch, contents, group, operations.understood(contents))
+    return Generic(branch, contents, group, group.contents)
 
 
 def _michelson(data: bytes) -> Michelson:
