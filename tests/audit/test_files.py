@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.auditlogs import NOON
+from tezio_signer.audit import files
 from tezio_signer.audit.chain import Head
 from tezio_signer.audit.files import (
     AuditFile,
@@ -412,6 +413,45 @@ class RotationTests(FilesCase):
             self.assertIn("audit.jsonl.1.gz is passed over", self.said[0])
             file.close()
 
+    def test_damaged_first_lines(self) -> None:
+        """Files whose first line is damaged are in the order of their names."""
+        names = ("1", "2.gz", "10"), ("20261128-2.gz", "20261128", "20261127.gz", "20250101")
+        for sign, newest_first in zip(".-", names, strict=True):
+            paths = [self.directory / f"audit.jsonl{sign}{name}" for name in newest_first]
+            for path in paths:
+                path.write_bytes(b"damaged\n")
+            self.assertEqual(older_files(self.path), paths[::-1])
+            for path in paths:
+                path.unlink()
+
+    def test_moved_while_it_is_opened(self) -> None:
+        """A file that is moved away before it is locked is left for the one in its place."""
+        lock, moved = files._lock, list[Path]()
+
+        def lock_late(descriptor: int) -> None:
+            if len(moved) < 3:
+                moved.append(self.rotate(f"audit.jsonl.{3 - len(moved)}"))
+            lock(descriptor)
+
+        self.patch(files, "_lock", lock_late)
+        self.open().append(entries(1), False)
+        self.assertEqual([path.stat().st_size for path in moved], [0, 0, 0])
+        self.assert_well(1)
+
+    def test_made_by_others_meanwhile(self) -> None:
+        """A file that comes into being while this one is to be made is used."""
+        really, missing = os.open, [True]
+
+        def opening(path: Path, flags: int, mode: int = 0o777) -> int:
+            if path == self.path and missing and missing.pop():
+                self.path.touch()
+                raise FileNotFoundError
+            return really(path, flags, mode)
+
+        with mock.patch("os.open", opening):
+            self.open().append(entries(1), False)
+        self.assert_well(1)
+
     def test_not_ours(self) -> None:
         """What only looks like an older file is left alone."""
         for name in ("audit.jsonl.bak", "audit.jsonl~", "audit.jsonl.1.old", "audit.json.1"):
@@ -488,4 +528,4 @@ class RotationTests(FilesCase):
         os.replace(self.directory / "copy", self.path)
         file.append(entries(2), False)
         self.assertIn("is not empty", self.said[0])
-        self.assert_well(1, 2)
+        self.assertEqual(self.assert_well(1, 2).lines, 3)  # with one that begins the file

@@ -39,6 +39,7 @@ _MOST_TAIL = 4 * 1024 * 1024
 """Bytes at the end of a file in which a line has to be."""
 _ROTATED = re.compile(r"[.-](?:[0-9]{1,9})(?:-[0-9]+)?(\.gz)?")
 """Behind the name of a file, when logrotate has moved it: `.1`, `-20261128`, `.2.gz`."""
+_NUMBER = re.compile("[0-9]+")
 
 
 @frozen
@@ -432,16 +433,17 @@ def older_files(path: Path) -> list[Path]:
         for name in names
         if name.startswith(front) and _ROTATED.fullmatch(name[len(front) :])
     ]
-    return sorted(found, key=_first_number)
+    return sorted(found, key=lambda path: _first_number(path, path.name[len(front) :]))
 
 
-def _first_number(path: Path) -> tuple[int, int, str]:
+def _first_number(path: Path, behind: str) -> tuple[int, int, str]:
     """By which older files are sorted: by their first line, else by how logrotate names them."""
     with suppress(OSError, EOFError), opened(path) as file:
         link = link_of(file.readline(_MOST_TAIL))
         if link is not None:
             return link.number, 0, path.name
-    return 0, -int("".join(filter(str.isdigit, path.name[-12:])) or 0), path.name
+    (number,) = map(int, _NUMBER.findall(behind)[:1])
+    return 0, number if behind.startswith("-") else -number, path.name
 
 
 def opened(path: Path) -> BinaryIO:
