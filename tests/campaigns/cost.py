@@ -52,7 +52,7 @@ _WRITTEN = bytes(24 + 4096)
 _WRITES = 1000
 _SIGNATURE = Signature(Curve.P256, b"\x01" * 64)
 _WARM_UP = 3
-_Step = Callable[[int], Awaitable[float | None]]
+Step = Callable[[int], Awaitable[float | None]]
 """Something to measure, by its number; gives its seconds, if only a part of it counts."""
 
 
@@ -80,7 +80,7 @@ def key_number(number: int) -> PublicKeyHash:
     return PublicKeyHash.of_key(Curve.P256, b"%d" % number)
 
 
-async def in_turns(steps: Mapping[str, _Step], rounds: int) -> dict[str, list[float]]:
+async def in_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
     """The seconds that each step took in each round; another one comes first in each."""
     took: dict[str, list[float]] = defaultdict(list)
     order = deque(steps.items())
@@ -120,7 +120,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     await pool.public_key(TZ3)
     levels = iter(range(1, 10**9))
 
-    def asking(client: Client) -> _Step:
+    def asking(client: Client) -> Step:
         async def ask(_: int) -> None:
             answer = await client.sign(TZ3, block(next(levels), 0))
             assert answer.status == 200, answer.body
@@ -147,7 +147,7 @@ async def requests(latency: float, rounds: int, directory: Path) -> dict[str, li
     return took
 
 
-def claiming(watermarks: Watermarks, key: PublicKeyHash = TZ3) -> _Step:
+def claiming(watermarks: Watermarks, key: PublicKeyHash = TZ3) -> Step:
     """A claim, until it is durable."""
     levels = iter(range(2, 10**9))
 

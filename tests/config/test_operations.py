@@ -75,7 +75,7 @@ unknown: allow
         self.assertFalse(rules_of("unknown: refuse").unknown)
 
     def test_entrypoints(self) -> None:
-        """Their names have 1 to 31 bytes."""
+        """Their names have 1 to 31 letters."""
         for name in ("a", "a" * 31, "default"):
             (place,) = rules_of(f"destinations: ['{KT1}%{name}']").destinations or ()
             self.assertEqual(place, Destination(KT1, name))
@@ -141,7 +141,11 @@ class MistakeTests(SynchronousTestCase):
             ("destinations: [tz1]", ("destinations[0]: an address (tz1…, KT1…) is expected",)),
             (f"destinations: ['{KT1}x']", ("an address", "checksum")),
             (f"destinations: ['{KT1}%']", ("the name of an entrypoint", "behind %")),
-            (f"destinations: ['{KT1}%{'a' * 32}']", ("1 to 31 bytes",)),
+            (f"destinations: ['{KT1}% transfer']", ("1 to 31 letters, digits, _ . % or @",)),
+            (f"destinations: ['{KT1}%transfer ']", ("the name of an entrypoint",)),
+            (f'destinations: ["{KT1}%a\\u202eb"]', ("the name of an entrypoint",)),
+            (f"destinations: ['{KT1}%übergabe']", ("the name of an entrypoint",)),
+            (f"destinations: ['{KT1}%{'a' * 32}']", ("1 to 31 letters",)),
             (f"destinations: [{PROTOCOL}]", ("an address", "protocol_hash")),
             (f"destinations: ['{TZ1}%do']", ("only contracts (KT1…)", "leave out %do")),
             (f"delegates: ['{KT1}']", ("the address of a delegate (tz1…)", "this is a contract")),

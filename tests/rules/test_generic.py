@@ -60,7 +60,7 @@ class NotUnderstoodTests(DecidingTestCase):
 
     def test_explained(self) -> None:
         """Nothing is said of what is in it, unless the key signs it all the same."""
-        request = request_for(payload_of(TRANSFER)[:-3])
+        request = request_for(payload_of(TRANSFER) + b"\x99")
         for rules, says in ((None, Answer.NOT_ASKED), (UNKNOWN, Answer.PASSES)):
             asking = self.policy(ruled(rules)).explain(Peer(), request, {})
             verdicts = self.successResultOf(Deferred.fromCoroutine(asking))

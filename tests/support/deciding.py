@@ -60,7 +60,11 @@ class DecidingTestCase(SynchronousTestCase):
 
     def policy(self, settings: Settings) -> Policy:
         """The policy of a configuration, with watermarks of its own."""
-        watermarks = watermarks_on(floors=settings.floors, now=lambda: self.now)
+
+        def now() -> float:
+            return self.now
+
+        watermarks = watermarks_on(floors=settings.floors, now=now, steady=now)
         watermarks.startService()
         self.addCleanup(watermarks.stopService)
         return policy_of(settings, self.public_key, watermarks, Clock(), now=lambda: self.now)

@@ -84,13 +84,20 @@ def watermarks_on(
     make_writer: Callable[[], Writer] = ImmediateWriter,
     floors: Mapping[Operation, tuple[int, int]] | None = None,
     now: Callable[[], float] = time,
+    steady: Callable[[], float] | None = None,
 ) -> Watermarks:
-    """Watermarks on a store of this kind, in memory if none is given."""
+    """Watermarks on a store of this kind, in memory if none is given.
+
+    :param steady: what tells how much time has passed; else none passes.
+    """
+    clock = Clock()
+    if steady is not None:
+        clock.seconds = steady  # type: ignore[method-assign]
 
     def opened() -> GroupedStore:
         return GroupedStore(SqliteStore(None) if store is None else store(), make_writer())
 
-    return Watermarks(opened, floors or {}, Clock(), now=now)
+    return Watermarks(opened, floors or {}, clock, now=now)
 
 
 class RecordingStore:

@@ -270,7 +270,15 @@ class TextTests(PayloadTestCase):
         payload = PAYLOADS["transfer"] + b"\x00"
         decoded = generic(payload)
         digest = blake2b(payload, digest_size=32).hexdigest()
-        self.assertEqual(str(decoded), f"a generic operation that is not understood ({digest})")
+        self.assertEqual(
+            str(decoded),
+            "transaction of 1 tez to tz1gjaF81ZRRvdzjobyfVNsAeSC6PScjfQwN, fee 0.000404 tez; and "
+            f"a generic operation that is not understood ({digest})",
+        )
+        payload = payload[:33] + b"\x99"
+        digest = blake2b(payload, digest_size=32).hexdigest()
+        said = str(generic(payload))
+        self.assertEqual(said, f"a generic operation that is not understood ({digest})")
         assert isinstance(decoded.group, Undecodable)
         self.assertIsNone(decoded.group.__traceback__)
         self.assertIn("unknown kind 0x00, at byte 88", str(decoded.group))

@@ -240,6 +240,30 @@ class ClockTests(BookTestCase):
         steady = 100.0 + DAY + 60
         book.take(digest(2), 5_000_000, 1, FIVE, NOON + DAY + 60)
 
+    def test_behind_right_and_restarted(self) -> None:
+        """Such entries are written anew with the next one, for the run behind this one."""
+        steady = 100.0
+        self.book = Book(TZ1, "me", lambda: steady)
+        self.take(1, 4, NOON - 30 * DAY)
+        steady += 5
+        self.refused(2, 2, NOON)
+        self.take(2, 1, NOON)
+        self.book = Book(TZ1, "next", lambda: steady)
+        self.book.learn(self.store)
+        self.refused(3, 1, NOON + DAY)
+        self.assertEqual(self.book.standing(NOON + DAY).until, NOON + DAY + 60)
+
+    def test_adjusted(self) -> None:
+        """A clock that is adjusted by seconds has nothing written again."""
+        steady = 100.0
+        self.book = Book(TZ1, "me", lambda: steady)
+        self.take(1, 1, NOON)
+        steady += HOUR
+        for clock, again in ((HOUR + 30, set()), (HOUR + 31, {digest(1)})):
+            self.book.take(digest(2), 0, 1, FIVE, NOON + clock)
+            entries, _ = self.book.changes(digest(2), NOON + clock)
+            self.assertEqual(entries.keys(), {digest(2)} | again)
+
     def test_ahead(self) -> None:
         """A clock that is set ahead frees nothing that this run has reserved."""
         steady = 100.0
@@ -384,7 +408,8 @@ class WindowTests(SynchronousTestCase):
             if what == "restart":
                 book = Book(TZ1, "", steady)
                 book.learn(store)
-                # The next run knows of these by the clock alone, and may take them for older.
+                # The next run knows of these by the clock alone, and may take them for older,
+                # unless something was taken, and they were written again, since it is right.
                 signed = [one for one in signed if one not in behind]
                 behind.clear()
                 continue
@@ -405,6 +430,8 @@ class WindowTests(SynchronousTestCase):
             if what == "fail":
                 book.give_back(digest(number), now)
                 continue
+            if offset >= 0:
+                behind.clear()
             if not ahead:
                 signed.append((real, number))
                 behind += signed[-1:] if offset < 0 else []

@@ -12,13 +12,8 @@ from tezio_signer.config.fields import Field, nearest
 from tezio_signer.config.setting import Reader, Setting, read_section
 from tezio_signer.tezos import base58check
 from tezio_signer.tezos.base58check import Base58Type
-from tezio_signer.tezos.operations import (
-    CONSENSUS_KINDS,
-    DEFAULT_ENTRYPOINT,
-    KINDS,
-    STAKING,
-    Mutez,
-)
+from tezio_signer.tezos.entrypoints import DEFAULT_ENTRYPOINT, LONGEST_NAME, is_entrypoint
+from tezio_signer.tezos.operations import CONSENSUS_KINDS, KINDS, STAKING, Mutez
 
 NAMED_ONLY = CONSENSUS_KINDS | {"drain_delegate", "update_consensus_key", "update_companion_key"}
 """Kinds that are signed only if they are named: whoever may have them signed has the whole key."""
@@ -33,7 +28,6 @@ _ALSO_CALLED = {
 """What people write in place of a name."""
 _OF_BAKING = {"block", "endorsement", "preendorsement"}
 """What people look for among the kinds, and is signed without any of them."""
-_LONGEST_ENTRYPOINT = 31
 _MOST_MUTEZ = 2**63 - 1
 _TEZ = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]{1,6}))? tez")
 _LIKE_TEZ = re.compile(r"(.*?) ?(?:tez|xtz|ꜩ)?", re.IGNORECASE)
@@ -289,10 +283,10 @@ def _destination(field: Field) -> Destination:
     _check_text(field, address, _ADDRESSES | {Base58Type.CONTRACT}, "an address (tz1…, KT1…)")
     if percent and entrypoint != DEFAULT_ENTRYPOINT and not address.startswith("KT1"):
         raise field.error(f"only contracts (KT1…) have entrypoints: leave out %{entrypoint}")
-    size = len(entrypoint.encode())
-    if percent and not 0 < size <= _LONGEST_ENTRYPOINT:
+    if percent and not is_entrypoint(entrypoint):
         raise field.error(
-            f"the name of an entrypoint, of 1 to {_LONGEST_ENTRYPOINT} bytes, is expected behind %"
+            f"the name of an entrypoint is expected behind %: 1 to {LONGEST_NAME} letters, digits, "
+            "_ . % or @"
         )
     return Destination(address, entrypoint if percent else None)
 

@@ -2,7 +2,8 @@
 
 from tezio_signer.tezos.layout import Codec, FieldReader, sized
 
-_LONGEST_NAME = 31
+LONGEST_NAME = 31
+"""Letters of an entrypoint, at most."""
 DEFAULT_ENTRYPOINT = "default"
 _ENTRYPOINTS = {
     0x00: DEFAULT_ENTRYPOINT,
@@ -21,14 +22,23 @@ _IN_ENTRYPOINTS = frozenset(b"_.%@0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJ
 """What annotations of Michelson are made of; so no contract has an entrypoint of other letters."""
 
 
+def is_entrypoint(name: str) -> bool:
+    """Whether a contract can have an entrypoint of this name."""
+    return 0 < len(name) <= LONGEST_NAME and name.isascii() and _has_letters(name.encode())
+
+
+def _has_letters(data: bytes) -> bool:
+    return _IN_ENTRYPOINTS.issuperset(data)
+
+
 def _name(reader: FieldReader, data: bytes) -> str:
     """The name of an entrypoint, of the letters and the length that names have."""
-    if not data or len(data) > _LONGEST_NAME:
+    if not data or len(data) > LONGEST_NAME:
         raise reader.unreadable(
-            f"{reader.what} has an entrypoint of {len(data)} letters, where 1 to {_LONGEST_NAME} "
+            f"{reader.what} has an entrypoint of {len(data)} letters, where 1 to {LONGEST_NAME} "
             "are accepted"
         )
-    if not _IN_ENTRYPOINTS.issuperset(data):
+    if not _has_letters(data):
         raise reader.unreadable(
             f"{reader.what} has an entrypoint with letters that no entrypoint has"
         )

@@ -95,7 +95,11 @@ class Generic:
         if isinstance(self.group, OperationGroup):
             return summary(self.group)
         data = bytes([self.operation.value]) + self.branch + self.contents
-        return f"a generic operation that is not understood ({digest(data).hex()})"
+        rest = f"a generic operation that is not understood ({digest(data).hex()})"
+        if not self.understood:
+            return rest
+        before = OperationGroup(self.branch.hex(), self.understood)
+        return f"{summary(before)}; and {rest}"
 
 
 @frozen

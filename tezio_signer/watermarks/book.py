@@ -28,7 +28,8 @@ Invariants, each with a test of its name in `tests/watermarks/test_book.py`:
    clock that leapt ahead comes back, it counts again.
 5. *The future counts*: a clock that is set back makes nothing free, nor does it when it is right
    again: no entry has an earlier time than those before it, by up to two days. What this run has
-   reserved counts for a day in any case.
+   reserved counts for a day in any case, and is written with the right time when the next one is
+   taken.
 6. *What the store has lost* counts on, and is written back.
 """
 
@@ -42,6 +43,7 @@ from tezio_signer.tezos.keys import PublicKeyHash
 from tezio_signer.tezos.operations import Mutez
 from tezio_signer.watermarks.entry import (
     COUNTED,
+    GRACE,
     MOST_ENTRIES,
     MOST_MUTEZ,
     REMEMBERED,
@@ -53,6 +55,9 @@ from tezio_signer.watermarks.entry import (
 
 AT_ONCE = 50
 """Entries that are written, and that are forgotten, at once; etcd takes 128 operations."""
+
+_SET = GRACE // 2
+"""Seconds from which on a clock was set; one that is adjusted moves by less in a day."""
 
 
 @frozen
@@ -117,6 +122,7 @@ class Book:
         is_new = held is None or not aged[digest].counts(now)
         if is_new:
             self._check(asked, aged, limits, now)
+        self._set_right(aged)
         since = None if self._steady is None else self._steady()
         if held is None:
             self._held[digest] = _Held(asked, holds=1, since=since)
@@ -131,6 +137,13 @@ class Book:
         held.is_written = False
         held.since = since
         return is_new
+
+    def _set_right(self, aged: Entries) -> None:
+        """Write entries again whose clock was behind: the next run has no other to know them by."""
+        for digest, entry in aged.items():
+            held = self._held[digest]
+            if entry.at > held.entry.at + _SET:
+                held.entry, held.is_written = entry, False
 
     def _time(self, now: float) -> int:
         """When an entry is reserved: not before others, lest a clock set back has it end early.
