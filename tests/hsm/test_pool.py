@@ -87,7 +87,11 @@ class ChoosingTests(TwoBoardsTestCase):
         asked = self.sign(noop(1))
         with capturedLogs() as events:
             self.first.answer(self.first.asked()[0])
-        self.assertIn(LogLevel.critical, [event["log_level"] for event in events])
+        (critical,) = (event for event in events if event["log_level"] is LogLevel.critical)
+        self.assertEqual(
+            formatEvent(critical),
+            "the HSM serial of port1 at port1 gave a signature that does not verify",
+        )
         self.second.serve()
         self.signed(asked, noop(1))
 

@@ -79,6 +79,11 @@ class LookingTests(BoardsTestCase):
         self.assertEqual(self.looked(5), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_stopped_before_it_started(self) -> None:
+        """What was not started can be stopped: another service may have failed before it."""
+        self.pool.stopService()
+        self.assertEqual(self.looked(5), [])
+
     def test_stopped_while_one_waits(self) -> None:
         """Who waits for a board when it stops is refused at once."""
         self.run_pool([])

@@ -1,16 +1,19 @@
 """All HSMs together: in which order signatures are asked for, and how many may wait."""
 
+import gc
 from collections.abc import Sequence
+from weakref import ref
 
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from tests.support.boardscase import BoardsTestCase
 from tests.support.fakeboard import ANSWER, QUIET, FakeBoard
-from tests.support.vectors import TZ1, block, consensus, noop
+from tests.support.vectors import TZ1, TZ3, block, consensus, noop
 from tezio_signer.errors import Unavailable
 from tezio_signer.hsm import framing
 from tezio_signer.hsm.exchange import NotSent
-from tezio_signer.hsm.framing import Opcode, Slot
+from tezio_signer.hsm.framing import Opcode, Slot, StatusReply
 from tezio_signer.hsm.pool import HsmOptions
 from tezio_signer.hsm.signing import Priority, Signing
 from tezio_signer.simulator.firmware import Firmware
@@ -134,8 +137,36 @@ class FaultTests(BoardsTestCase):
 
     def test_nobody_waits(self) -> None:
         """When nobody waits any more, it is in the log."""
-        self.successResultOf(self.sign_with_fault(True).result)
+        with capturedLogs() as events:
+            self.successResultOf(self.sign_with_fault(True).result)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        (fault,) = (event for event in events if event["log_level"] is LogLevel.critical)
+        self.assertEqual(formatEvent(fault), f"fault while signing for {TZ3}")
+
+
+class ForgottenTests(BoardsTestCase):
+    """What has ended."""
+
+    def test_forgotten(self) -> None:
+        """Nothing is kept of it but by its board, of the last ones, for answers that are late."""
+        (board,) = self.start("one")
+        signed, withdrawn = self.sign(noop(0)), self.sign(noop(1))
+        withdrawn.withdraw()
+        self.failureResultOf(withdrawn.result, NotSent)
+        board.serve()
+        self.signed(signed.result, noop(0))
+        board.firmware = Firmware(enabled=dict.fromkeys(Slot, ()))
+        refused = self.sign(noop(2))
+        board.serve()
+        self.failureResultOf(refused.result, StatusReply)
+        for number in range(10):
+            another = self.sign(noop(3 + number)).result
+            board.serve()
+            self.failureResultOf(another, StatusReply)
+        left = [ref(signing) for signing in (signed, withdrawn, refused)]
+        del signed, withdrawn, refused
+        gc.collect()
+        self.assertEqual([signing() for signing in left], [None] * 3)
 
 
 class WithdrawnTests(BoardsTestCase):

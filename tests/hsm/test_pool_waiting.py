@@ -81,6 +81,23 @@ class WaitingTests(BoardsTestCase):
             str(self.failureResultOf(request, Unavailable).value), f"no connected HSM holds {TZ3}"
         )
 
+    def test_patience_is_over_when_it_is_back(self) -> None:
+        """Once the board is back, what it is asked waits for its answer, and others behind that."""
+        (board,) = self.start("one")
+        self.pull(board)
+        requests = [self.sign(noop(number)).result for number in range(2)]
+        self.clock.advance(PATIENCE - 0.5)
+        self.plugged[Board("one", "one")] = board
+        self.clock.advance(0.4)
+        for _ in Slot:
+            board.answer(board.asked()[0])
+        (frame,) = board.asked()
+        self.clock.advance(ANSWER - 0.1)
+        board.answer(frame)
+        board.serve()
+        for number, request in enumerate(requests):
+            self.signed(request, noop(number))
+
     def test_moved_and_silent(self) -> None:
         """A board that was put elsewhere, and does not say its keys yet, is said to be asked."""
         (board,) = self.start("one")

@@ -193,6 +193,18 @@ class LateTests(SigningTestCase):
         self.assertEqual(signature.data, split[0])
         self.assertEqual(self.late, [])
 
+    def test_while_another_is_silent(self) -> None:
+        """It stays the result when the other board, which is still being asked, gives none."""
+        self.start(2)
+        asked = self.sign()
+        answer = self.lose_answer(self.first)
+        self.assertEqual(self.second.asked(), [sign_frame(BLOCK)])
+        self.first.protocol.dataReceived(answer)
+        self.clock.advance(ANSWER)
+        self.signed(asked)
+        self.assertIs(asked.state, State.DONE)
+        self.assertNotIn(sign_frame(BLOCK), self.come_into_step(self.second))
+
     def test_taken_back(self) -> None:
         """A command that is queued at another board is taken back, and never written."""
         self.start(2)
@@ -322,6 +334,7 @@ class WithdrawnTests(SigningTestCase):
         self.first.asked()
         self.first.protocol.dataReceived(b"15\r\n")  # no answer; it goes to the other's queue
         self.assertFalse(asked.withdraw())
+        self.assertTrue(asked.was_sent)
         self.failureResultOf(asked.result, NoAnswer)
         self.second.answer(kept)
         self.signed(busy, noop(1))
@@ -349,6 +362,15 @@ class WithdrawnTests(SigningTestCase):
         self.assertEqual(self.come_into_step(self.first), [sign_frame(BLOCK)])
         self.signed(asked)
 
+    def test_signed(self) -> None:
+        """Once it is signed it is not withdrawn: what is waited for then is the store."""
+        self.start(1)
+        asked = self.sign()
+        self.first.serve()
+        self.signed(asked)
+        self.assertFalse(asked.withdraw())
+        self.assertTrue(asked.wanted)
+
     def test_between_two_commands(self) -> None:
         """While it waits for a board to come into step it ends at once."""
         self.start(1)
@@ -364,6 +386,8 @@ class WithdrawnTests(SigningTestCase):
         self.first.port.lose()
         asked = self.sign()
         self.assertTrue(asked.withdraw())
+        self.assertFalse(asked.was_sent)
+        self.assertFalse(asked.asked_before)
         self.failureResultOf(asked.result, NotSent)
         self.clock.advance(PATIENCE)
         self.assertNotIn(sign_frame(BLOCK), self.first.serve())

@@ -1,17 +1,18 @@
 """The store in etcd: what it asks for, and what it keeps while others do so too."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 
 from tests.support.etcdcase import HIGHER, KEY, LOWER, MARKER, EtcdTestCase, a_mark
 from tests.support.fakeetcd import FakeEtcd, FakeGateway
 from tests.support.storeconformance import ATTESTATION, BLOCK, MARK, OTHER, SIGNED
-from tests.support.vectors import TZ2
+from tests.support.vectors import TZ2, TZ3, block
+from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import Curve, Signature
-from tezio_signer.tezos.payload import BAKING_OPERATIONS, Operation
-from tezio_signer.watermarks.claims import MAX_CHAINS
+from tezio_signer.tezos.payload import BAKING_OPERATIONS, Baking, Operation, decode
+from tezio_signer.watermarks.claims import MAX_CHAINS, Watermarks
 from tezio_signer.watermarks.etcd import member
 from tezio_signer.watermarks.etcd import store as etcd
 from tezio_signer.watermarks.etcd.gateway import PATIENCE
@@ -129,6 +130,23 @@ class LoadTests(EtcdTestCase):
     def test_unread(self) -> None:
         """Nothing is kept in a store that was not read."""
         self.failureResultOf(self.daemon()[1].keep(BLOCK, MARK), StoreAwayError)
+
+
+class SharedTests(EtcdTestCase):
+    """Several daemons use it."""
+
+    def test_learned(self) -> None:
+        """What another daemon has kept is known soon, before it is asked for."""
+        watermarks = Watermarks(lambda: self.store, {}, self.clock)
+        watermarks.startService()
+        self.addCleanup(watermarks.stopService)
+        _, other = self.daemon()
+        self.load(other)
+        self.successResultOf(other.keep(BLOCK, HIGHER))
+        self.clock.advance(5)
+        before, data = len(self.gateway.asked), block(100, 0)
+        self.assertRaises(Conflict, watermarks.claim, TZ3, cast(Baking, decode(data)), data)
+        self.assertEqual(len(self.gateway.asked), before)
 
 
 class LostAnswerTests(EtcdTestCase):
