@@ -4,7 +4,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import cast
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.interfaces import ITCPTransport
@@ -26,7 +26,7 @@ from tests.support.harness import (
 from tests.support.listenercase import ListenersTestCase
 from tests.support.octezclient import good
 from tests.support.octezsocketclient import OctezSocketClient, OctezSocketError
-from tests.support.recorder import Recorder
+from tests.support.recorder import Keeper, Recorder
 from tests.support.vectors import AUTH, PAYLOADS, TZ1, TZ3, block
 from tezio_signer.decision import Decision, DecisionLog, Decisions, Outcome, Stage
 from tezio_signer.errors import (
@@ -47,22 +47,6 @@ from tezio_signer.tezos.payload import Operation
 NOOP = PAYLOADS["noop"]
 MAINNET = "NetXdQprcVkpaWU"
 ASKED = Decision("GET /nowhere", Peer(), Listener.HTTP)
-
-
-@define
-class Keeper(Recorder):
-    """One without which nothing is signed."""
-
-    keeping: Deferred[None] = field(factory=Deferred)
-    asked: list[Decision] = field(factory=list)
-
-    def check(self) -> None:
-        """Be ready."""
-
-    def keep(self, decision: Decision) -> Deferred[None]:
-        """Take note of what is to be kept."""
-        self.asked.append(decision)
-        return self.keeping
 
 
 class Broken:
@@ -178,10 +162,11 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_refusals_fields(self) -> None:
-        """A refusal's line has status, reason and sentence as fields."""
-        event = self.line(ASKED.refused(Conflict("no")))
+        """A refusal's line has status, reason, rule and sentence as fields."""
+        event = self.line(ASKED.refused(Conflict("no").by("hsm")))
         assert event is not None
         self.assertEqual((event["status"], event["reason"]), (409, "watermark"))
+        self.assertEqual(event["rule"], "hsm")
         self.assertEqual((event["sentence"], event["what"]), ("no", "GET /nowhere"))
 
     def test_no_line(self) -> None:
@@ -274,6 +259,19 @@ class ObserverTests(TestCase):
         refused = harness.signer.submit(submission(block(7, 0, 1)))
         self.assertIsInstance(await failure_of(refused), Conflict)
         self.assertEqual((len(keeper.asked), len(keeper.seen)), (1, 1))
+
+    def test_keeper_among_others(self) -> None:
+        """All others are told of what it has kept; and it is asked whether it could keep more."""
+        decisions, first, keeper, last = Decisions(Clock()), Recorder(), Keeper(), Recorder()
+        decisions.check()
+        decisions.add(first)
+        decisions.require(keeper)
+        decisions.add(last)
+        decisions.record(ASKED, kept=True)
+        self.assertEqual((first.seen, keeper.seen, last.seen), ([ASKED], [], [ASKED]))
+        decisions.check()
+        keeper.trouble = Unavailable("full")
+        self.assertRaises(Unavailable, decisions.check)
 
     async def test_keeper_that_fails(self) -> None:
         """By whatever it fails, no signature leaves, and that is told of as what it is."""

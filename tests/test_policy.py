@@ -247,6 +247,23 @@ class ChainTests(SynchronousTestCase):
         self.successResultOf(policy.decide(request_for()))
         self.assertEqual(self.order, ["on"])
 
+    def test_about_something_else(self) -> None:
+        """A rule on operations of one kind is asked of these, and of no others."""
+
+        def check(_: SigningRequest) -> None:
+            self.order.append("check")
+
+        only = frozenset([Operation.GENERIC])
+        reserved = evolve(self.reservation("generic"), only=only)
+        policy = Policy(
+            checks=(evolve(rule_of(check), only=only),),
+            reservations=(reserved, self.reservation("all")),
+        )
+        self.successResultOf(policy.decide(request_for(block(7, 0))))
+        self.assertEqual(self.order, ["all"])
+        self.successResultOf(policy.decide(request_for(NOOP)))
+        self.assertEqual(self.order, ["all", "check", "generic", "all"])
+
     def test_fault(self) -> None:
         """A fault of a rule stays what it is."""
 

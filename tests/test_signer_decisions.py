@@ -6,16 +6,18 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from tests.support.changedclaim import changed_claim
+from tests.support.fakeboard import FakePorts
 from tests.support.genericpayloads import noop_payload
 from tests.support.harness import settings_with
 from tests.support.racecase import DEADLINE, RaceTestCase
-from tests.support.recorder import Recorder
+from tests.support.recorder import Keeper, Recorder
 from tests.support.stores import HeldWriter
-from tests.support.vectors import PAYLOADS, block
-from tezio_signer.config.settings import Settings
+from tests.support.vectors import PAYLOADS, TZ3, block
+from tezio_signer.config.settings import Limits, Settings
 from tezio_signer.decision import Decision, Moved, Outcome
-from tezio_signer.errors import Malformed
+from tezio_signer.errors import Malformed, Unavailable
 from tezio_signer.hsm.framing import MAX_MESSAGE
+from tezio_signer.hsm.pool import HsmPool
 from tezio_signer.request import Admitted, Listener, Peer, Submission
 from tezio_signer.signer import Signer
 from tezio_signer.tezos.keys import Signature
@@ -111,6 +113,49 @@ class SignedTests(DecisionTestCase):
         self.assertEqual((failed.status, failed.mark), (502, Moved((9, 0), (10, 0))))
 
 
+class KeptTests(DecisionTestCase):
+    """An observer without which nothing is signed."""
+
+    def require(self, rate: int | None = None) -> Keeper:
+        """Have a signer require one, which allows so many generic operations a minute."""
+        self.signer = self.made(settings_with(limits=Limits(signatures_per_minute=rate)))
+        keeper = Keeper()
+        self.signer.decisions.require(keeper)
+        return keeper
+
+    def test_kept(self) -> None:
+        """The signature leaves when its decision is kept, of which the keeper is told once."""
+        keeper = self.require()
+        request = self.submit(block(7, 0))
+        self.board.serve()
+        self.assertNoResult(request)
+        self.assertEqual(self.recorder.seen, [])
+        keeper.keeping.callback(None)
+        self.signed(request, block(7, 0))
+        self.assertEqual(keeper.asked, self.recorder.seen)
+        self.assertEqual(keeper.seen, [])
+
+    def test_not_kept(self) -> None:
+        """It does not leave if that fails; it was made, so nothing is given back."""
+        keeper = self.require(rate=1)
+        keeper.keeping.errback(Unavailable("disk full"))
+        decision = self.decided(NOOP)
+        self.assertEqual((decision.outcome, decision.sentence), (Outcome.REFUSED, "disk full"))
+        self.assertEqual(keeper.seen, [decision])
+        self.assertEqual(self.decided(NOOP).rule, "rate")
+
+    def test_cannot_keep(self) -> None:
+        """Nothing is claimed, and no board asked, as long as it says that it could not keep it."""
+        keeper = self.require()
+        keeper.trouble = Unavailable("disk full")
+        decision = self.decided(block(9, 0), lambda: self.assertEqual(self.board.asked(), []))
+        self.assertEqual((decision.status, decision.mark), (502, None))
+        self.assertEqual(keeper.asked, [])
+        keeper.trouble = None
+        keeper.keeping.callback(None)
+        self.assertEqual(self.decided(block(7, 0)).mark, Moved(None, (7, 0)))
+
+
 class RefusedTests(DecisionTestCase):
     """The rule by whose name a refusal is counted."""
 
@@ -121,6 +166,18 @@ class RefusedTests(DecisionTestCase):
         late = self.submit(block(8, 0))
         self.clock.pump([DEADLINE / 4] * 4)
         self.assertEqual(self.ended(late).rule, "hsm")
+
+    def test_public_key(self) -> None:
+        """A public key that no board has said is refused by the board, too."""
+        self.signer = Signer(
+            settings_with(),
+            HsmPool(self.clock, FakePorts(self.clock, list)),
+            self.watermarks,
+            self.clock,
+        )
+        asked = Deferred.fromCoroutine(self.signer.public_key(TZ3))
+        self.clock.advance(DEADLINE)
+        self.assertEqual(self.failureResultOf(asked, Unavailable).value.rule, "hsm")
 
     def test_claim(self) -> None:
         """What conflicts with the mark."""

@@ -189,7 +189,7 @@ def policy_of(
     ]
     reservations: list[Rule[Reservation]] = []
     if per_minute:
-        rate = (counted or Rate(1, clock)).at_most(per_minute)
+        rate = Rate(per_minute, clock) if counted is None else counted.at_most(per_minute)
         reservations.append(Rule("rate", within_rate(rate), rate_wanted(rate), (_KEY,)))
     reservations.append(per_day(settings, watermarks.ledger))
     reservations.append(

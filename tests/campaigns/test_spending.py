@@ -11,7 +11,7 @@ from tests.support.programs import command
 class SpendingCampaignTests(TestCase):
     """Daemons are killed while they spend."""
 
-    timeout = 120
+    timeout = 300
 
     def check(self, report: Report) -> None:
         """Nothing was found, and there was something to find."""

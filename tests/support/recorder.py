@@ -1,4 +1,4 @@
-"""An observer of decisions for tests."""
+"""Observers of decisions for tests."""
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -16,3 +16,25 @@ class Recorder:
         """Take note, and give back what is not waited for."""
         self.seen.append(decision)
         return Deferred()
+
+
+@define
+class Keeper(Recorder):
+    """One without which nothing is signed.
+
+    :ivar trouble: why it can keep nothing.
+    """
+
+    keeping: Deferred[None] = field(factory=Deferred)
+    asked: list[Decision] = field(factory=list)
+    trouble: Exception | None = None
+
+    def check(self) -> None:
+        """Raise the trouble."""
+        if self.trouble is not None:
+            raise self.trouble
+
+    def keep(self, decision: Decision) -> Deferred[None]:
+        """Take note of what is to be kept."""
+        self.asked.append(decision)
+        return self.keeping

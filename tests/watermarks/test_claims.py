@@ -165,9 +165,9 @@ class FloorTests(ClaimsTestCase):
     def test_floor(self) -> None:
         """A floor holds for its operation only, and nothing below it is written."""
         self.assertIn("floor", self.conflict(block(100, 2)))
-        self.successResultOf(self.claim(consensus("att", 1, 0)).durable)
+        self.successResultOf(self.claim(consensus("att", 0, 1)).durable)
         self.successResultOf(self.claim(block(100, 3)).durable)
-        self.assertEqual(self.store.written, [("keep", 1), ("keep", 100)])
+        self.assertEqual(self.store.written, [("keep", 0), ("keep", 100)])
 
 
 class JumpTests(ClaimsTestCase):

@@ -13,6 +13,7 @@ from tezio_signer.errors import Conflict
 from tezio_signer.tezos.keys import Curve, Signature
 from tezio_signer.tezos.payload import BAKING_OPERATIONS, Baking, Operation, decode
 from tezio_signer.watermarks.claims import MAX_CHAINS, Watermarks
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.etcd import member
 from tezio_signer.watermarks.etcd import store as etcd
 from tezio_signer.watermarks.etcd.gateway import PATIENCE
@@ -147,6 +148,21 @@ class SharedTests(EtcdTestCase):
         before, data = len(self.gateway.asked), block(100, 0)
         self.assertRaises(Conflict, watermarks.claim, TZ3, cast(Baking, decode(data)), data)
         self.assertEqual(len(self.gateway.asked), before)
+
+
+class TakeOverTests(EtcdTestCase):
+    """What an importing command brings, with the daily ledger."""
+
+    def test_taken_over(self) -> None:
+        """Marks are replaced, also by lower ones, others stay, and entries are beside them."""
+        self.keep(HIGHER)
+        self.keep(MARK, ATTESTATION)
+        spending = {TZ3: {b"\x07" * 32: Entry(1, 2, 3)}}
+        self.successResultOf(self.store.take_over({BLOCK: LOWER}, spending))
+        _, other = self.daemon()
+        self.assertEqual(self.load(other), {BLOCK: LOWER, ATTESTATION: MARK})
+        (entries,) = self.successResultOf(other.read_spending()).values()
+        self.assertEqual([(e.at, e.mutez, e.operations) for e in entries.values()], [(1, 2, 3)])
 
 
 class LostAnswerTests(EtcdTestCase):
