@@ -7,16 +7,19 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.changedclaim import changed_claim
 from tests.support.deciding import DecidingTestCase, request_for, rule_of
 from tests.support.harness import settings_with
 from tests.support.vectors import PAYLOADS, TZ3, block
 from tezio_signer.config.settings import Limits, Security, Settings
-from tezio_signer.errors import Forbidden, Malformed, NotAdmitted, Refused, TooMany
+from tezio_signer.errors import Forbidden, Malformed, NotAdmitted, Refused, TooMany, Unavailable
 from tezio_signer.policy import Policy
 from tezio_signer.request import Peer, SigningRequest
 from tezio_signer.rules.generic import contents_rules
 from tezio_signer.rules.rule import Check, Grant, Reservation, Rule
 from tezio_signer.rules.verdict import Answer, NotKnownHere, Stage, Verdict
+from tezio_signer.tezos.keys import Curve, Signature
+from tezio_signer.watermarks.claims import Claim
 
 CONTENTS = {rule.name for rule in contents_rules(settings_with(), lambda: 0.0)} | {"per_day"}
 """The rules on what a generic operation contains, whose words `test_generic` is about."""
@@ -248,6 +251,35 @@ class WordsTests(DecidingTestCase):
             ),
         ):
             self.assertEqual(self.verdicts(settings, *payloads)["watermark"].why, why)
+
+    def claimed(self, policy: Policy, request: SigningRequest) -> Claim:
+        """The claim that a policy grants."""
+        claim = self.successResultOf(policy.decide(request)).claim
+        assert claim is not None
+        return claim
+
+    def last(self, policy: Policy, request: SigningRequest) -> Verdict:
+        """What the last rule says."""
+        explaining = policy.explain(request.peer, request, {})
+        return self.successResultOf(Deferred.fromCoroutine(explaining))[-1]
+
+    def test_signed_before(self) -> None:
+        """What has its signature in the store is not signed anew."""
+        policy, request = self.policy(settings_with()), request_for(block(7, 1))
+        signature = Signature(Curve.P256, bytes(64))
+        self.successResultOf(self.claimed(policy, request).complete(signature))
+        self.assertEqual(
+            self.last(policy, request).why,
+            "signed before: the answer is the signature in the store",
+        )
+
+    def test_not_kept(self) -> None:
+        """Whether the copy of the store could keep the mark matters to nobody."""
+        request = request_for(block(7, 1))
+        claim = self.claimed(self.policy(settings_with()), request)
+        grant = Grant(changed_claim(claim, durable=fail(Unavailable("disk full"))))
+        policy = Policy(reservations=(rule_of(lambda _: grant),))
+        self.assertIs(self.last(policy, request).answer, Answer.PASSES)
 
     def test_key_for_which_nobody_may_authenticate(self) -> None:
         """It is said that nobody may."""

@@ -13,6 +13,7 @@ from typing import Any
 from tests.support.oldstores import create_version_2
 from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tests.support.vectors import TZ3
+from tezio_signer.noop import do_nothing
 from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.sqlite import carrying, reading, schema
 from tezio_signer.watermarks.sqlite import store as sqlite
@@ -106,6 +107,11 @@ class CarryingTests(StoreTestCase):
             store.keep([], [_SPENT])
         shutil.copy(self.copy, self.path)
         self.assertIn("is an older copy: 1 marks were written", self.refused(self.path))
+
+    def test_not_carried_over(self) -> None:
+        """It is looked at whether it has come to this version; what has not is refused."""
+        self.patch(sqlite, "carry_over", do_nothing)
+        self.assertIn("has schema version 2, not 3", self.refused(self.path))
 
     def test_only_looked_at(self) -> None:
         """Who only reads it leaves it as it is."""

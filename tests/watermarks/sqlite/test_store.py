@@ -15,6 +15,7 @@ from tests.support.vectors import TZ1, TZ2, TZ3
 from tezio_signer.errors import StartupError
 from tezio_signer.tezos.keys import Curve
 from tezio_signer.tezos.payload import Operation
+from tezio_signer.watermarks.entry import Entry
 from tezio_signer.watermarks.rule import Mark, MarkId
 from tezio_signer.watermarks.sqlite import reading
 from tezio_signer.watermarks.sqlite import store as sqlite
@@ -88,6 +89,15 @@ class KeepingTests(StoreTestCase):
         store.replace({})
         store.replace({other: MARK})
         self.assertEqual(store.load(), {**marks, other: MARK})
+
+    def test_replace_spending(self) -> None:
+        """Entries are put beside them."""
+        store = self.open()
+        spending = {key: {bytes(32): Entry(7, 5, 1)} for key in (TZ1, TZ3)}
+        store.replace({BLOCK: MARK}, spending)
+        self.assertEqual({key: store.spent(key) for key in spending}, spending)
+        store.close()
+        self.assertEqual(self.open().spending(), spending)
 
     def test_replace_all_or_none(self) -> None:
         """When one of several marks cannot be written, none is, and the store goes on."""
