@@ -12,8 +12,11 @@ VENV := .venv
 BUILD := build
 BIN := $(CURDIR)/$(VENV)/bin
 LOWEST := $(BUILD)/lowest
-# Most tests wait for processes: two at a time take half as long. Branches are counted in one process.
+# Most tests wait for processes: two at a time take half as long. Branches are counted in processes
+# of one job each; so there are two of them, with a half of the tests each.
 TRIAL_FLAGS ?= $(if $(COVERAGE),,--jobs 2)
+WAITING_TESTS := tests.campaigns tests.interop tests.cli
+OTHER_TESTS := $(filter-out $(WAITING_TESTS),$(sort $(subst /,.,$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(basename $(wildcard tests/test_*.py)))))
 export TEZIO_SIGNER_INTEROP ?= $(CURDIR)/.interop
 SOURCES := $(shell find tezio_signer twisted -name '*.py' -o -name py.typed) setup.cfg pyproject.toml README.md LICENSE
 WHEEL := $(BUILD)/wheel.stamp
@@ -30,7 +33,7 @@ ifneq ($(shell cat $(VENV)/made-for 2> /dev/null),$(MADE_FOR))
 $(VENV)/made-for: FORCE
 endif
 
-.PHONY: run test test-lowest coverage-report lint format page mutants clean FORCE
+.PHONY: run test waiting-tests other-tests test-lowest coverage-report lint format page mutants clean FORCE
 
 run: $(INSTALLED)
 	exec $(VENV)/bin/tezio-signer run --simulate --config $(CONFIG)
@@ -40,7 +43,10 @@ run: $(INSTALLED)
 test: $(INSTALLED) $(VENV)/test.stamp
 	rm -rf $(BUILD)/run && mkdir -p $(BUILD)/run
 	cp -r $(TEST_FILES) $(BUILD)/run/
-	cd $(BUILD)/run && "$(BIN)"/$(if $(COVERAGE),coverage run,python) -m twisted.trial $(TRIAL_FLAGS) tests
+	$(if $(COVERAGE),+$(MAKE) --no-print-directory --jobs 2 --output-sync waiting-tests other-tests,cd $(BUILD)/run && "$(BIN)"/python -m twisted.trial $(TRIAL_FLAGS) tests)
+
+waiting-tests other-tests:
+	cd $(BUILD)/run && "$(BIN)"/coverage run -m twisted.trial --temp-directory=_trial_$@ $(TRIAL_FLAGS) $(if $(filter waiting%,$@),$(WAITING_TESTS),$(OTHER_TESTS))
 
 # Without other people's software and without campaigns: what a version breaks, it breaks here.
 test-lowest: $(WHEEL)

@@ -37,8 +37,8 @@ from tezio_signer.rules.operations import (
     size_wanted,
 )
 from tezio_signer.rules.perday import per_day
+from tezio_signer.rules.rate import rate_wanted, within_rate
 from tezio_signer.rules.rule import Admission, Check, Grant, Reservation, Rule
-from tezio_signer.rules.spending import rate_wanted, within_rate
 from tezio_signer.rules.verdict import Asking, Stage, Verdict
 from tezio_signer.rules.watermark import claimed, mark_wanted
 from tezio_signer.tezos.payload import Operation

@@ -44,7 +44,8 @@ class Signer:
         self.decisions = Decisions(clock)
         self._hsms = hsms
         self._watermarks = watermarks
-        self._rate = Rate(1, clock)  # of whoever has asked, under whichever configuration
+        # Of whoever has asked, under whichever configuration.
+        self._rate = Rate(1, clock)
         self._clock = clock
         self._configuration = self._configured(settings)
         self._in_flight = InFlight(hsms, clock, self._tell_if_idle)

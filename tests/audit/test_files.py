@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.auditlogs import NOON
+from tezio_signer.audit import files
 from tezio_signer.audit.chain import Head
 from tezio_signer.audit.files import (
     AuditFile,
@@ -200,9 +201,9 @@ class CrashTests(FilesCase):
             self.assert_well(4)
 
     def test_power_cut(self) -> None:
-        """Zeros, or what else a file system leaves at the end, are torn bytes."""
+        """Zeros, which a file system leaves at the end, are torn bytes."""
         whole = self.whole()
-        for left in (b"\0" * 5000, b"\0\n\0", b"\xff\n" * 40_000, b'{"format":1}\n'):
+        for left in (b"\0" * 5000, b"\0\n\0"):
             self.path.write_bytes(whole + left)
             file = self.open()
             file.append(entries(4), False)
@@ -210,6 +211,27 @@ class CrashTests(FilesCase):
             file.close()
             report = self.assert_well(1, 2, 3, 4, 5)
             self.assertIn(f"{len(left)} bytes", report.notes[0].sentence)
+            self.assertEqual(self.said, [])
+
+    def test_not_a_crash(self) -> None:
+        """What no crash leaves is told of at the next start, and found; the chain goes on."""
+        whole = self.whole()
+        last = whole.rfind(b"\n", 0, -1) + 1
+        changed = whole[:last] + b"x" + whole[last + 1 :]
+        for data in (changed, changed[:-5], whole + b"\xff\n" * 40_000, whole + b'{"format":1}\n'):
+            self.said.clear()
+            self.path.write_bytes(data)
+            for number in (4, 5):
+                file = self.open()
+                file.append(entries(number), False)
+                file.close()
+            report = self.report()
+            line = whole.count(b"\n") + (data[: len(whole)] == whole)
+            self.assertEqual([wrong.place.line for wrong in report.wrong], [line])
+            self.assertEqual(report.notes, [])
+            self.assertEqual(len(self.said), 1)
+            self.assertIn("not what a crash leaves", self.said[0])
+            self.assertEqual(self.numbers()[-2:], [4, 5])
 
     def test_crash_behind_a_crash(self) -> None:
         """If the line that closes a torn one is torn itself, the next one closes both."""
@@ -375,6 +397,61 @@ class RotationTests(FilesCase):
         self.open().append(entries(3), False)
         self.assert_well(0, 1, 2, 3)
 
+    def test_damaged_compressed_file(self) -> None:
+        """An older file that is damaged does not keep the signer from starting; it is told of."""
+        file = self.open()
+        file.append(entries(*range(50)), False)
+        file.close()
+        older = self.rotate("audit.jsonl.1.gz")
+        data = bytearray(gzip.compress(older.read_bytes()))
+        data[30:60] = bytes(byte ^ 0xFF for byte in data[30:60])
+        for damaged in (bytes(data), bytes(data[:40]), b"x"):
+            self.said.clear()
+            older.write_bytes(damaged)
+            file = self.open()
+            self.assertEqual(file.head, Head())
+            self.assertIn("audit.jsonl.1.gz is passed over", self.said[0])
+            file.close()
+
+    def test_damaged_first_lines(self) -> None:
+        """Files whose first line is damaged are in the order of their names."""
+        names = ("1", "2.gz", "10"), ("20261128-2.gz", "20261128", "20261127.gz", "20250101")
+        for sign, newest_first in zip(".-", names, strict=True):
+            paths = [self.directory / f"audit.jsonl{sign}{name}" for name in newest_first]
+            for path in paths:
+                path.write_bytes(b"damaged\n")
+            self.assertEqual(older_files(self.path), paths[::-1])
+            for path in paths:
+                path.unlink()
+
+    def test_moved_while_it_is_opened(self) -> None:
+        """A file that is moved away before it is locked is left for the one in its place."""
+        lock, moved = files._lock, list[Path]()
+
+        def lock_late(descriptor: int) -> None:
+            if len(moved) < 3:
+                moved.append(self.rotate(f"audit.jsonl.{3 - len(moved)}"))
+            lock(descriptor)
+
+        self.patch(files, "_lock", lock_late)
+        self.open().append(entries(1), False)
+        self.assertEqual([path.stat().st_size for path in moved], [0, 0, 0])
+        self.assert_well(1)
+
+    def test_made_by_others_meanwhile(self) -> None:
+        """A file that comes into being while this one is to be made is used."""
+        really, missing = os.open, [True]
+
+        def opening(path: Path, flags: int, mode: int = 0o777) -> int:
+            if path == self.path and missing and missing.pop():
+                self.path.touch()
+                raise FileNotFoundError
+            return really(path, flags, mode)
+
+        with mock.patch("os.open", opening):
+            self.open().append(entries(1), False)
+        self.assert_well(1)
+
     def test_not_ours(self) -> None:
         """What only looks like an older file is left alone."""
         for name in ("audit.jsonl.bak", "audit.jsonl~", "audit.jsonl.1.old", "audit.json.1"):
@@ -451,4 +528,4 @@ class RotationTests(FilesCase):
         os.replace(self.directory / "copy", self.path)
         file.append(entries(2), False)
         self.assertIn("is not empty", self.said[0])
-        self.assert_well(1, 2)
+        self.assertEqual(self.assert_well(1, 2).lines, 3)  # with one that begins the file

@@ -7,7 +7,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.auditlogs import decision, log_of
-from tezio_signer.audit.chain import link_of
+from tezio_signer.audit.chain import Head, link_of, seal
 from tezio_signer.audit.reading import decision_at, decisions_on, entries, files_of
 from tezio_signer.errors import StartupError
 
@@ -56,8 +56,20 @@ class ReadingTests(SynchronousTestCase):
         numbers = [entry["number"] for entry in entries(files_of(self.path))]
         self.assertEqual(numbers, [1, 2, 3, 4, 5, 6])
 
+    def test_deep(self) -> None:
+        """So is what no program would read."""
+        line, _ = seal(Head(7), b'{"kind":' + b"[" * 200_000 + b"}")
+        with self.path.open("ab") as file:
+            file.write(line)
+        self.assertIsNone(decision_at(self.path, 8))
+
     def test_unreadable(self) -> None:
         """A file that cannot be read is one sentence."""
+        compressed = bytearray(self.older.read_bytes())
+        compressed[20:60] = bytes(40)
+        self.older.write_bytes(compressed)
+        error = self.assertRaises(StartupError, decision_at, self.path, 3)
+        self.assertIn("cannot be read: Error -3 while decompressing", str(error))
         self.older.write_bytes(b"no gzip")
         error = self.assertRaises(StartupError, decision_at, self.path, 3)
         self.assertIn("cannot be read: Not a gzipped file", str(error))

@@ -195,19 +195,24 @@ class LinesTests(ServiceCase):
         self.assertEqual(len(line["digest"]), 64)
 
     async def test_flood(self) -> None:
-        """Who may not ask, or what cannot be read, has some lines a minute; the rest is counted."""
+        """Who may not ask, or what cannot be read, has some lines a minute; the rest is counted.
+
+        Each listener has as many.
+        """
         log = self.start()
         stranger = Decision("a connection", Peer(), Listener.HTTP).refused(NotAdmitted("no"))
         unread = Decision("bytes", Peer(), Listener.OCTEZ_SOCKET).unanswered(Malformed("no"))
         for _ in range(LINES_PER_MINUTE + 500):
             log.decided(stranger)
+            log.decided(evolve(stranger, listener=Listener.OCTEZ_SOCKET))
             log.decided(unread)
         log.decided(decision(2))
         self.clock.advance(61)
         log.decided(stranger)
         await log.stopService()
         lines = self.decisions()
-        self.assertEqual(len(lines), 2 * LINES_PER_MINUTE + 2)
+        self.assertEqual(len(lines), 3 * LINES_PER_MINUTE + 2)
+        self.assertEqual(LINES_PER_MINUTE, 60, "docs/audit.md says so")
         self.assertEqual(lines[-1]["left_out"], 500)
         self.assertEqual(stranger.stage, Stage.CONNECTION)
 

@@ -261,12 +261,19 @@ class TornTests(MutationCase):
         self.assertLess(monotonic() - began, 20)
 
     def test_closed(self) -> None:
-        """What a line says was torn is noted; zeros, line feeds and other bytes too."""
-        for left in (LINES[10][:100], b"{", b"\0" * 4096, b"\0\n\0\n", b"\n", b"a\nb"):
+        """What a line says was torn is noted; zeros and line feeds too."""
+        for left in (LINES[10][:100], b"{", b"\0" * 4096, b"\0\n\0\n", b"\n"):
             report = verified(b"".join(self.torn(left)))
             self.assert_well(report)
             self.assertEqual([note.place.line for note in report.notes], [11])
             self.assertIn(f"{len(left)} bytes", report.notes[0].sentence)
+
+    def test_no_crash(self) -> None:
+        """What no crash leaves is found, also if a start has taken it for torn."""
+        for left in (b"a\nb", b"x" + LINES[10][1:-1], LINES[11][:100], LINES[9][:100]):
+            report = verified(b"".join(self.torn(left)))
+            self.assert_found(report, 11)
+            self.assertIn("before line 11", report.wrong[0].sentence)
 
     def test_changed_afterwards(self) -> None:
         """What was torn cannot be changed, removed, made longer or added later."""
@@ -339,6 +346,11 @@ class FilesTests(MutationCase):
         first, _ = seal(Head(), fields, Torn.of(left))
         self.assert_well(verified(left + b"\n" + first))
         self.assertNotEqual(verified(first).wrong, [])
+
+    def test_deep(self) -> None:
+        """A line whose hash is right may have anything in it."""
+        line, _ = seal(Head(), b'{"kind":' + b"[" * 200_000 + b"}")
+        self.assert_found(verified(line), 1)
 
     def test_nothing(self) -> None:
         """A file without a line is none to be content with."""

@@ -25,7 +25,7 @@ from tests.campaigns.rig import run
 from tests.support.daemonprocess import spawn_command
 from tests.support.genericpayloads import OTHER
 from tests.support.harness import Client, reactor
-from tests.support.operationpayloads import payload_of, transfers
+from tests.support.operationpayloads import payload_of
 from tests.support.vectors import TZ3
 from tezio_signer.audit.service import AuditLog
 from tezio_signer.config.document import settings_from
@@ -46,6 +46,7 @@ MOST_ADDED = 0.05
 MOST_DECODING = 0.0002
 """Seconds, for a batch of ten."""
 _BATCH = 10
+_TRANSFER = {"kind": "transaction", "amount": 2_000_000, "destination": OTHER}
 _KEY = f"""
 policy:
     signing_keys:
@@ -94,7 +95,7 @@ class _Course(Service):
 
     async def ask(self, counter: int) -> None:
         """Have one transfer signed."""
-        payload = payload_of({**transfers(1, OTHER)[0], "counter": str(counter)})
+        payload = payload_of({**_TRANSFER, "counter": str(counter)})
         answer = await self._client.sign(TZ3, payload)
         assert answer.status == 200, answer.body
 
@@ -156,7 +157,7 @@ async def transfers_in_turns(
 
 def decoding(repeats: int) -> float:
     """Seconds that a batch of ten takes to be decoded, the quickest of some rounds."""
-    payload = payload_of(*transfers(_BATCH, OTHER))
+    payload = payload_of(*[_TRANSFER] * _BATCH)
     return min(repeat(lambda: decode(payload), number=100, repeat=repeats)) / 100
 
 

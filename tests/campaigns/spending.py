@@ -2,9 +2,11 @@
 
 Clients ask for transfers around the limits of a day, new ones and the same again, while daemons
 are killed with SIGKILL at random moments and started again, the board is unplugged, and the
-clock on the wall goes on by hours, is set back by a day, or leaps ahead and comes back. With
---etcd two daemons spend together, from one etcd, which is paused and killed as well. Whatever a
-client received is held against the limits, for every 24 hours of true time.
+clock on the wall goes on by hours, is set back by a day, or leaps ahead, and is right again, also
+while a daemon runs. With --etcd two daemons spend together, from one etcd, which is paused and
+killed as well. Whatever a client received is held against the limits, for every 24 hours of true
+time; but what was received while the clock was behind, for those from the time that the store may
+have for it, unless the daemon could store it again.
 """
 
 import argparse
@@ -89,6 +91,7 @@ class Report:
     received: list[tuple[float, bytes, int]] = field(factory=list)
     """Moments of true time, payloads, and what leaves with them."""
     while_ahead: int = 0
+    while_behind: int = 0
     above: set[str] = field(factory=set)
     unverified: set[str] = field(factory=set)
     unexplained: set[str] = field(factory=set)
@@ -205,6 +208,7 @@ class Campaign:
         self._daemons = [Daemon(directory / f"daemon-{n}", store) for n in range(daemons)]
         self._numbers = iter(range(1, 2**31))
         self._payloads: list[tuple[bytes, int]] = []
+        self._behind: list[tuple[Daemon, int, float]] = []
         self.report = Report()
 
     async def run(self) -> Report:
@@ -241,7 +245,10 @@ class Campaign:
             for daemon in self._daemons
             for _ in range(CLIENTS)
         ]
-        disturbing = [Deferred.fromCoroutine(self._disturb(min(ends)))]
+        disturbing = [
+            Deferred.fromCoroutine(self._disturb(min(ends))),
+            Deferred.fromCoroutine(self._set_right(min(ends))),
+        ]
         killing = [
             deferLater(reactor, end, daemon.kill)
             for end, daemon in zip(ends, self._daemons, strict=True)
@@ -249,6 +256,7 @@ class Campaign:
         everything: list[Deferred[Any]] = [*asking, *killing, *disturbing]
         await gatherResults(everything)
         self.report.kills += len(self._daemons)
+        self._behind.clear()
         if unplugged:
             self._daemons[0].hsm.startService()
 
@@ -282,6 +290,7 @@ class Campaign:
         self, daemon: Daemon, client: Client, data: bytes, mutez: int
     ) -> HttpAnswer | None:
         self.report.asked += 1
+        wrong_by = self._error
         try:
             answer = await client.sign(TZ3, data)
         except (HTTPException, ConnectError) as error:
@@ -292,18 +301,40 @@ class Campaign:
         if answer.status not in _STATUSES:
             self.report.unexplained.add(f"{answer.status} {answer.body!r}")
         if answer.status == 200:
-            self._received(data, mutez, answer)
+            self._received(data, mutez, answer, daemon, wrong_by)
         return answer
 
-    def _received(self, data: bytes, mutez: int, answer: HttpAnswer) -> None:
+    def _received(
+        self, data: bytes, mutez: int, answer: HttpAnswer, daemon: Daemon, wrong_by: float
+    ) -> None:
+        """Note what was received; asked for when the clock was wrong by so much."""
+        report, moment = self.report, time() + self._true
         if not good(TZ3, data, signature_in(answer)):
-            self.report.unverified.add(data.hex())
-        if self._error > 0:  # a clock that is ahead gives some away: the documents say so
-            self.report.while_ahead += 1
-        else:
-            self.report.received.append((time() + self._true, data, mutez))
+            report.unverified.add(data.hex())
+        if wrong_by > 0:  # a clock that is ahead gives some away: the documents say so
+            report.while_ahead += 1
+            return
+        if wrong_by < 0:  # the next run may know this time only: the documents say so, too
+            report.while_behind += 1
+            self._behind.append((daemon, len(report.received), moment))
+            latest = max((at for at, _, _ in report.received), default=0.0)
+            moment = max(latest, moment + wrong_by)
+        else:  # with this, it is stored when those were really reserved
+            for its, number, at in self._behind:
+                if its is daemon:
+                    report.received[number] = (at, *report.received[number][1:])
+            self._behind = [one for one in self._behind if one[0] is not daemon]
+        report.received.append((moment, data, mutez))
 
     # -- the clock ---------------------------------------------------------------------
+
+    async def _set_right(self, seconds: float) -> None:
+        """Set a clock right that is wrong, now and then, while the daemons run."""
+        await deferLater(reactor, self._random.uniform(0, seconds))
+        if self._error and self._random.random() < 0.5:
+            self._error = 0.0
+            for daemon in self._daemons:
+                daemon.set_clock(self._true)
 
     def _turn_clock(self) -> None:
         """Let hours go by, or have the clock be wrong, or right again."""
@@ -375,7 +406,10 @@ def main() -> None:
             lambda: campaign(options.transfers, options.seed, Path(directory), options.etcd)
         )
     print(f"seed {options.seed}: {report.asked} transfers asked for, {report.kills} kills")
-    print(f"answers: {dict(report.answers)}; {report.while_ahead} while the clock was ahead")
+    print(
+        f"answers: {dict(report.answers)}; {report.while_ahead} while the clock was ahead, "
+        f"{report.while_behind} while it was behind"
+    )
     tell(report.findings)
     sys.exit(0 if report.passed else 1)
 

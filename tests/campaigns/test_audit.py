@@ -10,7 +10,7 @@ from tests.campaigns.audit import campaign
 class AuditCampaignTests(TestCase):
     """Daemons with an audit log that are killed while clients ask."""
 
-    timeout = 120
+    timeout = 300
 
     async def test_kills(self) -> None:
         """Whenever a daemon is killed, its chain is whole, and has every signature that left."""

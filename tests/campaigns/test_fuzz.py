@@ -37,15 +37,15 @@ class FuzzTests(SynchronousTestCase):
 
     def test_payload(self) -> None:
         """Payloads are decoded to what they are by another reading, or are a ValueError."""
-        self._fuzz("payload", 50_000, 60)
+        self._fuzz("payload", 30_000, 60)
 
     def test_operations(self) -> None:
         """Groups of operations are encoded again to the same bytes, or are Undecodable."""
-        self._fuzz("operations", 20_000, 300)
+        self._fuzz("operations", 8_000, 300)
 
     def test_micheline(self) -> None:
         """So is Micheline, or it is a ValueError; its text is a line that nothing else has."""
-        self._fuzz("micheline", 20_000, 25)
+        self._fuzz("micheline", 8_000, 25)
 
     def test_frames(self) -> None:
         """Every request on a socket has its answer, and what is none ends the connection."""

@@ -11,7 +11,7 @@ from tests.support.programs import command
 class SpendingCampaignTests(TestCase):
     """Daemons are killed while they spend."""
 
-    timeout = 120
+    timeout = 300
 
     def check(self, report: Report) -> None:
         """Nothing was found, and there was something to find."""
@@ -21,12 +21,12 @@ class SpendingCampaignTests(TestCase):
 
     async def test_killed(self) -> None:
         """Whenever it is killed, a daemon never spends more than the limits of a day."""
-        self.check(await campaign(120, 1, Path(self.mktemp()).absolute()))
+        self.check(await campaign(60, 1, Path(self.mktemp()).absolute()))
 
     async def test_two_daemons(self) -> None:
         """Nor do two with one etcd, together."""
         command("etcd")
-        self.check(await campaign(120, 1, Path(self.mktemp()).absolute(), etcd=True))
+        self.check(await campaign(60, 1, Path(self.mktemp()).absolute(), etcd=True))
 
     def test_referee(self) -> None:
         """The referee notices a mutez too much in 24 hours, and not one that comes later."""

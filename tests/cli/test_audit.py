@@ -104,7 +104,8 @@ class VerifyTests(CommandTestCase):
         self.assertIn("cannot be read", self.refused("audit", "verify", str(self.directory)))
         bad = self.directory / "x.gz"
         bad.write_bytes(b"no gzip")
-        self.assertIn("cannot be read: Not a gzipped file", self.refused("audit", "verify", "x.gz"))
+        said = self.refused("audit", "verify", "x.gz", str(self.config))
+        self.assertIn("x.gz: it cannot be read: Not a gzipped file", said)
         self.assertIn(
             "leave one of them out", self.refused("audit", "verify", "x", "--config", "config.yaml")
         )

@@ -12,7 +12,7 @@ from tests.support.operationpayloads import payload_of
 from tests.support.vectors import OCTEZ, TZ1, TZ2, TZ3, block
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse
-from tezio_signer.config.operations import NAMED_ONLY, OperationRules
+from tezio_signer.config.operations import NAMED_ONLY, Destination, OperationRules
 from tezio_signer.config.settings import Settings, SigningKey
 from tezio_signer.errors import Forbidden, Malformed
 from tezio_signer.policy import Policy
@@ -156,6 +156,46 @@ class NotUnderstoodTests(DecidingTestCase):
                 self.assertEqual(second.value.rule, first.value.rule)
         policy = self.policy(ruled(UNKNOWN))
         self.successResultOf(policy.decide(request_for(payload_of(TRANSFER) + b"\x99")))
+
+
+class DefaultTests(DecidingTestCase):
+    """The entrypoint `default`, where a contract may take parameters for any of its entrypoints."""
+
+    def test_default(self) -> None:
+        """With parameters it is any entrypoint; without them it is a transfer of tez."""
+        plain = payload_of({**TRANSFER, "destination": KT1})
+        # Right 1: what `%transfer` takes, in a contract with two entrypoints and no `default`.
+        parameters = plain[:-1] + bytes.fromhex("ff 00 00000004 0508 0001")
+        named = plain[:-1] + bytes.fromhex("ff ff 08 7472616e73666572 00000002 0001")
+        for entrypoints, signed in (
+            ((None,), (plain, parameters, named)),
+            (("default",), (plain,)),
+            (("default", "transfer"), (plain, named)),
+            (("transfer",), (named,)),
+            (("default", None), (plain, parameters, named)),
+        ):
+            places = tuple(Destination(KT1, entrypoint) for entrypoint in entrypoints)
+            policy = self.policy(ruled(OperationRules(destinations=places)))
+            for payload in (plain, parameters, named):
+                decided = policy.decide(request_for(payload))
+                if payload in signed:
+                    self.successResultOf(decided)
+                else:
+                    self.failureResultOf(decided, Forbidden)
+
+    def test_sentence(self) -> None:
+        """It says why a listed entrypoint does not do."""
+        payload = payload_of({**TRANSFER, "destination": KT1})[:-1]
+        payload += bytes.fromhex("ff 00 00000002 0001")
+        rules = OperationRules(destinations=(Destination(KT1, "default"),))
+        refused = self.failureResultOf(
+            self.policy(ruled(rules)).decide(request_for(payload)), Forbidden
+        )
+        self.assertEqual(
+            str(refused.value),
+            f"the operation is for {KT1}%default with parameters, which may call any entrypoint of "
+            f"it, which is not among operations.destinations of {TZ3}; allowed: {KT1}%default",
+        )
 
 
 class WhoseTests(DecidingTestCase):

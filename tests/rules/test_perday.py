@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from tests.support.deciding import DecidingTestCase, request_for
 from tests.support.operationpayloads import payload_of
-from tests.support.vectors import TZ1, TZ3, block
+from tests.support.stores import watermarks_on
+from tests.support.vectors import TZ1, TZ3, block, noop
 from tezio_signer.config.document import settings_from
 from tezio_signer.config.fields import parse
 from tezio_signer.config.settings import Settings
 from tezio_signer.errors import TooMany
-from tezio_signer.rules.perday import spending_of
+from tezio_signer.noop import do_nothing
+from tezio_signer.rules.perday import spending_of, within_day
+from tezio_signer.rules.rule import Grant
+from tezio_signer.watermarks.book import Limits
+from tezio_signer.watermarks.entry import Standing
 
 MICHELSON = bytes.fromhex("05030b")
 
@@ -88,3 +95,68 @@ class PerDayTests(DecidingTestCase):
         )
         for request in (request_for(MICHELSON, TZ1), request_for(block(7, 0))):
             self.assertEqual(rule.demands(request), "is not counted: there is no limit for a day")
+
+
+class DayTests(SynchronousTestCase):
+    """Ten mutez, or two operations, in 24 hours."""
+
+    def setUp(self) -> None:
+        self.watermarks = watermarks_on()
+        self.watermarks.startService()
+        self.addCleanup(self.watermarks.stopService)
+        self.limits = Limits(mutez=10)
+        self.spends = (4, 1)
+        self.rule = within_day(lambda _: self.limits, lambda _: self.spends, self.watermarks.ledger)
+
+    def ask(self, payload: bytes) -> Grant:
+        """What is granted; raises TooMany."""
+        answer = self.rule(request_for(payload))
+        return answer if isinstance(answer, Grant) else self.successResultOf(answer)
+
+    def refused(self, payload: bytes) -> None:
+        """It is too much."""
+        answer = self.rule(request_for(payload))
+        assert not isinstance(answer, Grant)
+        self.failureResultOf(answer, TooMany)
+
+    def test_amount(self) -> None:
+        """What would be too much in all is refused; the same payload again is not."""
+        self.ask(noop(1))
+        self.ask(noop(2))
+        self.ask(noop(2))
+        self.refused(noop(3))
+
+    def test_operations(self) -> None:
+        """Operations are counted too."""
+        self.limits = Limits(operations=2)
+        self.ask(noop(1))
+        self.spends = (0, 2)
+        self.refused(noop(2))
+        self.spends = (0, 1)
+        self.ask(noop(2))
+        self.refused(noop(3))
+
+    def test_unsigned(self) -> None:
+        """What was certainly not signed does not count; what could not be served does."""
+        for number in range(5):
+            self.ask(noop(number)).unsigned()
+        self.ask(noop(1)).undo()
+        self.ask(noop(2)).undo()
+        self.refused(noop(3))
+
+    def test_refused_by_another_rule(self) -> None:
+        """What a later rule refuses does not count."""
+        for number in range(5):
+            Grant.of([self.ask(noop(number))]).take_back()
+        self.assertEqual(self.watermarks.ledger.standing(TZ3), Standing())
+
+    def test_baking(self) -> None:
+        """Blocks are not counted, nor is a store asked for them."""
+        for level in range(5):
+            self.assertIs(self.ask(block(level + 1, 0)).unsigned, do_nothing)
+
+    def test_no_limits(self) -> None:
+        """A key without such limits is not counted."""
+        self.limits = Limits()
+        for number in range(5):
+            self.assertIs(self.ask(noop(number)).unsigned, do_nothing)

@@ -109,6 +109,10 @@ class SpendingTests(SynchronousTestCase):
                 f'destinations: ["{KT1}"], max_fee: 1 tez',
                 [f"any entrypoint of {KT1} may be called"],
             ),
+            (
+                f'destinations: ["{KT1}%root"], max_fee: 1 tez',
+                [f"any entrypoint of {KT1} may be called"],
+            ),
             (f'destinations: ["{KT1}%transfer", {TZ1}], max_fee: 1 tez', []),
             ("kinds: [reveal], unknown: allow", ["unknown: allow lets it sign operations"]),
             ("kinds: [reveal], unknown: refuse", []),

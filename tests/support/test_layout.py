@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import support
@@ -51,3 +52,9 @@ class LayoutTests(SynchronousTestCase):
             name for name in modules if f"`{name}`" not in support.__doc__ and "test_" not in name
         }
         self.assertEqual(missing, {"__init__"})
+
+    def test_no_hurry(self) -> None:
+        """A machine that has much else to do fails no test of random examples."""
+        for its in (settings(), settings(max_examples=1)):
+            self.assertIsNone(its.deadline)
+            self.assertIn(HealthCheck.too_slow, its.suppress_health_check)

@@ -399,6 +399,7 @@ class WindowTests(SynchronousTestCase):
 
         book = Book(TZ1, "", steady)
         signed: list[tuple[float, int]] = []  # real time, payload; each is of as many tez
+        given_away: set[int] = set()
         behind: list[tuple[float, int]] = []  # signed in this run while the clock was behind
         for what, number, hours in events:
             real += 1800
@@ -411,6 +412,7 @@ class WindowTests(SynchronousTestCase):
                 # The next run knows of these by the clock alone, and may take them for older,
                 # unless something was taken, and they were written again, since it is right.
                 signed = [one for one in signed if one not in behind]
+                given_away.update(payload for _, payload in behind)
                 behind.clear()
                 continue
             if what == "lose":
@@ -427,12 +429,14 @@ class WindowTests(SynchronousTestCase):
             for old in forgotten:
                 store.pop(old, None)
             book.written(entries, forgotten)
+            if ahead:
+                given_away.add(number)  # also when it is asked for again
             if what == "fail":
                 book.give_back(digest(number), now)
                 continue
             if offset >= 0:
                 behind.clear()
-            if not ahead:
+            if number not in given_away:
                 signed.append((real, number))
                 behind += signed[-1:] if offset < 0 else []
                 day = {n for at, n in signed if at > real - DAY}

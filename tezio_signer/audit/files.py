@@ -16,6 +16,7 @@ import gzip
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -38,6 +39,7 @@ _MOST_TAIL = 4 * 1024 * 1024
 """Bytes at the end of a file in which a line has to be."""
 _ROTATED = re.compile(r"[.-](?:[0-9]{1,9})(?:-[0-9]+)?(\.gz)?")
 """Behind the name of a file, when logrotate has moved it: `.1`, `-20261128`, `.2.gz`."""
+_NUMBER = re.compile("[0-9]+")
 
 
 @frozen
@@ -115,7 +117,12 @@ class AuditFile:
         self._place.empty = tail.head is None
         self._place.open_line = tail.unended or bool(tail.torn)
         if tail.head is None and not tail.torn:
-            tail = _tail_before(self.path)
+            tail = _tail_before(self.path, self._say)
+        elif not all(may_be_torn(piece, tail.head) for piece in tail.torn.split(b"\n") if piece):
+            self._say(
+                f"the audit log {self.path} ends with {len(tail.torn)} bytes that are no lines, "
+                "and not what a crash leaves: `tezio-signer audit verify` says where they are"
+            )
         self.head = tail.head or Head()
         self._place.torn = tail.torn
 
@@ -384,13 +391,20 @@ def _last_line(data: bytes, whole: bool) -> Tail | None:
     return None
 
 
-def _tail_before(path: Path) -> Tail:
+def _tail_before(path: Path, say: Callable[[str], object]) -> Tail:
     """The end of the newest of the older files that has a line; that of nothing without one."""
     for older in reversed(older_files(path)):
-        with suppress(OSError, EOFError, ValueError):
+        try:
             tail = _tail_of_older(older)
-            if tail.head is not None:
-                return tail
+        except (OSError, EOFError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            say(
+                f"the audit log {older} is passed over, and the chain does not go on behind it: "
+                f"{why}"
+            )
+            continue
+        if tail.head is not None:
+            return tail
     return Tail(None)
 
 
@@ -419,23 +433,40 @@ def older_files(path: Path) -> list[Path]:
         for name in names
         if name.startswith(front) and _ROTATED.fullmatch(name[len(front) :])
     ]
-    return sorted(found, key=_first_number)
+    return sorted(found, key=lambda path: _first_number(path, path.name[len(front) :]))
 
 
-def _first_number(path: Path) -> tuple[int, int, str]:
+def _first_number(path: Path, behind: str) -> tuple[int, int, str]:
     """By which older files are sorted: by their first line, else by how logrotate names them."""
     with suppress(OSError, EOFError), opened(path) as file:
         link = link_of(file.readline(_MOST_TAIL))
         if link is not None:
             return link.number, 0, path.name
-    return 0, -int("".join(filter(str.isdigit, path.name[-12:])) or 0), path.name
+    (number,) = map(int, _NUMBER.findall(behind)[:1])
+    return 0, number if behind.startswith("-") else -number, path.name
 
 
 def opened(path: Path) -> BinaryIO:
     """A file of an audit log for reading, compressed or not; raises OSError."""
     if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, _Compressed(path, "rb"))
     return path.open("rb")
+
+
+class _Compressed(gzip.GzipFile):
+    """A compressed file. In what is damaged, OSError is raised, and no error of zlib."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            return super().read(size)
+        except zlib.error as error:
+            raise OSError(str(error)) from error
+
+    def readline(self, size: int | None = -1) -> bytes:
+        try:
+            return super().readline(size)
+        except zlib.error as error:
+            raise OSError(str(error)) from error
 
 
 def check_access(path: Path) -> None:

@@ -64,7 +64,7 @@ def unreadable(path: Path, error: OSError | EOFError) -> StartupError:
 def _read(line: bytes) -> Iterator[Entry]:
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(said, dict):
         yield said

@@ -54,10 +54,6 @@ _NAMES = {_OTHER: "other", _REFUSED: "refused", _SIGNED: "signed", _EVENT: "even
 _InReactor = Callable[..., object]
 
 
-def _at_once(function: Callable[..., object], *arguments: object) -> None:
-    function(*arguments)
-
-
 class AuditLog(Service):
     """Writes a line for each decision.
 
@@ -74,7 +70,7 @@ class AuditLog(Service):
         path: Path,
         required: bool,
         clock: IReactorTime,
-        in_reactor: _InReactor = _at_once,
+        in_reactor: _InReactor,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.path = path

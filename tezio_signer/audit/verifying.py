@@ -7,7 +7,7 @@ that, somebody has to know a head of before (`heads`).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, BinaryIO
 
@@ -75,6 +75,7 @@ class _NoLines:
 
     :ivar first: what is in the place of the first line.
     :ivar may_be_torn: whether all of it may be what crashes have left.
+    :ivar may_be_closed: whether it may be that, and line feeds with which starts have closed it.
     :ivar kept: the last byte, which may be the line feed that closes them.
     """
 
@@ -82,6 +83,7 @@ class _NoLines:
     before: Head | None
     first: bytes = b""
     may_be_torn: bool = True
+    may_be_closed: bool = True
     kept: bytes = b""
     size: int = 0
     hash: Any = field(factory=sha256)
@@ -90,7 +92,8 @@ class _NoLines:
         """Append what is in the place of a line."""
         self.first = self.first or piece
         left = piece.removesuffix(_LINE_FEED)
-        self.may_be_torn = self.may_be_torn and left != b"" and may_be_torn(left, self.before)
+        self.may_be_closed = self.may_be_closed and may_be_torn(left, self.before)
+        self.may_be_torn = self.may_be_torn and left != b"" and self.may_be_closed
         data = self.kept + piece
         self.hash.update(data[:-1])
         self.size += len(data) - 1
@@ -209,6 +212,12 @@ class Verifier:
                     f"line {link.number} says that {link.torn.size} bytes of a torn line are in "
                     "front of it, and they are not there",
                 )
+        elif link.torn is not None and left.is_(link.torn) and not left.may_be_closed:
+            self._wrong(
+                left.place,
+                f"{_no_line(left)}; the signer has found it when it started, before line "
+                f"{link.number}",
+            )
         elif link.torn is not None and left.is_(link.torn):
             self.report.notes.append(
                 Finding(
@@ -280,7 +289,7 @@ class Verifier:
 def _kind(link: Link) -> object:
     try:
         return json.loads(link.text + b"}").get("kind")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -295,7 +304,7 @@ def _no_line(left: _NoLines) -> str:
     return "this is no line of an audit log: it was changed, or added"
 
 
-def verify(files: Sequence[tuple[str, BinaryIO]], heads: Iterable[Head] = ()) -> Report:
+def verify(files: Iterable[tuple[str, BinaryIO]], heads: Iterable[Head] = ()) -> Report:
     """Read the files of a log in their order, and say what is wrong; raises OSError.
 
     :param files: the name of each, and what it holds.

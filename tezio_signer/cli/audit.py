@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from tezio_signer.audit.chain import Head
 from tezio_signer.audit.files import opened
@@ -73,12 +74,18 @@ def _files(config: str | None) -> list[Path]:
 
 def _verify(files: list[Path], heads: list[Head]) -> Report:
     at = files[0]
+
+    def each() -> Iterator[tuple[str, BinaryIO]]:
+        nonlocal at
+        for at, stream in streams:
+            yield str(at), stream
+
     try:
         with ExitStack() as stack:
             streams = []
-            for at in files:
-                streams.append((str(at), stack.enter_context(opened(at))))
-            return verify(streams, heads)
+            for at in files:  # all at once: one of them may be moved meanwhile
+                streams.append((at, stack.enter_context(opened(at))))
+            return verify(each(), heads)
     except (OSError, EOFError) as error:
         raise unreadable(at, error) from error
 

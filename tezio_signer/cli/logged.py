@@ -58,7 +58,7 @@ class Record:
     def data(self) -> bytes | None:
         """The payload; None if the log does not have it."""
         with suppress(ValueError):
-            return bytes.fromhex(self.fields["data"]) if "data" in self.fields else None
+            return bytes.fromhex(self.text("data")) if "data" in self.fields else None
         return None
 
     @property
@@ -142,7 +142,9 @@ def record_lines(record: Record) -> Iterator[str]:
         yield from _line("  board", record.text("device"))
     mark = record.fields.get("mark")
     if isinstance(mark, dict):
-        yield from _line("  mark", f"{_position(mark.get('before'))} to {_position(mark['after'])}")
+        yield from _line(
+            "  mark", f"{_position(mark.get('before'))} to {_position(mark.get('after'))}"
+        )
     if record.is_request:
         yield from _line("  took", f"{record.text('milliseconds')} ms")
 

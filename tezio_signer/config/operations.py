@@ -119,8 +119,8 @@ class OperationRules:
         tuple[Destination, ...] | None,
         Setting(
             "Where transactions, tickets and what is drained may go, and which entrypoint may be "
-            "called. A new contract may get no tez then. What is for the key's own stake is not "
-            "held to it.",
+            "called; `%default` is for tez without parameters. A new contract may get no tez then. "
+            "What is for the key's own stake is not held to it.",
             form="a list of addresses (tz1…, KT1…), or of entrypoints (KT1…%transfer)",
             without="anywhere",
         ),

@@ -57,6 +57,18 @@ def receiver_of(content: Content) -> tuple[str, str] | None:
     return None
 
 
+def may_call_any(content: Content) -> bool:
+    """Whether an operation may call another entrypoint of a contract than the one that it names.
+
+    A contract without an entrypoint `default` takes its whole parameter there, and that says which
+    of its entrypoints is called (Octez `find_entrypoint` in `script_ir_translator.ml`).
+    """
+    if content.kind != TRANSACTION or not text_in(content, "destination").startswith("KT1"):
+        return False
+    has_parameters = content.fields["value"] is not None
+    return has_parameters and content.fields["entrypoint"] == DEFAULT_ENTRYPOINT
+
+
 def amount_of(content: Content, key: PublicKeyHash) -> Mutez:
     """What leaves the account by one operation, without its fee and what `storage_limit` burns."""
     match kind_of(content):

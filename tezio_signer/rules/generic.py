@@ -26,6 +26,7 @@ from tezio_signer.rules.contents import (
     amounts,
     fees,
     kind_of,
+    may_call_any,
     number_in,
     receiver_of,
     text_in,
@@ -187,7 +188,8 @@ def kinds_wanted(rules: OperationRules, _: PublicKeyHash) -> str:
 def destinations(contents: Contents, rules: OperationRules, key: PublicKeyHash) -> None:
     """Nothing to an address, or a call of an entrypoint, that the key does not name.
 
-    A contract that is made may get no tez then: its code could send them anywhere.
+    A contract that is made may get no tez then: its code could send them anywhere. What may call
+    any entrypoint of a contract is for those only of which any may be called.
     """
     allowed = rules.destinations
     if allowed is None:
@@ -200,9 +202,14 @@ def destinations(contents: Contents, rules: OperationRules, key: PublicKeyHash) 
                 f"not among operations.destinations of {key}"
             )
         receiver = receiver_of(content)
-        if receiver is not None and not any(each.allows(*receiver) for each in allowed):
+        if receiver is None:
+            continue
+        calls_any = may_call_any(content)
+        places = (each for each in allowed if each.entrypoint is None or not calls_any)
+        if not any(each.allows(*receiver) for each in places):
+            more = " with parameters, which may call any entrypoint of it" if calls_any else ""
             raise Forbidden(
-                f"{which} is for {_place(*receiver)}, which is not among "
+                f"{which} is for {_place(*receiver)}{more}, which is not among "
                 f"operations.destinations of {key}; allowed: {either(map(str, allowed))}"
             )
 

@@ -16,6 +16,8 @@ _OF_KINDS = {
     "ballots": ("ballot",),
 }
 """Rules, and the kinds of operations that they are about."""
+_WHOLE = "root"
+"""The entrypoint that takes the whole parameter of a contract, which names one of its others."""
 _TURNED_ROUND = re.compile(r"Etc/GMT[-+][1-9]")
 
 
@@ -114,7 +116,7 @@ def _of_rules(rules: OperationRules) -> Iterator[str]:
     contracts = [
         place.address
         for place in rules.destinations or ()
-        if place.entrypoint is None and place.address.startswith("KT1")
+        if place.entrypoint in (None, _WHOLE) and place.address.startswith("KT1")
     ]
     if contracts:
         yield (

@@ -82,7 +82,7 @@ ROOMS = {
             "watermarks.etcd.test_spending",
             "watermarks.test_transfer",
             "watermarks.sqlite.test_carrying",
-            "rules.test_spending",
+            "rules.test_perday",
         ),
     ),
     "etcd": Room(
@@ -137,7 +137,7 @@ ROOMS = {
             "tezio_signer.rules.verdict",
             "tezio_signer.rules.access",
             "tezio_signer.rules.operations",
-            "tezio_signer.rules.spending",
+            "tezio_signer.rules.rate",
             "tezio_signer.rules.watermark",
         ),
         (
@@ -147,7 +147,7 @@ ROOMS = {
             "rules.test_verdict",
             "rules.test_access",
             "rules.test_operations",
-            "rules.test_spending",
+            "rules.test_rate",
             "rules.test_watermark",
             "listeners.test_admission",
         ),

@@ -75,7 +75,7 @@ def main(directory: str, seconds: str, module: str, *tests: str) -> NoReturn:
     util.DEFAULT_TIMEOUT_DURATION = _PATIENCE
     if source := sys.stdin.read():
         sys.meta_path.insert(0, _Finder(module, source))
-    settings.register_profile("the same each time", derandomize=True, database=None)
+    settings.register_profile("the same each time", settings(), derandomize=True, database=None)
     settings.load_profile("the same each time")
     suite = TestLoader().loadByNames(list(tests))
     runner = TrialRunner(_First, stream=StringIO(), workingDirectory=directory, logfile="log")
