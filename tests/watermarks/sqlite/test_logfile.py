@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from struct import iter_unpack, pack
 
 from tests.support.sqlitecase import BLOCK, MARK, StoreTestCase
 from tests.support.vectors import TZ3
@@ -79,6 +80,32 @@ class LogTests(StoreTestCase):
             with closing(sqlite3.connect(copy)) as connection:
                 ((there,),) = connection.execute("SELECT count(*) FROM spending").fetchall()
             self.assertEqual(bool(there), len(pages_in_log_of(log[: end + 100], copy)) > 1, end)
+
+    def test_summed_the_other_way(self) -> None:
+        """A log of a machine with the other order of bytes has the same pages."""
+        log = bytearray(self.log.read_bytes())
+        pages = pages_in_log(self.killed)
+        log[3] ^= 1
+        sums = _summed(log[:24], log[3], (0, 0))
+        log[24:32] = pack(">2I", *sums)
+        for start in range(32, len(log), 24 + _PAGE):
+            sums = _summed(log[start : start + 8], log[3], sums)
+            sums = _summed(log[start + 24 : start + 24 + _PAGE], log[3], sums)
+            log[start + 16 : start + 24] = pack(">2I", *sums)
+        self.log.write_bytes(log)
+        self.assertEqual(pages_in_log(self.killed), pages)
+        with closing(sqlite3.connect(self.killed)) as connection:
+            ((there,),) = connection.execute("SELECT count(*) FROM spending").fetchall()
+        self.assertEqual(there, len(_ENTRIES))
+
+
+def _summed(data: bytes | bytearray, magic: int, sums: tuple[int, int]) -> tuple[int, int]:
+    """The sums with more data, as the last byte of the magic number says (SQLite's 4.2)."""
+    first, second = sums
+    for one, other in iter_unpack(">2I" if magic & 1 else "<2I", data):
+        first = (first + one + second) % 2**32
+        second = (second + other + first) % 2**32
+    return first, second
 
 
 def pages_in_log_of(log: bytes, copy: Path) -> set[int]:
