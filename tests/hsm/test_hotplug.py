@@ -133,7 +133,7 @@ class WatchPortsTests(TestCase):
         add_watch, news = _inotify.libc.inotify_add_watch, DeferredQueue[None]()
 
         def add(descriptor: int, path: bytes, mask: int) -> int:
-            return -1 if b"other" in path else int(add_watch(descriptor, path, mask))
+            return -1 if path.endswith(b"/other") else int(add_watch(descriptor, path, mask))
 
         watch = PortWatch(reactor, [watched, other], lambda: news.put(None))
         with patch.object(_inotify.libc, "inotify_add_watch", add), capturedLogs() as events:
