@@ -249,10 +249,13 @@ class StoreTests(ExplainTestCase):
         store.keep([(BLOCK, Mark(10, 0, bytes(32)))])  # which still has it
 
     def test_no_store(self) -> None:
-        """Without a store the daemon does not start, which is said instead."""
+        """Without a store the daemon does not start, which is said behind what the payload is."""
         self.path.unlink()
         (self.directory / "watermarks.sqlite.lock").unlink(missing_ok=True)
-        line = self.refused("explain", "0311")
+        outcome = self.run_command("explain", NOOP.hex())
+        self.assertEqual(outcome.code, 1)
+        self.assertIn("failing_noop", outcome.out)
+        line = outcome.err
         self.assertIn("the signer does not start: ", line)
         self.assertIn("tezio-signer watermarks init", line)
 

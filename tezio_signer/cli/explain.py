@@ -101,7 +101,12 @@ def run(options: argparse.Namespace) -> None:
     settings = load_settings(options.config)
     record = None if options.log is None else find(settings, options.log)
     asked = _asked_for(options, settings, given, record)
-    explanations = _explanations(options, settings, asked) if asked is not None else []
+    try:
+        explanations = _explanations(options, settings, asked) if asked is not None else []
+    except CommandError:
+        if asked is not None and not options.json:  # what it is can be said all the same
+            print("\n".join(_text(asked, [], record)) + "\n")
+        raise
     if options.json:
         print(_json_text(_json(settings, asked, explanations, record)))
     else:
