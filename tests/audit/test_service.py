@@ -100,7 +100,7 @@ class ServiceCase(TestCase):
 
     def lines(self) -> list[dict[str, Any]]:
         """What is written so far."""
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return [json.loads(line) for line in self.path.read_bytes().split(b"\n")[:-1]]
 
     def decisions(self) -> list[dict[str, Any]]:
         """The lines of decisions."""
@@ -389,6 +389,7 @@ class RequiredTests(ServiceCase):
         settings = settings_with()
         limits = evolve(settings.limits, signatures_per_minute=1)
         harness = await self.harness(Harness(evolve(settings, limits=limits)))
+        await self.idle(self.log)  # else it may refuse for its own first line
         with mock.patch("os.fdatasync", side_effect=OSError(errno.EIO, "broken")):
             self.assertEqual((await harness.sign(TZ3, NOOP)).status, 502)
         await self.log.keep(decision(1))
