@@ -12,9 +12,9 @@ VENV := .venv
 BUILD := build
 BIN := $(CURDIR)/$(VENV)/bin
 LOWEST := $(BUILD)/lowest
-# Most tests wait for processes: two at a time take half as long. Branches are counted in processes
-# of one job each; so there are two of them, with a half of the tests each.
-TRIAL_FLAGS ?= $(if $(COVERAGE),,--jobs 2)
+# Most tests wait for processes: three at a time keep two processors busy. Branches are counted in
+# processes of one job each; so there are two of them, with a half of the tests each.
+TRIAL_FLAGS ?= $(if $(COVERAGE),,--jobs 3)
 WAITING_TESTS := tests.campaigns tests.interop
 OTHER_TESTS := $(filter-out $(WAITING_TESTS),$(sort $(subst /,.,$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(basename $(wildcard tests/test_*.py)))))
 export TEZIO_SIGNER_INTEROP ?= $(CURDIR)/.interop
